@@ -1,0 +1,99 @@
+use crate::drain::InFlight;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+pin_project! {
+    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's, whose end
+    /// is the end of its request. A refusal's body is empty, unless it was given one.
+    ///
+    /// Frames, trailers, errors, size hint and end pass through as they are.
+    ///
+    /// [`Default`] is an empty body and [`From`] one that is not counted, for middleware outside
+    /// that wants to answer by itself.
+    #[must_use = "dropping a body ends its request"]
+    pub struct ResponseBody<B> {
+        #[pin]
+        inner: Option<B>,
+        // Last, so that the body is dropped before its request is said to have ended.
+        in_flight: Option<InFlight>,
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    #[inline]
+    pub(crate) fn new(inner: B, in_flight: Option<InFlight>) -> Self {
+        Self {
+            // One that has ended before it began may never be polled (HEAD, 204, 304).
+            in_flight,
+            inner: Some(inner),
+        }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        let ended = match &frame {
+            Some(Ok(frame)) => frame.is_trailers() || inner.is_end_stream(),
+            Some(Err(_)) | None => true,
+        };
+        if ended {
+            *this.in_flight = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(B::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+    }
+}
+
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: None,
+            in_flight: None,
+        }
+    }
+}
+
+impl<B> From<B> for ResponseBody<B> {
+    fn from(inner: B) -> Self {
+        Self {
+            inner: Some(inner),
+            in_flight: None,
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("in_flight", &self.in_flight.is_some())
+            .finish_non_exhaustive()
+    }
+}

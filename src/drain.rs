@@ -1,0 +1,490 @@
+//! The handle that everything else stands on.
+//!
+//! Arrows point down: [`run`] and [`guard`] stand on [`state`], that on [`plan`] (what happens
+//! when) and on [`count`] (who is inside).
+
+mod count;
+mod guard;
+mod outcome;
+mod phase;
+mod plan;
+mod run;
+mod state;
+mod sync;
+
+pub(crate) use self::guard::InFlight;
+pub use self::{
+    guard::{DrainGuard, Tracked},
+    outcome::{DrainTimeout, Drained, Left, Refused, RunError},
+    phase::Phase,
+    run::{Insist, ServerOutput},
+};
+pub(crate) type Entrance = count::Entrance<state::State>;
+
+use self::{
+    count::{Count, Hub},
+    guard::Inside,
+    state::{Kind, State},
+};
+use crate::{
+    layer::{Calls, GracefulLayer},
+    readiness::Readiness,
+};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// One shutdown, held together: its phase, its deadline, who is in flight, and how it ended.
+///
+/// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer),
+/// [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
+/// merely exists holds nothing up.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_graceful::Drain;
+/// # use http::{Request, Response};
+/// # use http_body_util::Empty;
+/// # type Body = Empty<bytes::Bytes>;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let drain = Drain::builder().timeout(Duration::from_secs(10)).build();
+/// let service = ServiceBuilder::new()
+///     .layer(drain.layer())
+///     .service(service_fn(async |_: Request<Body>| {
+///         Ok::<_, std::convert::Infallible>(Response::new(Body::new()))
+///     }));
+///
+/// let response = service.clone().oneshot(Request::new(Body::new())).await?;
+/// assert_eq!(response.status(), 200);
+///
+/// let drained = drain.shutdown(Duration::from_secs(5)).await?;
+/// assert_eq!(drained.refused, 0);
+///
+/// let response = service.oneshot(Request::new(Body::new())).await?;
+/// assert_eq!(response.status(), 503);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Nobody has to drive it
+///
+/// Nothing is spawned. Time moves the phases when somebody looks: a waiter
+/// ([`wait`](Self::wait), [`shutdown`](Self::shutdown), [`run`](Self::run),
+/// [`reached`](Self::reached)) wakes up at the hour, a request and a call to
+/// [`phase`](Self::phase) check the clock once the drain has begun. Only who waits needs a tokio
+/// runtime, with its time driver; clocks are tokio's, so that tests can pause them.
+#[derive(Clone)]
+pub struct Drain {
+    count: Arc<Count<State>>,
+}
+
+/// Settings for a [`Drain`]; from [`Drain::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_graceful::Drain;
+///
+/// // Five seconds for the balancer to notice, twenty-five for everything; Kubernetes kills at 30.
+/// let drain = Drain::builder()
+///     .lame_duck(Duration::from_secs(5))
+///     .timeout(Duration::from_secs(25))
+///     .build();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct DrainBuilder {
+    lame_duck: Duration,
+    timeout: Duration,
+}
+
+impl DrainBuilder {
+    /// For how long everything is still served after the beginning, while readiness says no and
+    /// HTTP/1 responses carry `Connection: close`. Default: zero.
+    ///
+    /// Give it as long as your balancer takes to send its requests elsewhere: in Kubernetes a pod
+    /// still gets new connections for some seconds after its SIGTERM.
+    pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
+        self.lame_duck = lame_duck;
+        self
+    }
+
+    /// How long the whole drain may take, [`lame_duck`](Self::lame_duck) included. Default: 25 s.
+    ///
+    /// [`Duration::MAX`] is for ever; zero cuts at once, and a drain with nothing in flight still
+    /// ends well.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The drain, in [`Phase::Serving`].
+    pub fn build(self) -> Drain {
+        // More stripes than threads that can run at once, so that two seldom share one.
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let stripes = (threads * 4).clamp(8, 256);
+        Drain {
+            count: Arc::new(Count::new(
+                State::new(self.lame_duck, self.timeout),
+                stripes,
+            )),
+        }
+    }
+}
+
+impl Default for DrainBuilder {
+    fn default() -> Self {
+        Self {
+            lame_duck: Duration::ZERO,
+            // Kubernetes kills after 30 s unless told otherwise; leave it some.
+            timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+impl Drain {
+    /// A drain without a lame duck and with a timeout of 25 s.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Settings first.
+    pub fn builder() -> DrainBuilder {
+        DrainBuilder::default()
+    }
+
+    /// A layer for HTTP services: counts each request to the end of its response body, and
+    /// answers new ones with a refusal once draining. See [`GracefulLayer`].
+    ///
+    /// ```
+    /// use tower::ServiceBuilder;
+    /// use tower_graceful::Drain;
+    ///
+    /// let drain = Drain::new();
+    /// let builder = ServiceBuilder::new().layer(drain.layer());
+    /// ```
+    pub fn layer(&self) -> GracefulLayer {
+        GracefulLayer::new(self)
+    }
+
+    /// A layer for any other tower service: counts each call to the end of its future, and
+    /// refuses new ones with [`Refused`] as error. See [`GracefulLayer`].
+    ///
+    /// ```
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_graceful::{Drain, Refused};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let drain = Drain::new();
+    /// let double = ServiceBuilder::new()
+    ///     .layer(drain.call_layer())
+    ///     .service(service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n)));
+    ///
+    /// assert_eq!(double.clone().oneshot(21).await.unwrap(), 42);
+    /// drain.begin();
+    /// assert!(double.oneshot(21).await.unwrap_err().is::<Refused>());
+    /// # }
+    /// ```
+    pub fn call_layer(&self) -> GracefulLayer<Calls> {
+        GracefulLayer::for_calls(self)
+    }
+
+    /// A service for `/readyz`: 200 while [`Phase::Serving`], 503 ever after. See [`Readiness`].
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(self.clone())
+    }
+
+    /// Begins: [`Phase::LameDuck`] if the builder gave it a duration, else [`Phase::Draining`] at
+    /// once. When this returns, no service refuses one request and admits a later one.
+    ///
+    /// Any thread may call it, also outside of a runtime, and again: only the first call counts.
+    pub fn begin(&self) {
+        self.update(|plan, now| plan.begin(now));
+    }
+
+    /// Ends it now, begun or not: as if the deadline had been reached. With nothing in flight it
+    /// still ends as [`Drained`].
+    pub fn force(&self) {
+        self.update(|plan, now| plan.force(now));
+    }
+
+    /// Moves the deadline, to earlier or later; whoever waits sees it at once. An instant in the
+    /// past is now. Before the beginning, it stands in for the builder's timeout; once the old
+    /// deadline has passed it does nothing.
+    ///
+    /// ```
+    /// use tokio::time::{Duration, Instant};
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::new();
+    /// drain.begin();
+    /// drain.deadline(Instant::now() + Duration::from_secs(60)); // a long upload, say
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deadline(&self, at: Instant) {
+        self.update(|plan, _| plan.set_deadline(at));
+    }
+
+    /// How far it has come.
+    pub fn phase(&self) -> Phase {
+        self.count.hub().advance();
+        self.state().phase()
+    }
+
+    /// Completes when that phase, or a later one, is reached; at once if it was before.
+    ///
+    /// The future is `'static`: for a server's graceful shutdown, for the end of an event stream,
+    /// for a task that has to finish something. Cancel safe: dropping it changes nothing.
+    ///
+    /// A drain that nobody begins keeps it pending for ever. It costs one allocation.
+    ///
+    /// ```
+    /// use futures_util::StreamExt;
+    /// use tower_graceful::{Drain, Phase};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let drain = Drain::new();
+    /// let events = futures_util::stream::repeat("tick").take_until(drain.reached(Phase::Draining));
+    /// drain.begin();
+    /// assert_eq!(events.count().await, 0);
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
+    pub fn reached(&self, phase: Phase) -> Reached {
+        Reached::new(self.count.hub().clone(), phase)
+    }
+
+    /// How many requests are in flight: called, and their response bodies not ended.
+    ///
+    /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls.
+    pub fn in_flight(&self) -> usize {
+        self.left().requests
+    }
+
+    /// What a drain waits for, or would wait for, by kind.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # fn main() -> Result<(), tower_graceful::Refused> {
+    /// let drain = Drain::new();
+    /// let guard = drain.guard()?;
+    /// assert_eq!(drain.left().to_string(), "1 guard");
+    /// drop(guard);
+    /// assert!(drain.left().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn left(&self) -> Left {
+        self.count.hub().left()
+    }
+
+    /// Work that is no request and that the drain is to wait for: until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] from [`Phase::Draining`] on. A guard that one already has can still be cloned.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # async fn send_the_mail() {}
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_graceful::Refused> {
+    /// # let drain = Drain::new();
+    /// let guard = drain.guard()?;
+    /// tokio::spawn(async move {
+    ///     send_the_mail().await;
+    ///     drop(guard);
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn guard(&self) -> Result<DrainGuard, Refused> {
+        let inside = Inside::enter(&self.count.entrance(), Kind::Guard).ok_or(Refused)?;
+        Ok(DrainGuard::new(inside))
+    }
+
+    /// A future that the drain waits for, until it has ended or is dropped. It is counted from
+    /// now, spawned or not; a task that shall end with the drain asks
+    /// [`reached`](Self::reached).
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] from [`Phase::Draining`] on; the future is dropped.
+    ///
+    /// ```
+    /// use tokio::time::{Duration, interval};
+    /// use tower_graceful::{Drain, Phase};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_graceful::Refused> {
+    /// # let drain = Drain::new();
+    /// let (stop, mut tick) = (drain.reached(Phase::Draining), interval(Duration::from_secs(60)));
+    /// tokio::spawn(drain.track(async move {
+    ///     tokio::pin!(stop);
+    ///     loop {
+    ///         tokio::select! {
+    ///             _ = &mut stop => break,
+    ///             _ = tick.tick() => { /* roll the log */ }
+    ///         }
+    ///     }
+    ///     // Write what is left. The drain waits for it.
+    /// })?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn track<F: IntoFuture>(&self, future: F) -> Result<Tracked<F::IntoFuture>, Refused> {
+        Ok(Tracked::new(future.into_future(), self.guard()?))
+    }
+
+    /// Waits until the drain is over, whoever begins it. All who wait get the same outcome.
+    ///
+    /// Cancel safe: the drain does not depend on who waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainTimeout`], if something was still in flight when the time was over.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
+    pub fn wait(
+        &self,
+    ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
+        self.count.hub().clone().until(|plan| plan.outcome())
+    }
+
+    /// Begins and waits, for at most `timeout`: Go's `http.Server.Shutdown`. The builder's lame
+    /// duck is kept, and counts in.
+    ///
+    /// If the drain has begun before, its deadline is at most shortened; to extend it there is
+    /// [`deadline`](Self::deadline). It begins with the first poll. Cancel safe: what was begun
+    /// goes on, also without a waiter.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainTimeout`], if something was still in flight when the time was over.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with its time driver.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let drain = Drain::new();
+    /// match drain.shutdown(Duration::from_secs(10)).await {
+    ///     Ok(drained) => println!("nothing lost in {:?}", drained.elapsed),
+    ///     Err(timeout) => eprintln!("gave up with {} left", timeout.left),
+    /// }
+    /// # }
+    /// ```
+    pub fn shutdown(
+        &self,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
+        let drain = self.clone();
+        async move {
+            drain.update(|plan, now| plan.shut_down(now, timeout));
+            drain.wait().await
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut plan::Plan, Instant)) {
+        self.state().update(|plan| change(plan, Instant::now()));
+        self.count.hub().advance();
+    }
+
+    pub(crate) fn entrance(&self) -> Entrance {
+        self.count.entrance()
+    }
+
+    fn state(&self) -> &State {
+        self.count.hub().home()
+    }
+}
+
+impl Entrance {
+    /// The phase as it was last seen.
+    pub(crate) fn phase(&self) -> Phase {
+        self.hub().home().phase()
+    }
+
+    #[inline]
+    pub(crate) fn is_serving(&self) -> bool {
+        self.hub().home().is_serving()
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.hub().home().count_refused();
+    }
+
+    /// See [`Drain::reached`].
+    pub(crate) fn reached(&self, phase: Phase) -> Reached {
+        Reached::new(self.hub().clone(), phase)
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("phase", &self.phase())
+            .field("left", &self.left())
+            .finish()
+    }
+}
+
+/// Completes when a [phase](Phase) is reached; from [`Drain::reached`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Reached {
+    future: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+impl Reached {
+    fn new(hub: Arc<Hub<State>>, phase: Phase) -> Self {
+        Self {
+            future: Box::pin(hub.until(move |plan| (plan.phase() >= phase).then_some(()))),
+        }
+    }
+}
+
+impl Future for Reached {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reached").finish_non_exhaustive()
+    }
+}

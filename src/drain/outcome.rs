@@ -1,0 +1,161 @@
+use std::{error::Error, fmt, time::Duration};
+
+/// Everything that was in flight has ended: nothing was cut.
+///
+/// Comes from [`Drain::wait`](crate::Drain::wait), [`Drain::shutdown`](crate::Drain::shutdown) and
+/// [`Drain::run`](crate::Drain::run).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "says how the drain went"]
+pub struct Drained {
+    /// From the beginning of the drain to the end of the last request.
+    pub elapsed: Duration,
+    /// Requests that ended during the drain: answered, failed, or given up by their client.
+    pub completed: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+}
+
+/// The time was over before the work was: what is [`left`](Self::left) was cut, or is about to be
+/// when the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "says what was left when the time was over"]
+pub struct DrainTimeout {
+    /// From the beginning of the drain to the moment it was given up.
+    pub elapsed: Duration,
+    /// Requests that ended during the drain: answered, failed, or given up by their client.
+    pub completed: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// What had not ended.
+    pub left: Left,
+}
+
+/// What a drain still waits for, by kind; see [`Drain::left`](crate::Drain::left).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Left {
+    /// Requests whose response body has not ended.
+    pub requests: usize,
+    /// [Guards](crate::DrainGuard) and [tracked tasks](crate::Drain::track).
+    pub guards: usize,
+    /// Servers inside of [`Drain::run`](crate::Drain::run) that have not ended.
+    pub servers: usize,
+}
+
+/// How a drain ends, once, for all who wait.
+pub(crate) type Outcome = Result<Drained, DrainTimeout>;
+
+impl Left {
+    /// True when nothing is waited for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            (self.requests, "request"),
+            (self.guards, "guard"),
+            (self.servers, "server"),
+        ];
+        let mut separator = "";
+        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+            let plural = if count == 1 { "" } else { "s" };
+            write!(f, "{separator}{count} {kind}{plural}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() {
+            f.write_str("nothing")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "drained in {:?}: {} completed, {} refused, nothing left",
+            self.elapsed, self.completed, self.refused
+        )
+    }
+}
+
+impl fmt::Display for DrainTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "drain given up after {:?} with {} left ({} completed, {} refused)",
+            self.elapsed, self.left, self.completed, self.refused
+        )
+    }
+}
+
+impl Error for DrainTimeout {}
+
+/// The drain has begun: no new work is accepted.
+///
+/// What [`Drain::guard`](crate::Drain::guard) and [`Drain::track`](crate::Drain::track) return
+/// then, and what a service behind [`Drain::call_layer`](crate::Drain::call_layer) answers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refused: the service is shutting down")
+    }
+}
+
+impl Error for Refused {}
+
+/// Why [`Drain::run`](crate::Drain::run) did not end well.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The time was over before the work was, and the server was dropped.
+    Timeout(DrainTimeout),
+    /// The server itself ended with an error. The drain was then seen through.
+    #[non_exhaustive]
+    Server {
+        /// The server's error.
+        error: E,
+        /// How the drain went.
+        outcome: Result<Drained, DrainTimeout>,
+    },
+}
+
+impl<E: fmt::Display> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(timeout) => timeout.fmt(f),
+            Self::Server { error, outcome } => {
+                write!(f, "the server failed: {error} (")?;
+                match outcome {
+                    Ok(drained) => drained.fmt(f)?,
+                    Err(timeout) => timeout.fmt(f)?,
+                }
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            // Its text is already ours.
+            Self::Timeout(_) => None,
+            Self::Server { error, .. } => Some(error),
+        }
+    }
+}
+
+impl<E> From<DrainTimeout> for RunError<E> {
+    fn from(timeout: DrainTimeout) -> Self {
+        Self::Timeout(timeout)
+    }
+}

@@ -1,0 +1,168 @@
+//! [`Drain::run`]: a server, a signal, the plan and the deadline, in one future.
+
+use super::{
+    Drain,
+    guard::Inside,
+    outcome::{Drained, RunError},
+    state::Kind,
+};
+use std::{
+    convert::Infallible,
+    future::{Future, IntoFuture, poll_fn},
+    pin::pin,
+    task::{Context, Poll},
+};
+
+/// What a server future ends with: nothing, or a `Result<(), E>`.
+///
+/// A server with another output is told with `map`, or as an `async` block around it.
+pub trait ServerOutput {
+    /// The server's error; [`Infallible`] for one that has none.
+    type Error;
+
+    /// How the server ended.
+    fn into_result(self) -> Result<(), Self::Error>;
+}
+
+impl ServerOutput for () {
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+impl<E> ServerOutput for Result<(), E> {
+    type Error = E;
+
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+/// What a signal leaves behind when it has come: a way to insist, or none.
+///
+/// The output of the `signal` that [`Drain::run`] gets. For `()` there is none; what
+/// `signal::terminate()` leaves waits for the second signal. Implement it for a signal of your own
+/// that knows "now, at once".
+pub trait Insist {
+    /// Ready when the drain is to be [forced](Drain::force). Not polled again after that.
+    fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Insist for () {
+    fn poll_insist(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Drain {
+    /// Runs a server until it has been told to stop and everything is drained.
+    ///
+    /// Polls the server; at the signal [begins](Self::begin) the drain; if the signal insists,
+    /// [forces](Self::force) it; ends when the server has ended and everything counted has, or at
+    /// the deadline with what was left. Spawns nothing.
+    ///
+    /// The server itself has to stop at [`Phase::Draining`](crate::Phase::Draining): give it
+    /// [`reached`](Self::reached) as its shutdown signal. If it does not, it is dropped at the
+    /// deadline. The `signal` is any future; with output `()` it can not insist (see [`Insist`]).
+    ///
+    /// ```no_run
+    /// use axum::{Router, routing::get};
+    /// use tower_graceful::{Drain, Phase};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::new();
+    /// let app = Router::new().route("/", get("hello")).layer(drain.layer());
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    ///
+    /// let server = axum::serve(listener, app)
+    ///     .with_graceful_shutdown(drain.reached(Phase::Draining));
+    /// # #[cfg(feature = "signal")]
+    /// let drained = drain.run(server, tower_graceful::signal::terminate()).await?;
+    /// # #[cfg(feature = "signal")]
+    /// println!("{drained}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # When the server ends by itself
+    ///
+    /// before any signal, well or with an error, there is nothing left to keep the door open for:
+    /// the drain begins without its lame duck, what is in flight is waited for, and an error is
+    /// returned with the outcome beside it.
+    ///
+    /// # Several servers
+    ///
+    /// may run under clones of one drain, each in a `run` of its own: one signal, or the end of
+    /// one of them, ends them all, and each `run` returns when all have ended. A server that is
+    /// given to `run` after [`Phase::Draining`](crate::Phase::Draining) began is dropped unpolled.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Timeout`] if something was cut, [`RunError::Server`] if the server failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops the server. The drain itself stays as it is: one that has begun goes on
+    /// and others may wait for it; one that has not, has not.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
+    pub fn run<V, S>(
+        &self,
+        server: V,
+        signal: S,
+    ) -> impl Future<Output = Result<Drained, RunError<<V::Output as ServerOutput>::Error>>> + use<V, S>
+    where
+        V: IntoFuture<Output: ServerOutput>,
+        S: Future<Output: Insist>,
+    {
+        let drain = self.clone();
+        async move {
+            let mut inside = Inside::enter(&drain.entrance(), Kind::Server);
+            let server = inside.is_some().then(|| server.into_future());
+            let mut server = pin!(server);
+            let mut signal = pin!(Some(signal));
+            let mut insist = None;
+            let mut failure = None;
+            let mut outcome = pin!(drain.wait());
+
+            let outcome = poll_fn(|cx| {
+                // The signal comes first, so that a busy server can not starve it, and the
+                // outcome last, so that what the others have changed is seen.
+                if let Some(polled) = signal.as_mut().as_pin_mut() {
+                    if let Poll::Ready(output) = polled.poll(cx) {
+                        signal.set(None);
+                        insist = Some(output);
+                        drain.begin();
+                    }
+                }
+                if insist
+                    .as_mut()
+                    .is_some_and(|insist| insist.poll_insist(cx).is_ready())
+                {
+                    insist = None;
+                    drain.force();
+                }
+                if let Some(polled) = server.as_mut().as_pin_mut() {
+                    if let Poll::Ready(output) = polled.poll(cx) {
+                        server.set(None);
+                        failure = output.into_result().err();
+                        drain.update(|plan, now| plan.skip_lame_duck(now));
+                        inside = None;
+                    }
+                }
+                outcome.as_mut().poll(cx)
+            })
+            .await;
+
+            match failure {
+                Some(error) => Err(RunError::Server { error, outcome }),
+                None => Ok(outcome?),
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use crate::{body::ResponseBody, drain::InFlight, drain::Refused, refusal::Closing};
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+pin_project! {
+    /// The response future of [`Graceful`](crate::Graceful) over HTTP.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, B> {
+        #[pin]
+        pub(crate) state: HttpState<F, B>,
+    }
+}
+
+pin_project! {
+    #[project = HttpProj]
+    pub(crate) enum HttpState<F, B> {
+        Admitted {
+            #[pin]
+            inner: F,
+            closing: Closing,
+            // Last, so that the inner future is dropped before its request is said to have ended.
+            in_flight: Option<InFlight>,
+        },
+        // Boxed: a future that is served shall not be as large as a response.
+        Refused {
+            response: Option<Box<Response<ResponseBody<B>>>>,
+        },
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Both ways are joined at the head and the body, and the response is put together once:
+        // two ways to a whole response cost the frequent one two copies of it.
+        let (head, body) = match self.project().state.project() {
+            HttpProj::Admitted {
+                inner,
+                closing,
+                in_flight,
+            } => {
+                let (mut head, inner) = ready!(inner.poll(cx))?.into_parts();
+                let in_flight = in_flight.take();
+                if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
+                    closing.put_on(&mut head);
+                }
+                (head, ResponseBody::new(inner, in_flight))
+            }
+            HttpProj::Refused { response } => refused(response).into_parts(),
+        };
+        Poll::Ready(Ok(Response::from_parts(head, body)))
+    }
+}
+
+#[cold]
+fn refused<B>(response: &mut Option<Box<Response<ResponseBody<B>>>>) -> Response<ResponseBody<B>> {
+    *response.take().expect("polled after it was ready")
+}
+
+impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused = matches!(self.state, HttpState::Refused { .. });
+        f.debug_struct("ResponseFuture")
+            .field("refused", &refused)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The response future of [`Graceful`](crate::Graceful) over [`Calls`](crate::Calls).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct CallFuture<F> {
+        #[pin]
+        state: CallState<F>,
+    }
+}
+
+pin_project! {
+    #[project = CallProj]
+    enum CallState<F> {
+        Admitted {
+            #[pin]
+            inner: F,
+            // Last, so that the inner future is dropped before its call is said to have ended.
+            in_flight: Option<InFlight>,
+        },
+        Refused,
+    }
+}
+
+impl<F> CallFuture<F> {
+    #[inline]
+    pub(crate) fn admitted(inner: F, in_flight: Option<InFlight>) -> Self {
+        Self {
+            state: CallState::Admitted { inner, in_flight },
+        }
+    }
+
+    pub(crate) fn refused() -> Self {
+        Self {
+            state: CallState::Refused,
+        }
+    }
+}
+
+impl<F, T, E> Future for CallFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = Result<T, Box<dyn Error + Send + Sync>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            CallProj::Admitted { inner, in_flight } => {
+                let result = ready!(inner.poll(cx));
+                *in_flight = None;
+                Poll::Ready(result.map_err(Into::into))
+            }
+            CallProj::Refused => Poll::Ready(Err(Refused.into())),
+        }
+    }
+}
+
+impl<F> fmt::Debug for CallFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused = matches!(self.state, CallState::Refused);
+        f.debug_struct("CallFuture")
+            .field("refused", &refused)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+use crate::{
+    drain::{Drain, Entrance},
+    refusal::{NoneExempt, Unavailable},
+    service::Graceful,
+};
+use std::fmt;
+use tower_layer::Layer;
+
+/// Counts requests and refuses new ones once draining; from [`Drain::layer`], or for services that
+/// are not HTTP from [`Drain::call_layer`].
+///
+/// # What it does
+///
+/// | phase | a new request |
+/// |---|---|
+/// | [`Serving`](crate::Phase::Serving) | is counted, from its call to the end of its response body |
+/// | [`LameDuck`](crate::Phase::LameDuck) | likewise, and an HTTP/1 response that is final carries `Connection: close` |
+/// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
+///
+/// A count ends once, at whatever comes first: the end of the stream, trailers, a frame after which
+/// the body says that it is at its end, an error of the body or the service, a panic, or the drop
+/// of the response future or the body.
+///
+/// # What it does not
+///
+/// It sees requests, not connections. Its count falls to 0 when the *server* has the last byte,
+/// not when the client has; a request whose connection the server closes before it was read never
+/// comes here; nor does a WebSocket, once upgraded. That takes the server's graceful shutdown next
+/// to it, as in [`Drain::run`].
+///
+/// # Where to put it
+///
+/// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that
+/// waiting requests are counted; inside of what replaces responses, so that a refusal is logged
+/// and traced like any other response. `poll_ready` is the inner service's, except that a drain
+/// makes it ready: a refusal needs no capacity.
+///
+/// ```
+/// use tower::ServiceBuilder;
+/// use tower_graceful::{Drain, GracefulLayer};
+///
+/// let drain = Drain::new();
+/// let same = ServiceBuilder::new().layer(GracefulLayer::new(&drain));
+/// let same = ServiceBuilder::new().layer(drain.layer());
+/// ```
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is given a service"]
+pub struct GracefulLayer<M = Http> {
+    entrance: Entrance,
+    mode: M,
+}
+
+/// How a [`Graceful`] treats HTTP requests: `R` makes the [refusal](crate::refusal::Refusal), `E`
+/// says which requests are [exempt](crate::refusal::Exempt).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Http<R = Unavailable, E = NoneExempt> {
+    pub(crate) refusal: R,
+    pub(crate) exempt: E,
+}
+
+/// How a [`Graceful`] treats calls of any other kind: `E` says which are exempt.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calls<E = NoneExempt> {
+    pub(crate) exempt: E,
+}
+
+impl GracefulLayer {
+    /// For HTTP services; the same as [`Drain::layer`].
+    pub fn new(drain: &Drain) -> Self {
+        Self {
+            entrance: drain.entrance(),
+            mode: Http::default(),
+        }
+    }
+}
+
+impl GracefulLayer<Calls> {
+    /// For any other service; the same as [`Drain::call_layer`].
+    pub fn for_calls(drain: &Drain) -> Self {
+        Self {
+            entrance: drain.entrance(),
+            mode: Calls::default(),
+        }
+    }
+}
+
+impl<R, E> GracefulLayer<Http<R, E>> {
+    /// Answers in place of the default refusal, [`Unavailable`]: with another status, other
+    /// headers, a body. `Connection: close` is added where it belongs.
+    ///
+    /// Takes an [`Unavailable`] with other values, a closure from `&Request<_>` to a response of
+    /// the inner service's kind, or a [`Refusal`](crate::refusal::Refusal) of your own. It is
+    /// cloned with the service, per request in most servers: make that cheap.
+    ///
+    /// ```
+    /// use axum::{Router, extract::Request, http::StatusCode, response::IntoResponse, routing::get};
+    /// use tower_graceful::Drain;
+    ///
+    /// let drain = Drain::new();
+    /// let app: Router = Router::new()
+    ///     .route("/", get("hello"))
+    ///     .layer(drain.layer().refuse_with(|_: &Request| {
+    ///         (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "back soon").into_response()
+    ///     }));
+    /// ```
+    pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<Http<T, E>> {
+        GracefulLayer {
+            entrance: self.entrance,
+            mode: Http {
+                refusal,
+                exempt: self.mode.exempt,
+            },
+        }
+    }
+
+    /// Requests for which this is true are neither refused nor counted: health probes, metrics.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    /// # type Body = http_body_util::Empty<bytes::Bytes>;
+    ///
+    /// let drain = Drain::new();
+    /// let layer = drain
+    ///     .layer()
+    ///     .exempt(|request: &http::Request<Body>| request.uri().path() == "/healthz");
+    /// ```
+    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<Http<R, T>> {
+        GracefulLayer {
+            entrance: self.entrance,
+            mode: Http {
+                refusal: self.mode.refusal,
+                exempt,
+            },
+        }
+    }
+}
+
+impl<E> GracefulLayer<Calls<E>> {
+    /// Calls for which this is true are neither refused nor counted.
+    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<Calls<T>> {
+        GracefulLayer {
+            entrance: self.entrance,
+            mode: Calls { exempt },
+        }
+    }
+}
+
+impl<S, M: Clone> Layer<S> for GracefulLayer<M> {
+    type Service = Graceful<S, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Graceful::with(inner, self.mode.clone(), self.entrance.clone())
+    }
+}
+
+impl<M> fmt::Debug for GracefulLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GracefulLayer")
+            .field("phase", &self.entrance.phase())
+            .finish()
+    }
+}

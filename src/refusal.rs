@@ -1,0 +1,248 @@
+//! What a request is told that comes too late, and which requests are spared.
+
+use crate::body::ResponseBody;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    response,
+};
+
+/// Makes the response to a request that is refused.
+///
+/// [`Unavailable`] is the default one; a closure from `&Request<_>` to the inner service's
+/// response is one, too. For
+/// [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with).
+pub trait Refusal<ReqBody, ResBody> {
+    /// The response. `Connection: close` is added to it afterwards if the request is HTTP/1.
+    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>>;
+}
+
+impl<F, ReqBody, ResBody> Refusal<ReqBody, ResBody> for F
+where
+    F: Fn(&Request<ReqBody>) -> Response<ResBody>,
+{
+    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>> {
+        self(request).map(ResponseBody::from)
+    }
+}
+
+/// The default [`Refusal`], in the protocol of the request:
+///
+/// * HTTP: [503 Service Unavailable](https://www.rfc-editor.org/rfc/rfc9110#section-15.6.4) with
+///   `Retry-After` and `Content-Length: 0`.
+/// * gRPC (`content-type: application/grpc…`): [Trailers-Only], status 200 with `grpc-status: 14`
+///   (UNAVAILABLE) and a `grpc-message`.
+///
+/// No client retries a 503 unless it is told to; that is the client's choice to make, and this
+/// answer leaves it all it needs.
+///
+/// ```
+/// use tower_graceful::{Drain, refusal::Unavailable};
+///
+/// let drain = Drain::new();
+/// let layer = drain.layer().refuse_with(Unavailable::new().retry_after(5));
+/// ```
+///
+/// [Trailers-Only]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a refusal does nothing until a layer is told to `refuse_with` it"]
+pub struct Unavailable {
+    // Small: it is copied with the service, for each request.
+    retry_after: u32,
+}
+
+impl Unavailable {
+    /// `Retry-After: 1`.
+    pub const fn new() -> Self {
+        Self { retry_after: 1 }
+    }
+
+    /// In how many seconds a client may try again (`Retry-After`, for HTTP only). Default: 1.
+    pub const fn retry_after(self, seconds: u32) -> Self {
+        Self {
+            retry_after: seconds,
+        }
+    }
+
+    fn http<B>(&self) -> Response<ResponseBody<B>> {
+        let mut response = Response::new(ResponseBody::default());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let headers = response.headers_mut();
+        headers.insert(
+            RETRY_AFTER,
+            match self.retry_after {
+                // Most of the time; spares a formatting.
+                1 => HeaderValue::from_static("1"),
+                seconds => HeaderValue::from(seconds),
+            },
+        );
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        response
+    }
+
+    fn grpc<B>(content_type: &HeaderValue) -> Response<ResponseBody<B>> {
+        const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+        const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+        let mut response = Response::new(ResponseBody::default());
+        let headers = response.headers_mut();
+        // gRPC-Web has content types of its own, which its clients insist on.
+        let content_type = match content_type.as_bytes() {
+            web if web.starts_with(b"application/grpc-web") => content_type.clone(),
+            _ => HeaderValue::from_static("application/grpc"),
+        };
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(GRPC_STATUS, HeaderValue::from_static("14"));
+        // Plain ASCII without `%`: its percent-encoding is itself.
+        headers.insert(
+            GRPC_MESSAGE,
+            HeaderValue::from_static("the server is shutting down"),
+        );
+        response
+    }
+}
+
+impl Default for Unavailable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
+    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>> {
+        match request.headers().get(CONTENT_TYPE) {
+            Some(content_type) if content_type.as_bytes().starts_with(b"application/grpc") => {
+                Self::grpc(content_type)
+            }
+            _ => self.http(),
+        }
+    }
+}
+
+/// Says which requests are neither refused nor counted.
+///
+/// A closure from `&Request` to `bool` is one. For
+/// [`GracefulLayer::exempt`](crate::GracefulLayer::exempt).
+pub trait Exempt<Request> {
+    /// True for a request that goes through, whatever the phase.
+    fn is_exempt(&self, request: &Request) -> bool;
+}
+
+impl<F, Request> Exempt<Request> for F
+where
+    F: Fn(&Request) -> bool,
+{
+    fn is_exempt(&self, request: &Request) -> bool {
+        self(request)
+    }
+}
+
+/// The default [`Exempt`]: no request is.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct NoneExempt;
+
+impl<Request> Exempt<Request> for NoneExempt {
+    fn is_exempt(&self, _: &Request) -> bool {
+        false
+    }
+}
+
+/// How a response may say that its connection ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Not by a header: HTTP/2 and later
+    /// ([RFC 9113 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+    Never,
+    /// By `Connection: close`
+    /// ([RFC 9112 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+    Header,
+    /// Likewise, unless it succeeds: what comes then is a tunnel
+    /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
+    HeaderUnlessConnected,
+}
+
+impl Closing {
+    #[inline]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        if request.version() > Version::HTTP_11 {
+            Self::Never
+        } else if *request.method() == Method::CONNECT {
+            Self::HeaderUnlessConnected
+        } else {
+            Self::Header
+        }
+    }
+
+    /// Puts it on a response, if that is a final one and does not say so already.
+    #[cold]
+    pub(crate) fn put_on(self, head: &mut response::Parts) {
+        let status = head.status;
+        let fits = match self {
+            Self::Never => false,
+            Self::Header => !status.is_informational(),
+            Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
+        };
+        if fits {
+            close(&mut head.headers);
+        }
+    }
+}
+
+fn close(headers: &mut HeaderMap) {
+    const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+    if !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, CLOSE);
+        return;
+    }
+    // A handler has set it. Its other options stay (`upgrade` belongs to a 426), but for the one
+    // that contradicts; a value that is no text is not for us to judge.
+    let old: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let options = |value: &HeaderValue| -> Vec<String> {
+        let text = value.to_str().unwrap_or_default();
+        text.split(',')
+            .map(|option| option.trim().to_owned())
+            .filter(|option| !option.is_empty())
+            .collect()
+    };
+    let kept: Vec<String> = old
+        .iter()
+        .flat_map(options)
+        .filter(|option| {
+            !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
+        })
+        .chain(["close".to_owned()])
+        .collect();
+    let value = HeaderValue::try_from(kept.join(", ")).unwrap_or(CLOSE);
+    headers.insert(CONNECTION, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(old: &[&'static str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for value in old {
+            headers.append(CONNECTION, HeaderValue::from_static(value));
+        }
+        close(&mut headers);
+        headers
+            .get_all(CONNECTION)
+            .iter()
+            .map(|value| value.to_str().expect("ours are text").to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a13_close_is_said_once_and_does_not_contradict() {
+        assert_eq!(closed(&[]), ["close"]);
+        assert_eq!(closed(&["close"]), ["close"]);
+        assert_eq!(closed(&["Close"]), ["close"]);
+        assert_eq!(closed(&["keep-alive"]), ["close"]);
+        assert_eq!(closed(&["Keep-Alive, upgrade"]), ["upgrade, close"]);
+        assert_eq!(closed(&["upgrade", "close"]), ["upgrade, close"]);
+        assert_eq!(closed(&["", ","]), ["close"]);
+    }
+}

@@ -1,0 +1,203 @@
+use crate::{
+    body::ResponseBody,
+    drain::{Drain, Entrance, InFlight, Phase, Reached},
+    future::{CallFuture, HttpState, ResponseFuture},
+    layer::{Calls, Http},
+    refusal::{Closing, Exempt, Refusal},
+};
+use http::{Request, Response};
+use http_body::Body;
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tower_service::Service;
+
+/// A service whose requests are counted, and refused once draining; from
+/// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
+///
+/// It is a service over `http::Request` with any request body. With [`Calls`] it is one over any
+/// request.
+pub struct Graceful<S, M = Http> {
+    inner: S,
+    mode: M,
+    entrance: Entrance,
+    /// There if the inner service had no capacity when it was last asked.
+    saturated: Option<Reached>,
+}
+
+impl<S> Graceful<S> {
+    /// The same as [`drain.layer()`](Drain::layer) around a service.
+    pub fn new(inner: S, drain: &Drain) -> Self {
+        Self::with(inner, Http::default(), drain.entrance())
+    }
+}
+
+impl<S, M> Graceful<S, M> {
+    pub(crate) fn with(inner: S, mode: M, entrance: Entrance) -> Self {
+        Self {
+            inner,
+            mode,
+            entrance,
+            saturated: None,
+        }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    #[inline]
+    fn poll_capacity<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
+    where
+        S: Service<Req>,
+    {
+        match self.inner.poll_ready(cx) {
+            Poll::Pending => self.poll_drain(cx).map(Ok),
+            ready => {
+                self.saturated = None;
+                ready
+            }
+        }
+    }
+
+    /// A refusal needs no capacity: who waits for some is told when the drain has come.
+    #[cold]
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let entrance = &self.entrance;
+        let drain = self
+            .saturated
+            .get_or_insert_with(|| entrance.reached(Phase::Draining));
+        if entrance.phase() >= Phase::Draining {
+            return Poll::Ready(());
+        }
+        Pin::new(drain).poll(cx)
+    }
+}
+
+impl<S, R, E, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, Http<R, E>>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    R: Refusal<ReqBody, ResBody>,
+    E: Exempt<Request<ReqBody>>,
+    ResBody: Body,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.poll_capacity(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let closing = Closing::of(&request);
+        if self.mode.exempt.is_exempt(&request) && self.saturated.is_none() {
+            // Nothing of the drain goes with it, so how it closes is decided now.
+            let closing = match self.entrance.is_serving() {
+                true => Closing::Never,
+                false => closing,
+            };
+            return ResponseFuture {
+                state: HttpState::Admitted {
+                    inner: self.inner.call(request),
+                    closing,
+                    in_flight: None,
+                },
+            };
+        }
+        // Written out in place: by way of a constructor, the inner future is copied once more.
+        ResponseFuture {
+            state: match InFlight::enter(&self.entrance) {
+                // Entered before the inner service is called: a panic there leaves again.
+                Some(in_flight) => HttpState::Admitted {
+                    inner: self.inner.call(request),
+                    closing,
+                    in_flight: Some(in_flight),
+                },
+                None => HttpState::Refused {
+                    response: Some(self.refuse(request, closing)),
+                },
+            },
+        }
+    }
+}
+
+impl<S, R, E> Graceful<S, Http<R, E>> {
+    #[cold]
+    fn refuse<ReqBody, ResBody>(
+        &self,
+        request: Request<ReqBody>,
+        closing: Closing,
+    ) -> Box<Response<ResponseBody<ResBody>>>
+    where
+        R: Refusal<ReqBody, ResBody>,
+    {
+        self.entrance.count_refused();
+        let (mut head, body) = self.mode.refusal.refuse(&request).into_parts();
+        closing.put_on(&mut head);
+        Box::new(Response::from_parts(head, body))
+    }
+}
+
+impl<S, E, Req> Service<Req> for Graceful<S, Calls<E>>
+where
+    S: Service<Req, Error: Into<Box<dyn Error + Send + Sync>>>,
+    E: Exempt<Req>,
+{
+    type Response = S::Response;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = CallFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.poll_capacity(cx).map_err(Into::into)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        if self.mode.exempt.is_exempt(&request) && self.saturated.is_none() {
+            return CallFuture::admitted(self.inner.call(request), None);
+        }
+        match InFlight::enter(&self.entrance) {
+            Some(in_flight) => CallFuture::admitted(self.inner.call(request), Some(in_flight)),
+            None => {
+                self.entrance.count_refused();
+                CallFuture::refused()
+            }
+        }
+    }
+}
+
+/// By hand: a clone has not been asked whether it is ready.
+impl<S: Clone, M: Clone> Clone for Graceful<S, M> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self::with(self.inner.clone(), self.mode.clone(), self.entrance.clone())
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for Graceful<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graceful")
+            .field("inner", &self.inner)
+            .field("phase", &self.entrance.phase())
+            .finish()
+    }
+}
