@@ -53,8 +53,10 @@ where
                 closing,
                 in_flight,
             } => {
-                let (mut head, inner) = ready!(inner.poll(cx))?.into_parts();
+                let result = ready!(inner.poll(cx));
+                // Taken before anything else: an error ends the count now, not with the future.
                 let in_flight = in_flight.take();
+                let (mut head, inner) = result?.into_parts();
                 if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
                     closing.put_on(&mut head);
                 }

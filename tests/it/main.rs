@@ -1,0 +1,18 @@
+//! One binary for all tests of this crate that need no heavy peer; tonic's are in `tests/grpc`,
+//! loom's in `tests/loom`. A test that stands for a case of the conformance list carries its
+//! number in its name.
+
+// For those who use a crate; nobody uses a test.
+#![allow(missing_debug_implementations, unreachable_pub)]
+
+mod auto_traits;
+mod composition;
+mod counting;
+mod http1;
+mod outcome;
+mod phases;
+mod refusing;
+mod running;
+#[cfg(all(unix, feature = "signal"))]
+mod signals;
+mod support;
