@@ -27,10 +27,12 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     #[inline]
     pub(crate) fn new(inner: B, in_flight: Option<InFlight>) -> Self {
+        // One that has ended before it began may never be polled (HEAD, 204, 304), nor dropped
+        // soon.
+        let ended = inner.is_end_stream();
         Self {
-            // One that has ended before it began may never be polled (HEAD, 204, 304).
-            in_flight,
             inner: Some(inner),
+            in_flight: if ended { None } else { in_flight },
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Graceful shutdown for tower services.
-#![doc = ""]
+#![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 
 mod body;
 mod drain;

@@ -6,7 +6,6 @@ use std::{error::Error, fmt, time::Duration};
 /// [`Drain::run`](crate::Drain::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[must_use = "says how the drain went"]
 pub struct Drained {
     /// From the beginning of the drain to the end of the last request.
     pub elapsed: Duration,
@@ -20,7 +19,6 @@ pub struct Drained {
 /// when the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[must_use = "says what was left when the time was over"]
 pub struct DrainTimeout {
     /// From the beginning of the drain to the moment it was given up.
     pub elapsed: Duration,

@@ -169,10 +169,13 @@ fn f41_released_by_panics() {
 
 #[test]
 fn f42_bodies_that_nobody_polls() {
-    ends_once("dropped unpolled", |drain| {
+    ends_once("kept, and not polled", |drain| {
         let response = streaming(drain, Empty::<Bytes>::new());
         assert!(response.body().is_end_stream());
-        drop(response);
+        assert_eq!(drain.in_flight(), 1, "there is nothing to come");
+    });
+    ends_once("dropped unpolled", |drain| {
+        drop(streaming(drain, Full::new(Bytes::from("to a HEAD"))));
     });
 }
 

@@ -2,9 +2,6 @@
 //! loom's in `tests/loom`. A test that stands for a case of the conformance list carries its
 //! number in its name.
 
-// For those who use a crate; nobody uses a test.
-#![allow(missing_debug_implementations, unreachable_pub)]
-
 mod auto_traits;
 mod composition;
 mod counting;

@@ -1,0 +1,161 @@
+//! A real server under real load is told to stop: what becomes of its requests?
+//!
+//! `cargo run --release --example demo` starts an axum server with fast, slow and streaming routes,
+//! lets clients loose on it, sends itself a SIGTERM half way, and ends with a table of what the
+//! clients saw. `--without` does the same to the same server without this crate.
+//!
+//! It fails if a request was lost that a layer can save: one that had reached its handler.
+
+mod load;
+mod server;
+
+use clap::Parser;
+use load::{Fate, Load};
+use server::{Server, Stopping};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Stops a server under load, and counts what was lost.
+#[derive(Parser)]
+struct Options {
+    /// Clients, in a closed loop; every other one makes a connection for each request.
+    #[arg(long, default_value_t = 32)]
+    clients: usize,
+    /// How long everything is still served after the signal.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    lame_duck: Duration,
+    /// How long the whole shutdown may take.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+    /// How long there is load before the signal.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    before: Duration,
+    /// The same server without this crate: axum's graceful shutdown under a timeout.
+    #[arg(long)]
+    without: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let stopping = match options.without {
+        true => Stopping::without(options.timeout),
+        false => Stopping::with(options.lame_duck, options.timeout),
+    };
+    let server = Server::start(stopping.clone());
+    let load = Load::start(server.address, options.clients);
+    println!(
+        "axum on {} with {} clients, {}; SIGTERM in {:?}",
+        server.address,
+        options.clients,
+        match options.without {
+            true => "without tower-graceful".to_owned(),
+            false => format!(
+                "lame duck {:?}, timeout {:?}",
+                options.lame_duck, options.timeout
+            ),
+        },
+        options.before,
+    );
+
+    watch_until(&stopping, &load, |elapsed| elapsed >= options.before);
+    let signalled = Instant::now();
+    terminate_self();
+    watch_until(&stopping, &load, |_| server.has_ended());
+    let stopped_after = signalled.elapsed();
+    // As when a process ends: what is still open is closed now.
+    let (executed, outcome) = server.exit();
+    let seen = load.finish();
+
+    println!();
+    println!(
+        "{:<44}{:>8}{:>8}{:>8}{:>8}",
+        "", "fast", "slow", "stream", "all"
+    );
+    let row = |name: &str, wanted: &dyn Fn(&load::Seen) -> bool| {
+        let count = |route: Option<load::Route>| {
+            seen.iter()
+                .filter(|seen| route.is_none_or(|route| seen.route == route) && wanted(seen))
+                .count()
+        };
+        let [fast, slow, stream] = load::Route::ALL.map(|route| count(Some(route)));
+        let all = count(None);
+        println!("{name:<44}{fast:>8}{slow:>8}{stream:>8}{all:>8}");
+        all
+    };
+    let lost = |seen: &load::Seen| matches!(seen.fate, Fate::NoAnswer | Fate::CutAnswer);
+    row("answered", &|seen| seen.fate == Fate::Answered);
+    row("refused: 503", &|seen| seen.fate == Fate::Refused);
+    row("refused: nobody listens", &|seen| {
+        seen.fate == Fate::NotConnected
+    });
+    let savable = row("lost: had reached its handler", &|seen| {
+        lost(seen) && executed.contains(&seen.id)
+    });
+    let unread = row("lost: sent, but never read", &|seen| {
+        lost(seen) && !executed.contains(&seen.id)
+    });
+    println!("\n{stopped_after:.1?} from the signal to the end: {outcome}");
+    if unread > 0 {
+        println!(
+            "The {unread} that were never read sat in the accept queue or in a kept connection when \
+             it closed.\nNo layer sees them; they need the connection side, which this crate does \
+             not have yet."
+        );
+    }
+    if options.without || savable == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{savable} requests were lost that a layer can save");
+    ExitCode::FAILURE
+}
+
+/// Shows the live line until it is over.
+fn watch_until(stopping: &Arc<Stopping>, load: &Load, over: impl Fn(Duration) -> bool) {
+    let live = std::io::stdout().is_terminal();
+    let start = Instant::now();
+    let mut shown = None::<Instant>;
+    loop {
+        let over = over(start.elapsed());
+        // A log gets a line now and then, a terminal one line that moves.
+        let pause = Duration::from_millis(if live { 100 } else { 500 });
+        if over || shown.is_none_or(|shown| shown.elapsed() >= pause) {
+            shown = Some(Instant::now());
+            let (answered, refused, lost) = load.so_far();
+            let line = format!("{stopping}, {answered} answered, {refused} refused, {lost} lost");
+            if live {
+                print!("\r\x1b[K{line}");
+            } else {
+                println!("{line}");
+            }
+            let _ = std::io::stdout().flush();
+        }
+        if over {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(unix)]
+fn terminate_self() {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    kill(Pid::this(), Signal::SIGTERM).expect("a process may signal itself");
+}
+
+#[cfg(not(unix))]
+fn terminate_self() {
+    println!("\nThere is no SIGTERM here: press Ctrl-C.");
+}
