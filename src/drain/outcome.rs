@@ -126,18 +126,19 @@ pub enum RunError<E> {
     },
 }
 
-impl<E: fmt::Display> fmt::Display for RunError<E> {
+impl<E> fmt::Display for RunError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout(timeout) => timeout.fmt(f),
-            Self::Server { error, outcome } => {
-                write!(f, "the server failed: {error} (")?;
-                match outcome {
-                    Ok(drained) => drained.fmt(f)?,
-                    Err(timeout) => timeout.fmt(f)?,
-                }
-                f.write_str(")")
-            }
+            // Why it failed, its source says.
+            Self::Server {
+                outcome: Ok(drained),
+                ..
+            } => write!(f, "the server failed; {drained}"),
+            Self::Server {
+                outcome: Err(timeout),
+                ..
+            } => write!(f, "the server failed; {timeout}"),
         }
     }
 }

@@ -15,7 +15,9 @@ use std::{
 
 /// What a server future ends with: nothing, or a `Result<(), E>`.
 ///
-/// A server with another output is told with `map`, or as an `async` block around it.
+/// A server with another output is told as an `async` block around it. So is one whose error is a
+/// `Box<dyn Error>`, if [`RunError`] shall be an [`Error`](std::error::Error): a box is none, and
+/// [`io::Error::other`](std::io::Error::other) makes one of it.
 pub trait ServerOutput {
     /// The server's error; [`Infallible`] for one that has none.
     type Error;

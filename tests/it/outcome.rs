@@ -29,4 +29,14 @@ async fn outcomes_read_well() {
     let error = RunError::<io::Error>::from(timeout);
     assert_eq!(error.to_string(), timeout.to_string());
     assert!(error.source().is_none());
+
+    let server = std::future::ready(Err::<(), _>(io::Error::other("no socket")));
+    let error = Drain::new()
+        .run(server, std::future::pending::<()>())
+        .await
+        .expect_err("it failed");
+    let text = error.to_string();
+    assert!(text.starts_with("the server failed; drained in"), "{text}");
+    let source = error.source().expect("the server's error");
+    assert_eq!(source.to_string(), "no socket");
 }

@@ -1,0 +1,82 @@
+//! A hand-written accept loop on hyper, HTTP/1 and HTTP/2, around a `ServiceBuilder` chain.
+//!
+//! `cargo run --example hyper`, then `curl localhost:3000` or
+//! `curl --http2-prior-knowledge localhost:3000`, and Ctrl-C here.
+
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use std::{convert::Infallible, error::Error, io, time::Duration};
+use tokio::{net::TcpListener, time::sleep};
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_graceful::{Drain, Phase, signal};
+use tower_http::trace::TraceLayer;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let drain = Drain::new();
+    let service = ServiceBuilder::new()
+        // Outside, so that refusals are traced like any other response.
+        .layer(TraceLayer::new_for_http())
+        .layer(drain.layer())
+        .service(service_fn(hello));
+
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+
+    let server = serve(listener, service, drain.clone());
+    let drained = drain.run(server, signal::terminate()).await?;
+    println!("{drained}");
+    Ok(())
+}
+
+async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    sleep(Duration::from_secs(1)).await;
+    Ok(Response::new(Full::new(Bytes::from("hello\n"))))
+}
+
+/// Accepts until the drain, then waits for the connections: `run` gives that its deadline.
+async fn serve<S, B>(listener: TcpListener, service: S, drain: Drain) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Future: Send, Error: Into<Box<dyn Error + Send + Sync>>>,
+    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let connections = auto::Builder::new(TokioExecutor::new());
+    let graceful = GracefulShutdown::new();
+    let mut draining = drain.reached(Phase::Draining);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Out of files, or the client has gone: others may still be served.
+                Err(error) => {
+                    eprintln!("accept: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = &mut draining => break,
+        };
+        let service = TowerToHyperService::new(service.clone());
+        let connection = connections
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+            .into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                eprintln!("connection: {error}");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}

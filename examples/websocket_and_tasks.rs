@@ -1,0 +1,104 @@
+//! What outlives its request: a WebSocket, an event stream, a background task.
+//!
+//! `cargo run --example websocket_and_tasks`, then `curl -N localhost:3000/events` and
+//! `websocat ws://localhost:3000/echo`, and Ctrl-C here: the stream ends with its last chunk, the
+//! socket with a Close frame, the task with its work.
+
+use axum::{
+    Router,
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, WebSocket, close_code},
+    },
+    http::StatusCode,
+    response::{IntoResponse, Response, Sse, sse::Event},
+    routing::get,
+};
+use futures_util::{Stream, StreamExt};
+use std::{convert::Infallible, error::Error, time::Duration};
+use tokio::{
+    net::TcpListener,
+    time::{interval, sleep},
+};
+use tokio_stream::wrappers::IntervalStream;
+use tower_graceful::{Drain, DrainGuard, Phase, signal};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let drain = Drain::builder().timeout(Duration::from_secs(10)).build();
+
+    // Counted from here on: the drain waits for the task, and the task listens for the drain.
+    tokio::spawn(drain.track(background(drain.clone()))?);
+
+    let app = Router::new()
+        .route("/events", get(events))
+        .route("/echo", get(upgrade))
+        .with_state(drain.clone())
+        .layer(drain.layer());
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+
+    let server = axum::serve(listener, app).with_graceful_shutdown(drain.reached(Phase::Draining));
+    let drained = drain.run(server, signal::terminate()).await?;
+    println!("{drained}");
+    Ok(())
+}
+
+async fn background(drain: Drain) {
+    let mut draining = drain.reached(Phase::Draining);
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => println!("{} in flight", drain.in_flight()),
+            () = &mut draining => break,
+        }
+    }
+    // Here one writes what is left to write.
+    sleep(Duration::from_millis(100)).await;
+    println!("the background task has finished");
+}
+
+/// Ends at the drain, with the last chunk: the client sees an end, not a cut.
+async fn events(State(drain): State<Drain>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let ticks = IntervalStream::new(interval(Duration::from_secs(1)));
+    Sse::new(
+        ticks
+            .map(|_| Ok(Event::default().data("tick")))
+            .take_until(drain.reached(Phase::Draining)),
+    )
+}
+
+/// The request ends with its 101; what comes after it is held by a guard.
+async fn upgrade(State(drain): State<Drain>, upgrade: WebSocketUpgrade) -> Response {
+    // Taken before the answer, so that there is no moment at which nothing is counted.
+    match drain.guard() {
+        Ok(guard) => upgrade.on_upgrade(move |socket| echo(socket, drain, guard)),
+        Err(refused) => (StatusCode::SERVICE_UNAVAILABLE, refused.to_string()).into_response(),
+    }
+}
+
+async fn echo(mut socket: WebSocket, drain: Drain, _guard: DrainGuard) {
+    let mut draining = drain.reached(Phase::Draining);
+    loop {
+        tokio::select! {
+            message = socket.recv() => match message {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    if socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            },
+            () = &mut draining => break,
+        }
+    }
+    let going_away = CloseFrame {
+        code: close_code::AWAY,
+        reason: "the server is shutting down".into(),
+    };
+    if socket.send(Message::Close(Some(going_away))).await.is_ok() {
+        // Until the client has said Close, too. One that never does meets the deadline.
+        while let Some(Ok(_)) = socket.recv().await {}
+    }
+}
