@@ -273,7 +273,8 @@ impl Drain {
 
     /// How many requests are in flight: called, and their response bodies not ended.
     ///
-    /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls.
+    /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls,
+    /// but for calls that had begun before.
     pub fn in_flight(&self) -> usize {
         self.left().requests
     }

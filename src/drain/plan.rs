@@ -181,6 +181,11 @@ impl Plan {
         }
     }
 
+    /// Whether the next step is to be made.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        due(self.next_step(), now)
+    }
+
     fn end(&mut self, outcome: Outcome) {
         self.phase = Phase::Done;
         self.outcome = Some(outcome);

@@ -117,7 +117,8 @@ impl State {
 
     #[cold]
     fn admits_late(&self) -> bool {
-        if self.phase() == Phase::LameDuck {
+        // Looked at first: while it lasts, requests shall not stand in line to change nothing.
+        if self.phase() == Phase::LameDuck && self.plan.borrow().is_due(Instant::now()) {
             self.update(|plan| plan.end_lame_duck(Instant::now()));
         }
         self.phase() < Phase::Draining

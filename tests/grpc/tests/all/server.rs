@@ -1,0 +1,157 @@
+//! The two servers that the cases need: one that stops, and one that has to refuse.
+
+use crate::{
+    gate::{Gate, gate_client::GateClient, gate_server::GateServer},
+    soon,
+};
+use std::net::SocketAddr;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{
+    body::Body,
+    server::NamedService,
+    service::Routes,
+    transport::{Channel, Endpoint, Error, Server, server::TcpIncoming},
+};
+use tonic_health::{ServingStatus, pb::health_client::HealthClient, server::HealthReporter};
+use tower_graceful::{Drain, Drained, Phase, RunError};
+
+/// Every service name that health knows of.
+pub const NAMES: [&str; 2] = ["", GateServer::<Gate>::NAME];
+
+/// A server that runs in a task, the drain's layer around it.
+pub struct Running<T> {
+    pub address: SocketAddr,
+    pub drain: Drain,
+    pub gate: Gate,
+    signal: oneshot::Sender<()>,
+    task: Task<T>,
+}
+
+/// Ends with the test.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// How a server ends that is run by its drain.
+pub type Outcome = Result<Drained, RunError<Error>>;
+
+/// As in `examples/tonic`: stops at [`Phase::Draining`], and is waited for.
+pub async fn that_stops(drain: Drain) -> Running<Outcome> {
+    let (address, incoming) = bind();
+    let (gate, routes) = routes(&drain).await;
+    let server = Server::builder()
+        .layer(drain.layer().exempt(is_probe))
+        .serve_with_incoming_shutdown(routes.prepare(), incoming, drain.reached(Phase::Draining));
+    let (signal, signalled) = oneshot::channel();
+    let run = drain.run(server, async {
+        // A test that drops it does not signal.
+        if signalled.await.is_err() {
+            std::future::pending().await
+        }
+    });
+    Running {
+        address,
+        drain,
+        gate,
+        signal,
+        task: Task(tokio::spawn(run)),
+    }
+}
+
+/// Hears nothing of the drain, so that it keeps its door and its connections open: what comes
+/// during the drain comes to the layer.
+pub async fn that_stays(drain: Drain) -> Running<Result<(), Error>> {
+    let (address, incoming) = bind();
+    let (gate, routes) = routes(&drain).await;
+    let server = Server::builder()
+        .layer(drain.layer().exempt(is_probe))
+        .serve_with_incoming(routes.prepare(), incoming);
+    Running {
+        address,
+        drain,
+        gate,
+        signal: oneshot::channel().0,
+        task: Task(tokio::spawn(server)),
+    }
+}
+
+impl Running<Outcome> {
+    /// What SIGTERM does; returns when the drain has come to `phase`.
+    pub async fn signal(self, phase: Phase) -> Signalled {
+        self.signal.send(()).expect("a server that runs");
+        soon("the phase", self.drain.reached(phase)).await;
+        Signalled { task: self.task }
+    }
+}
+
+/// A server that has got its signal.
+pub struct Signalled {
+    task: Task<Outcome>,
+}
+
+impl Signalled {
+    pub async fn outcome(mut self) -> Outcome {
+        soon("the server's end", &mut self.task.0)
+            .await
+            .expect("a server that does not panic")
+    }
+}
+
+impl<T> Running<T> {
+    pub async fn gate_client(&self) -> GateClient<Channel> {
+        GateClient::new(connect(self.address).await)
+    }
+
+    pub async fn health_client(&self) -> HealthClient<Channel> {
+        HealthClient::new(connect(self.address).await)
+    }
+}
+
+pub async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .expect("a valid address")
+        .connect()
+        .await
+        .expect("a server that listens")
+}
+
+pub fn bind() -> (SocketAddr, TcpIncoming) {
+    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    (incoming.local_addr().expect("a bound socket"), incoming)
+}
+
+async fn routes(drain: &Drain) -> (Gate, Routes) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<GateServer<Gate>>().await;
+    tokio::spawn(report_health(drain.clone(), health));
+
+    let gate = Gate::new(drain);
+    let routes = Routes::new(GateServer::new(gate.clone())).add_service(health_service);
+    (gate, routes)
+}
+
+/// The same as in `examples/tonic`.
+fn is_probe(request: &http::Request<Body>) -> bool {
+    request.uri().path() == "/grpc.health.v1.Health/Check"
+}
+
+/// The same as in `examples/tonic`.
+async fn report_health(drain: Drain, mut health: HealthReporter) {
+    drain.reached(Phase::LameDuck).await;
+    for name in NAMES {
+        health
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+    }
+    drain.reached(Phase::Draining).await;
+    for name in NAMES {
+        health.clear_service_status(name).await;
+        health
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+    }
+}
