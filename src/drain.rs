@@ -45,7 +45,8 @@ use tokio::time::Instant;
 ///
 /// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer),
 /// [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
-/// merely exists holds nothing up.
+/// merely exists holds nothing up. Keep one as long as its services run: when the last one is gone,
+/// nobody can begin the drain, and the threads that were kept apart share one counter.
 ///
 /// ```
 /// use std::time::Duration;

@@ -220,7 +220,7 @@ impl<H: Home> Entrance<H> {
 /// By hand: a clone belongs to the stripe of the thread that makes it, and no reference count that
 /// all threads write is touched.
 impl<H: Home> Clone for Entrance<H> {
-    #[inline(never)]
+    #[inline]
     fn clone(&self) -> Self {
         let links = self.stripe.hub.links();
         let here = thread_index() & (links.len() - 1);

@@ -9,6 +9,7 @@ pub(crate) use std::sync::{
 use std::cell::Cell;
 
 /// A small number of this thread's own; threads get them in turn, so that neighbours differ.
+#[inline]
 pub(crate) fn thread_index() -> usize {
     const UNSET: usize = usize::MAX;
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -296,6 +296,24 @@ async fn guards_and_tasks_are_waited_for() {
     assert_eq!((drained.elapsed, drained.completed), (SECOND, 0));
 }
 
+/// Whoever waits needs nobody to keep the drain for it, not even for the end of the lame duck.
+#[tokio::test(start_paused = true)]
+async fn waiting_outlives_every_handle() {
+    let drain = Drain::builder().lame_duck(SECOND).build();
+    let guard = drain.guard().expect("serving");
+    let (idle, held) = (Drain::builder().lame_duck(SECOND).build(), drain.clone());
+    idle.begin();
+    held.begin();
+    let (idle_wait, held_wait) = (idle.wait(), held.wait());
+    drop((drain, idle, held));
+    assert_eq!(idle_wait.await.expect("idle").elapsed, SECOND);
+    let mut held_wait = task::spawn(held_wait);
+    assert_pending!(held_wait.poll(), "the guard is still there");
+    drop(guard);
+    assert!(held_wait.is_woken());
+    assert_ready!(held_wait.poll()).expect("nothing was left");
+}
+
 #[test]
 fn works_without_a_runtime_until_somebody_waits() {
     let drain = Drain::new();

@@ -62,6 +62,22 @@ async fn a_server_that_does_not_stop_is_dropped_at_the_deadline() {
     assert!(is_dropped.await.is_err());
 }
 
+/// Once it has passed, the deadline does not come back, though a server is given its moment.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_can_not_be_extended() {
+    let drain = Drain::new();
+    let run = tokio::spawn(drain.run(future::pending::<()>(), future::ready(())));
+    tokio::task::yield_now().await;
+    drain.force();
+    assert_eq!(drain.phase(), Phase::Forced);
+    let start = Instant::now();
+    drain.deadline(start + 60 * SECOND);
+    run.await
+        .expect("no panic")
+        .expect_err("the server never stops");
+    assert!(start.elapsed() <= SECOND);
+}
+
 #[tokio::test(start_paused = true)]
 async fn g52_an_idle_server_may_take_a_few_turns_to_notice() {
     let drain = Drain::builder().timeout(Duration::ZERO).build();
