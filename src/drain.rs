@@ -82,8 +82,9 @@ use tokio::time::Instant;
 /// Nothing is spawned. Time moves the phases when somebody looks: a waiter
 /// ([`wait`](Self::wait), [`shutdown`](Self::shutdown), [`run`](Self::run),
 /// [`reached`](Self::reached)) wakes up at the hour, a request and a call to
-/// [`phase`](Self::phase) check the clock once the drain has begun. Only who waits needs a tokio
-/// runtime, with its time driver; clocks are tokio's, so that tests can pause them.
+/// [`phase`](Self::phase) check the clock once the drain has begun. Only who waits, be it for the
+/// capacity of an inner service, needs a tokio runtime with its time driver; clocks are tokio's, so
+/// that tests can pause them.
 #[derive(Clone)]
 pub struct Drain {
     count: Arc<Count<State>>,
@@ -122,7 +123,8 @@ impl DrainBuilder {
     /// How long the whole drain may take, [`lame_duck`](Self::lame_duck) included. Default: 25 s.
     ///
     /// [`Duration::MAX`] is for ever; zero cuts at once, and a drain with nothing in flight still
-    /// ends well.
+    /// ends well. A [server](Drain::run) that has no work left at the deadline, and has not noticed
+    /// yet, gets half a second more to end by itself.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -214,7 +216,7 @@ impl Drain {
     }
 
     /// Ends it now, begun or not: as if the deadline had been reached. With nothing in flight it
-    /// still ends as [`Drained`].
+    /// still ends as [`Drained`]. Handlers that listen for the drain may not get their farewell out.
     pub fn force(&self) {
         self.update(|plan, now| plan.force(now));
     }
@@ -231,11 +233,11 @@ impl Drain {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let drain = Drain::new();
     /// drain.begin();
-    /// drain.deadline(Instant::now() + Duration::from_secs(60)); // a long upload, say
+    /// drain.set_deadline(Instant::now() + Duration::from_secs(60)); // a long upload, say
     /// # Ok(())
     /// # }
     /// ```
-    pub fn deadline(&self, at: Instant) {
+    pub fn set_deadline(&self, at: Instant) {
         self.update(|plan, _| plan.set_deadline(at));
     }
 
@@ -371,14 +373,17 @@ impl Drain {
     pub fn wait(
         &self,
     ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
-        self.count.hub().clone().until(|plan| plan.outcome())
+        self.count
+            .hub()
+            .clone()
+            .until(|plan| plan.outcome().cloned())
     }
 
     /// Begins and waits, for at most `timeout`: Go's `http.Server.Shutdown`. The builder's lame
     /// duck is kept, and counts in.
     ///
     /// If the drain has begun before, its deadline is at most shortened; to extend it there is
-    /// [`deadline`](Self::deadline). It begins with the first poll. Cancel safe: what was begun
+    /// [`set_deadline`](Self::set_deadline). It begins with the first poll. Cancel safe: what was begun
     /// goes on, also without a waiter.
     ///
     /// # Errors
@@ -414,6 +419,8 @@ impl Drain {
     }
 
     fn update(&self, change: impl FnOnce(&mut plan::Plan, Instant)) {
+        // What is due comes first: a deadline that has passed is not moved any more.
+        self.count.hub().advance();
         self.state().update(|plan| change(plan, Instant::now()));
         self.count.hub().advance();
     }

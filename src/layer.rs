@@ -30,10 +30,12 @@ use tower_layer::Layer;
 ///
 /// # Where to put it
 ///
-/// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that
-/// waiting requests are counted; inside of what replaces responses, so that a refusal is logged
-/// and traced like any other response. `poll_ready` is the inner service's, except that a drain
-/// makes it ready: a refusal needs no capacity.
+/// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that those
+/// who wait are refused in time, not kept waiting; inside of what looks at responses (`Trace`), so
+/// that a refusal is logged like any other. `poll_ready` is the inner service's, except that a drain
+/// makes it ready: a refusal needs no capacity. Who still waits for capacity has not been called,
+/// is not counted, and is refused when the drain comes. tonic's own limits (`Server::timeout`,
+/// `concurrency_limit_per_connection`, `load_shed`) are outside of all that `Server::layer` gets.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -114,6 +116,10 @@ impl<R, E> GracefulLayer<Http<R, E>> {
     }
 
     /// Requests for which this is true are neither refused nor counted: health probes, metrics.
+    ///
+    /// They still need the inner service's capacity: if that has none during the drain, they are
+    /// refused with the others. A probe that has to be answered in any case is better routed around
+    /// the layer, as [`Readiness`](crate::Readiness) shows.
     ///
     /// ```
     /// use tower_graceful::Drain;

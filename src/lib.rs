@@ -32,7 +32,7 @@
 //!   or its drop, at the drop of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
 //! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once.
-//!   The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`], and the same for all
+//!   (A server with no work left gets half a second to notice.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`], and the same for all
 //!   who wait.
 //! * **Nothing that merely exists holds it**: layers, services and [`Drain`]s are not counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
@@ -49,7 +49,8 @@
 //! * that a request is **seen**. One that was sent while its connection was closed, or that sat in
 //!   the accept queue, never comes here. A [lame duck](DrainBuilder::lame_duck) makes that rare;
 //! * that a stuck **connection is cut**. `axum::serve` and tonic detach their connection tasks: at
-//!   the deadline `run` drops the server and says what was left, and the process's end cuts it;
+//!   the deadline [`Drain::run`] drops the server and says what was left; the end of the process
+//!   cuts it (`run` says how to end it);
 //! * that a **WebSocket** is waited for. Its request ends with the 101; hold a
 //!   [guard](Drain::guard) for what comes after.
 //!

@@ -26,10 +26,11 @@
 //!   to a strong count that is not 0, or fails for good. No check comes before a count.
 //! * **Close** drops each stripe's base reference. While requests live on a stripe its token
 //!   lives; with the last one it dies, and can never be entered again.
-//! * **Last out**: each token, as it dies, takes one from `occupied`; the one that takes the last
-//!   says [`Home::vacated`]. There are as many tokens as `occupied` counts and each dies once, so
+//! * **Last out**: each token, as it dies, takes one from `occupied`, and so does the close when it
+//!   is through; the one that takes the last says [`Home::vacated`]. Each of them does so once, so
 //!   this happens once, without a scan, and no refusal can disturb it: a refused call writes
-//!   nothing here.
+//!   nothing here. (The close has a share of its own so that no token dies as the last one under
+//!   a stripe's lock: what hears of it may be anybody's waker.)
 //! * **Leave the stripe that you entered by** is not a rule to keep but the only thing that a
 //!   `Pass` can do, on whatever thread it is dropped. (A striped count that is entered here and
 //!   left there can add up to 0 while a request lives; `LongAdder` does.)
@@ -47,6 +48,7 @@
 //!
 //! `Arc` brings its own: a drop releases, the last drop acquires. What this file adds:
 //!
+//! * [`Hub::occupancy`] ends with an `Acquire` fence, for the same reason: its 0 is a Done, too.
 //! * `occupied` goes down with `AcqRel`, so that whoever hears `vacated` has all that every
 //!   request did before it left, on every stripe (loom: `done_sees_what_every_request_did`).
 //! * A failed upgrade is followed by an `Acquire` fence, which pairs with the release of the base
@@ -63,7 +65,9 @@
 //! | leaked stripes, `&'static` | 2, own line | every `Drain` leaks; recycling them needs generations |
 //! | **the strong count of a token per stripe** | 4, own line | – |
 
-use super::sync::{Arc, AtomicUsize, Mutex, MutexGuard, Ordering, Weak, fence, thread_index};
+use super::sync::{
+    Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Weak, fence, thread_index,
+};
 use std::sync::{OnceLock, PoisonError};
 
 /// What the count belongs to: it says whether one may still enter, and is told when all have left.
@@ -84,8 +88,10 @@ pub(crate) struct Count<H: Home> {
 /// What all stripes share. Nobody writes here while nobody shuts down.
 pub(crate) struct Hub<H: Home> {
     home: H,
-    /// Tokens that still live.
+    /// Tokens that still live, and one for the close that is still to come.
     occupied: AtomicUsize,
+    /// Every stripe is closed.
+    closed: AtomicBool,
     stripes: OnceLock<Box<[Link<H>]>>,
 }
 
@@ -126,7 +132,8 @@ impl<H: Home> Count<H> {
         let count = stripes.max(1).next_power_of_two();
         let hub = Arc::new(Hub {
             home,
-            occupied: AtomicUsize::new(count),
+            occupied: AtomicUsize::new(count + 1),
+            closed: AtomicBool::new(false),
             stripes: OnceLock::new(),
         });
         let stripes: Box<[_]> = (0..count)
@@ -167,9 +174,21 @@ impl<H: Home> Hub<H> {
     /// From here on the number inside only falls. To be called once [`Home::admits`] says no;
     /// again does no harm, and returns only when every stripe is closed.
     pub(crate) fn close(&self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         for stripe in self.links().iter().filter_map(|link| link.stripe.upgrade()) {
             // Dropped under the lock, so that whoever comes second finds the token's death done.
             *stripe.base() = None;
+        }
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.one_less();
+        }
+    }
+
+    fn one_less(&self) {
+        if self.occupied.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.home.vacated();
         }
     }
 
@@ -177,11 +196,15 @@ impl<H: Home> Hub<H> {
     pub(crate) fn occupancy(&self) -> usize {
         let inside = |link: &Link<H>| {
             let stripe = link.stripe.upgrade();
+            // Held until the count is read: the base must not go in between.
             let base = stripe.as_ref().map(|stripe| stripe.base());
-            let base = base.is_some_and(|base| base.is_some());
-            Weak::strong_count(&link.token) - usize::from(base)
+            let has_base = base.as_ref().is_some_and(|base| base.is_some());
+            Weak::strong_count(&link.token) - usize::from(has_base)
         };
-        self.links().iter().map(inside).sum()
+        let sum = self.links().iter().map(inside).sum();
+        // Who reads 0 has what those did who have left.
+        fence(Ordering::Acquire);
+        sum
     }
 
     fn links(&self) -> &[Link<H>] {
@@ -254,8 +277,6 @@ impl<H: Home> Clone for Pass<H> {
 
 impl<H: Home> Drop for Token<H> {
     fn drop(&mut self) {
-        if self.hub.occupied.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.hub.home.vacated();
-        }
+        self.hub.one_less();
     }
 }

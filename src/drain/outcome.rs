@@ -4,7 +4,7 @@ use std::{error::Error, fmt, time::Duration};
 ///
 /// Comes from [`Drain::wait`](crate::Drain::wait), [`Drain::shutdown`](crate::Drain::shutdown) and
 /// [`Drain::run`](crate::Drain::run).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
     /// From the beginning of the drain to the end of the last request.
@@ -17,7 +17,7 @@ pub struct Drained {
 
 /// The time was over before the work was: what is [`left`](Self::left) was cut, or is about to be
 /// when the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainTimeout {
     /// From the beginning of the drain to the moment it was given up.
@@ -31,7 +31,7 @@ pub struct DrainTimeout {
 }
 
 /// What a drain still waits for, by kind; see [`Drain::left`](crate::Drain::left).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Left {
     /// Requests whose response body has not ended.

@@ -1,4 +1,5 @@
-/// How far a [`Drain`](crate::Drain) has come. Phases only ever go forward.
+/// How far a [`Drain`](crate::Drain) has come. Phases only ever go forward, and compare so; their
+/// numbers are not part of the API.
 ///
 /// ```
 /// use tower_graceful::{Drain, Phase};

@@ -60,8 +60,8 @@ impl Plan {
         self.phase
     }
 
-    pub(super) fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
     }
 
     /// Serving ends. Nothing happens if it has ended before.

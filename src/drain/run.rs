@@ -67,7 +67,8 @@ impl Drain {
     ///
     /// The server itself has to stop at [`Phase::Draining`](crate::Phase::Draining): give it
     /// [`reached`](Self::reached) as its shutdown signal. If it does not, it is dropped at the
-    /// deadline. The `signal` is any future; with output `()` it can not insist (see [`Insist`]).
+    /// deadline. The `signal` is a future that ends with `()`, or with something that can
+    /// [`Insist`]; for another one, write `async { let _ = tokio::signal::ctrl_c().await; }`.
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
@@ -103,7 +104,13 @@ impl Drain {
     ///
     /// # Errors
     ///
-    /// [`RunError::Timeout`] if something was cut, [`RunError::Server`] if the server failed.
+    /// [`RunError::Timeout`] if something was left at the deadline, [`RunError::Server`] if the
+    /// server failed.
+    ///
+    /// After a timeout, tasks that the server has spawned may still run. To cut them, end the
+    /// process, with [`std::process::exit`] or by
+    /// tokio's `Runtime::shutdown_background`: the drop of a runtime, as at the
+    /// end of `#[tokio::main]`, waits for handlers that block their thread.
     ///
     /// # Cancel safety
     ///
@@ -133,8 +140,8 @@ impl Drain {
             let mut outcome = pin!(drain.wait());
 
             let outcome = poll_fn(|cx| {
-                // The signal comes first, so that a busy server can not starve it, and the
-                // outcome last, so that what the others have changed is seen.
+                // The signal comes before the server, which may be so busy that it uses up what a
+                // task may do in a turn (tokio's coop budget).
                 if let Some(polled) = signal.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         signal.set(None);
@@ -148,6 +155,10 @@ impl Drain {
                 {
                     insist = None;
                     drain.force();
+                }
+                // So does the deadline. (And once more after it: what the server did may end it.)
+                if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
+                    return Poll::Ready(outcome);
                 }
                 if let Some(polled) = server.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {

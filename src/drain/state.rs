@@ -141,7 +141,7 @@ impl Hub<State> {
     /// Moves the plan on to where it should be by now.
     pub(super) fn advance(&self) {
         let state = self.home();
-        if state.is_serving() {
+        if matches!(state.phase(), Phase::Serving | Phase::Done) {
             return;
         }
         let now = Instant::now();
@@ -172,10 +172,13 @@ impl Hub<State> {
     pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Plan) -> Option<T>) -> T {
         let mut changes = self.home().plan.subscribe();
         loop {
+            // First this, then the look: what changes from here on, wakes. (The other way round, a
+            // request that ends the lame duck in between would go unnoticed, and nobody would
+            // close.)
+            changes.mark_unchanged();
             self.advance();
             let next = {
-                // Marks what is looked at as seen: what changes after it, wakes.
-                let plan = changes.borrow_and_update();
+                let plan = changes.borrow();
                 if let Some(found) = look(&plan) {
                     return found;
                 }

@@ -3,7 +3,7 @@
 
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard, Weak,
-    atomic::{AtomicUsize, Ordering, fence},
+    atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
 use std::cell::Cell;

@@ -17,7 +17,11 @@ async fn outcomes_read_well() {
         "drain given up after 3s with 2 guards left (0 completed, 0 refused)"
     );
     drop(guards);
-    assert_eq!(drain.wait().await, Err(timeout), "what was said stays said");
+    assert_eq!(
+        drain.wait().await,
+        Err(timeout.clone()),
+        "what was said stays said"
+    );
     assert_eq!(drain.left().to_string(), "nothing");
 
     let drained = drained(&Drain::new()).await;
@@ -26,7 +30,7 @@ async fn outcomes_read_well() {
         "drained in 0ns: 0 completed, 0 refused, nothing left"
     );
 
-    let error = RunError::<io::Error>::from(timeout);
+    let error = RunError::<io::Error>::from(timeout.clone());
     assert_eq!(error.to_string(), timeout.to_string());
     assert!(error.source().is_none());
 

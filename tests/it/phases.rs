@@ -92,7 +92,7 @@ async fn b22_two_wait_and_a_shorter_deadline_is_obeyed_by_both() {
     let second = tokio::spawn(drain.shutdown(SECOND));
     let first = first.await.expect("no panic").expect_err("held");
     assert_eq!(start.elapsed(), 2 * SECOND);
-    assert_eq!(second.await.expect("no panic"), Err(first));
+    assert_eq!(second.await.expect("no panic"), Err(first.clone()));
     assert_eq!(drain.shutdown(SECOND).await, Err(first), "late, too");
 }
 
@@ -113,16 +113,26 @@ async fn the_deadline_moves_while_draining() {
     drain.begin();
     let waiting = tokio::spawn(drain.wait());
     tokio::task::yield_now().await;
-    drain.deadline(start + 10 * SECOND);
+    drain.set_deadline(start + 10 * SECOND);
     sleep(5 * SECOND).await;
     assert!(!waiting.is_finished(), "extended");
-    drain.deadline(start + 6 * SECOND);
+    drain.set_deadline(start + 6 * SECOND);
     let timeout = waiting.await.expect("no panic").expect_err("held");
     assert_eq!((start.elapsed(), timeout.elapsed), (6 * SECOND, 6 * SECOND));
 
-    drain.deadline(start + 60 * SECOND);
+    drain.set_deadline(start + 60 * SECOND);
     assert_eq!(drain.phase(), Phase::Done, "phases do not go back");
     assert_eq!(drain.wait().await, Err(timeout));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_stays_though_nobody_looked() {
+    let drain = Drain::builder().timeout(SECOND).build();
+    let _guard = drain.guard().expect("serving");
+    drain.begin();
+    sleep(2 * SECOND).await;
+    drain.set_deadline(Instant::now() + 60 * SECOND);
+    assert_eq!(drain.phase(), Phase::Done);
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +140,7 @@ async fn a_deadline_set_before_the_beginning_stands() {
     let drain = Drain::new();
     let _guard = drain.guard().expect("serving");
     let start = Instant::now();
-    drain.deadline(start + 3 * SECOND);
+    drain.set_deadline(start + 3 * SECOND);
     sleep(SECOND).await;
     drain.begin();
     drain.wait().await.expect_err("held");
@@ -147,7 +157,7 @@ async fn durations_that_are_no_instants() {
                 .build();
             drain.begin();
             drain.begin();
-            drain.deadline(Instant::now() - Duration::from_millis(1));
+            drain.set_deadline(Instant::now() - Duration::from_millis(1));
             let _ = drain.wait().await.expect("nothing was in flight");
 
             let drain = Drain::builder()
@@ -256,7 +266,7 @@ async fn g51_a_handler_that_blocks_its_thread_does_not_block_the_drain() {
 #[tokio::test(start_paused = true)]
 async fn g52_a_deadline_in_the_past_drains_what_is_idle() {
     let drain = Drain::new();
-    drain.deadline(Instant::now() - SECOND);
+    drain.set_deadline(Instant::now() - SECOND);
     drain.begin();
     assert_eq!(drain.wait().await.expect("idle").elapsed, Duration::ZERO);
     let _ = Drain::new().shutdown(Duration::ZERO).await.expect("idle");
@@ -288,12 +298,24 @@ async fn guards_and_tasks_are_waited_for() {
         "too late"
     );
     let spread = guard.clone();
+    assert_eq!(drain.left().guards, 3, "a clone is one more");
     drop(guard);
+    assert_eq!(drain.left().guards, 2);
     assert_eq!(task.await.expect("no panic"), "finished");
     assert!(!waiting.is_finished());
     drop(spread);
     let drained = waiting.await.expect("no panic").expect("nothing was left");
     assert_eq!((drained.elapsed, drained.completed), (SECOND, 0));
+}
+
+/// A future may be kept when it has ended.
+#[tokio::test]
+async fn a_task_that_has_ended_is_not_waited_for() {
+    let drain = Drain::new();
+    let mut task = task::spawn(drain.track(async {}).expect("serving"));
+    assert_ready!(task.poll());
+    assert!(drain.left().is_empty());
+    drop(task);
 }
 
 /// Whoever waits needs nobody to keep the drain for it, not even for the end of the lame duck.
@@ -319,7 +341,7 @@ fn works_without_a_runtime_until_somebody_waits() {
     let drain = Drain::new();
     let guard = drain.guard().expect("serving");
     drain.begin();
-    drain.deadline(Instant::now() + SECOND);
+    drain.set_deadline(Instant::now() + SECOND);
     assert_eq!(drain.phase(), Phase::Draining);
     drop(guard);
     assert_eq!(drain.phase(), Phase::Done);

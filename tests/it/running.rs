@@ -71,7 +71,7 @@ async fn a_deadline_that_has_passed_can_not_be_extended() {
     drain.force();
     assert_eq!(drain.phase(), Phase::Forced);
     let start = Instant::now();
-    drain.deadline(start + 60 * SECOND);
+    drain.set_deadline(start + 60 * SECOND);
     run.await
         .expect("no panic")
         .expect_err("the server never stops");
@@ -208,6 +208,23 @@ async fn several_servers_end_together() {
     );
     assert_eq!(start.elapsed(), 4 * SECOND);
     assert_eq!(first.expect("drained"), second.expect("drained"));
+}
+
+/// Nor does one that uses up all that tokio lets a task do in a turn keep the deadline from it.
+#[tokio::test]
+async fn a_server_that_uses_up_its_turns_does_not_starve_the_deadline() {
+    let drain = Drain::builder().timeout(Duration::from_millis(20)).build();
+    let greedy = async {
+        loop {
+            tokio::task::consume_budget().await;
+        }
+    };
+    let greedy = async {
+        tokio::select! { () = greedy => {}, () = future::pending() => {} }
+    };
+    guarded(drain.run(greedy, future::ready(())))
+        .await
+        .expect_err("it never stops");
 }
 
 /// A server that is always ready to be polled again does not keep the signal from being seen.

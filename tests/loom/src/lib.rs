@@ -200,6 +200,29 @@ mod tests {
         });
     }
 
+    /// A look while it closes: never less than nothing, and a 0 has what those did who have left.
+    ///
+    /// Fails if the base's lock is let go before the count is read, and without the fence.
+    #[test]
+    fn a_look_while_it_closes() {
+        model(|| {
+            let count = std::sync::Arc::new(Count::new(House::new(), 1));
+            let pass = enter(&count.entrance(), 0, 0).expect("open");
+            let leaves = thread::spawn(move || leave(pass, 0));
+            let other = count.clone();
+            let closer = thread::spawn(move || close(&other));
+            if count.hub().occupancy() == 0 {
+                let inside = &count.hub().home().inside;
+                assert!(
+                    !inside[0].load(Ordering::Relaxed),
+                    "it was said to be empty"
+                );
+            }
+            closer.join().unwrap();
+            leaves.join().unwrap();
+        });
+    }
+
     /// Two close at once: when either is through, the other's half is done, too.
     ///
     /// Fails if the base is dropped outside of its lock.

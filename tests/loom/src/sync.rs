@@ -7,7 +7,7 @@
 
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicUsize, Ordering, fence},
+    atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
 use std::{cell::Cell, ops::Deref, sync};
