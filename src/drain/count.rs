@@ -55,15 +55,22 @@
 //!   reference: whoever is refused knows that the house is closed, and so does anyone it tells
 //!   (loom: `who_was_refused_knows_that_it_is_closed`).
 //!
-//! # What else was tried
+//! # What else there is
 //!
-//! | design | locked operations per request, clone included | what was against it |
-//! |---|---|---|
-//! | one shared word (tokio-util's `TaskTracker`) | 6, all on one line | threads fight for it; see the README's table |
-//! | a word per stripe, guards hold an `Arc` of the stripe | 6, own line | the guard's own reference costs two |
-//! | a word per stripe with in-flight and handle counts packed | 4, own line | `unsafe`, some 200 lines, to free the memory; no faster than this |
-//! | leaked stripes, `&'static` | 2, own line | every `Drain` leaks; recycling them needs generations |
-//! | **the strong count of a token per stripe** | 4, own line | – |
+//! The same layer over other counts, for one request with its clone of the service; by
+//! `benches/overhead/run`, which prints this with more columns:
+//!
+//! | design | instructions added | locked operations | what is against it |
+//! |---|--:|--:|---|
+//! | one shared word, and an `Arc` to it in the guard (as tokio-util's `TaskTracker`) | 66 | 6, on one line | with two threads four times the CPU time |
+//! | a word per stripe, and an `Arc` of the stripe in the guard | 150 | 6, own line | two more locked operations; no slower than this one |
+//! | a leaked word per stripe, `&'static` in service and guard | 30 | 2, own line | every `Drain` leaks its stripes; to recycle them takes generations |
+//! | **the strong count of a token per stripe** | 181 | 4, own line | an indirection more |
+//!
+//! A word per stripe with the in-flight and the handle count packed into it would be as few
+//! operations as this without the indirection. It takes `unsafe` to free the memory, and was not
+//! built. What the leaked word saves is mostly copies of requests and responses: its operations can
+//! not panic, so the compiler need not keep them at hand for an unwinding (`Weak::upgrade` can).
 
 use super::sync::{
     Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Weak, fence, thread_index,
