@@ -69,8 +69,8 @@
 //!
 //! A word per stripe with the in-flight and the handle count packed into it would be as few
 //! operations as this without the indirection. It takes `unsafe` to free the memory, and was not
-//! built. What the leaked word saves is mostly copies of requests and responses: its operations can
-//! not panic, so the compiler need not keep them at hand for an unwinding (`Weak::upgrade` can).
+//! built. The leaked word saves more than its operations: where a service is but a pointer to copy,
+//! the compiler spares copies of requests and responses, too.
 
 use super::sync::{
     Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Weak, fence, thread_index,
