@@ -32,8 +32,8 @@
 //!   or its drop, at the drop of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
 //! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once.
-//!   (A server with no work left gets half a second to notice.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`], and the same for all
-//!   who wait.
+//!   (A server with no work left gets half a second to notice.) The outcome is [`Drained`], or
+//!   [`DrainTimeout`] with what was [`Left`], and the same for all who wait.
 //! * **Nothing that merely exists holds it**: layers, services and [`Drain`]s are not counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
 //!   `Connection: close`, gRPC's UNAVAILABLE, or [`Refused`] as an error; `poll_ready` neither

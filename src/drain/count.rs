@@ -62,7 +62,7 @@
 //!
 //! | design | instructions added | locked operations | what is against it |
 //! |---|--:|--:|---|
-//! | one shared word, and an `Arc` to it in the guard (as tokio-util's `TaskTracker`) | 66 | 6, on one line | with two threads four times the CPU time |
+//! | one shared word, and an `Arc` to it in the guard (as tokio-util's `TaskTracker`) | 66 | 6, on one line | threads fight for the line |
 //! | a word per stripe, and an `Arc` of the stripe in the guard | 150 | 6, own line | two more locked operations; no slower than this one |
 //! | a leaked word per stripe, `&'static` in service and guard | 30 | 2, own line | every `Drain` leaks its stripes; to recycle them takes generations |
 //! | **the strong count of a token per stripe** | 181 | 4, own line | an indirection more |

@@ -108,9 +108,8 @@ impl Drain {
     /// server failed.
     ///
     /// After a timeout, tasks that the server has spawned may still run. To cut them, end the
-    /// process, with [`std::process::exit`] or by
-    /// tokio's `Runtime::shutdown_background`: the drop of a runtime, as at the
-    /// end of `#[tokio::main]`, waits for handlers that block their thread.
+    /// process, with [`std::process::exit`] or by tokio's `Runtime::shutdown_background`: the drop
+    /// of a runtime, as at the end of `#[tokio::main]`, waits for handlers that block their thread.
     ///
     /// # Cancel safety
     ///
@@ -156,7 +155,7 @@ impl Drain {
                     insist = None;
                     drain.force();
                 }
-                // So does the deadline. (And once more after it: what the server did may end it.)
+                // So does the outcome, and the deadline with it; what the server changes, wakes it.
                 if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
                     return Poll::Ready(outcome);
                 }
@@ -168,7 +167,7 @@ impl Drain {
                         inside = None;
                     }
                 }
-                outcome.as_mut().poll(cx)
+                Poll::Pending
             })
             .await;
 

@@ -36,10 +36,7 @@ async fn a06_handler_running_then_close_once_then_fin() {
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(closes(&head), 1, "{head}");
     assert_eq!(client.rest().await, "done");
-    let drained = guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    let drained = server.drained().await;
     assert_eq!((drained.completed, drained.refused), (1, 0));
 }
 
@@ -71,10 +68,7 @@ async fn f40_streaming_bodies_are_waited_for() {
     assert_eq!(server.drain.in_flight(), 1);
     gate.open.send(()).expect("it waits");
     assert!(client.rest().await.ends_with("second\r\n0\r\n\r\n"));
-    let drained = guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    let drained = server.drained().await;
     assert_eq!(drained.completed, 1);
 }
 
@@ -95,10 +89,7 @@ async fn f41_a_client_that_resets_ends_its_request() {
     // What it has not read makes the end of its socket a reset.
     drop(client);
     server.drain.begin();
-    let drained = guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    let drained = server.drained().await;
     assert_eq!(drained.completed, 1);
 }
 
@@ -123,10 +114,7 @@ async fn f42_bodies_that_the_server_never_polls() {
     client.get("/ok").await;
     client.read_until("hello").await;
     server.drain.begin();
-    let drained = guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    let drained = server.drained().await;
     assert!(
         drained.completed <= 1,
         "the connection was kept, the requests were not"
@@ -154,10 +142,7 @@ async fn f44_an_event_stream_that_listens_ends_well() {
     client.read_until("data: first\n\n").await;
     server.drain.begin();
     assert!(client.rest().await.ends_with("0\r\n\r\n"), "the last chunk");
-    guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    server.drained().await;
 }
 
 #[tokio::test]
@@ -189,10 +174,7 @@ async fn g49_lame_duck_accepts_and_serves() {
     // Its keep-alive probe is an open connection without a request: no one waits for it.
     server.drain.force();
     drop(probe);
-    let drained = guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    let drained = server.drained().await;
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
@@ -224,10 +206,7 @@ async fn a13_no_close_on_an_upgrade() {
     assert_eq!(closes(&head), 0, "{head}");
     drop(client);
     server.drain.force();
-    guarded(server.done)
-        .await
-        .expect("no panic")
-        .expect("drained");
+    server.drained().await;
 }
 
 /// A handler that never answers holds the drain to its deadline, and the report says what.

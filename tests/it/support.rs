@@ -75,6 +75,12 @@ impl Server {
         }
     }
 
+    /// Waits for the end, at which nothing must be left.
+    pub async fn drained(self) -> Drained {
+        let outcome = guarded(self.done).await.expect("no panic");
+        outcome.expect("drained")
+    }
+
     pub async fn connect(&self) -> Client {
         Client {
             stream: TcpStream::connect(self.address).await.expect("it listens"),

@@ -1,9 +1,8 @@
 //! Other ways to count, for the essay in the crate's `src/drain/count.rs`. Each can be closed, and
 //! pays for that; what is done once one is closed is left out.
 
-use crate::counted::Count;
+use crate::{counted::Count, ours::sync::thread_index};
 use std::{
-    cell::Cell,
     mem::forget,
     sync::{
         Arc, OnceLock, Weak,
@@ -163,22 +162,4 @@ impl Drop for LeakedGuard {
 pub(crate) fn stripes() -> usize {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     (threads * 4).clamp(8, 256).next_power_of_two()
-}
-
-/// As in the crate: a small number of this thread's own.
-fn thread_index() -> usize {
-    const UNSET: usize = usize::MAX;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static INDEX: Cell<usize> = const { Cell::new(UNSET) });
-
-    #[cold]
-    fn assign(index: &Cell<usize>) -> usize {
-        index.set(NEXT.fetch_add(1, Ordering::Relaxed) % UNSET);
-        index.get()
-    }
-
-    INDEX.with(|index| match index.get() {
-        UNSET => assign(index),
-        set => set,
-    })
 }

@@ -11,7 +11,7 @@ use sync::Ordering;
 #[path = "../../../src/drain/count.rs"]
 mod count;
 #[path = "../../../src/drain/sync.rs"]
-mod sync;
+pub(crate) mod sync;
 
 /// Stands for the drain's phase, which each request reads.
 #[derive(Default)]
