@@ -12,7 +12,7 @@ mod run;
 mod state;
 mod sync;
 
-pub(crate) use self::guard::InFlight;
+pub(crate) use self::{guard::InFlight, sync::contained};
 pub use self::{
     guard::{DrainGuard, Tracked},
     outcome::{DrainTimeout, Drained, Left, Refused, RunError},
@@ -437,21 +437,21 @@ impl Drain {
 impl Entrance {
     /// The phase as it was last seen.
     pub(crate) fn phase(&self) -> Phase {
-        self.hub().home().phase()
+        self.home().phase()
     }
 
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
-        self.hub().home().is_serving()
+        self.home().is_serving()
     }
 
     pub(crate) fn count_refused(&self) {
-        self.hub().home().count_refused();
+        self.home().count_refused();
     }
 
     /// See [`Drain::reached`].
     pub(crate) fn reached(&self, phase: Phase) -> Reached {
-        Reached::new(self.hub().clone(), phase)
+        Reached::new(self.hub(), phase)
     }
 }
 

@@ -1,4 +1,6 @@
-use crate::{body::ResponseBody, drain::InFlight, drain::Refused, refusal::Closing};
+use crate::{
+    body::ResponseBody, drain::InFlight, drain::Refused, refusal::Closing, seldom::Seldom,
+};
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -31,7 +33,7 @@ pin_project! {
         },
         // Boxed: a future that is served shall not be as large as a response.
         Refused {
-            response: Option<Box<Response<ResponseBody<B>>>>,
+            response: Seldom<Box<Response<ResponseBody<B>>>>,
         },
     }
 }
@@ -58,7 +60,7 @@ where
                 let in_flight = in_flight.take();
                 let (mut head, inner) = result?.into_parts();
                 if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
-                    closing.put_on(&mut head);
+                    closing.put_on(head.status, &mut head.headers);
                 }
                 (head, ResponseBody::new(inner, in_flight))
             }
@@ -69,7 +71,7 @@ where
 }
 
 #[cold]
-fn refused<B>(response: &mut Option<Box<Response<ResponseBody<B>>>>) -> Response<ResponseBody<B>> {
+fn refused<B>(response: &mut Seldom<Box<Response<ResponseBody<B>>>>) -> Response<ResponseBody<B>> {
     *response.take().expect("polled after it was ready")
 }
 

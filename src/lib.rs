@@ -97,6 +97,7 @@ mod future;
 mod layer;
 mod readiness;
 pub mod refusal;
+mod seldom;
 mod service;
 #[cfg(feature = "signal")]
 pub mod signal;

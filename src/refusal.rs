@@ -4,7 +4,6 @@ use crate::body::ResponseBody;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
-    response,
 };
 
 /// Makes the response to a request that is refused.
@@ -176,15 +175,14 @@ impl Closing {
 
     /// Puts it on a response, if that is a final one and does not say so already.
     #[cold]
-    pub(crate) fn put_on(self, head: &mut response::Parts) {
-        let status = head.status;
+    pub(crate) fn put_on(self, status: StatusCode, headers: &mut HeaderMap) {
         let fits = match self {
             Self::Never => false,
             Self::Header => !status.is_informational(),
             Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
         };
         if fits {
-            close(&mut head.headers);
+            close(headers);
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
     refusal::{Closing, Exempt, Refusal},
+    seldom::Seldom,
 };
 use http::{Request, Response};
 use http_body::Body;
@@ -26,7 +27,7 @@ pub struct Graceful<S, M = Http> {
     mode: M,
     entrance: Entrance,
     /// There if the inner service had no capacity when it was last asked.
-    saturated: Option<Reached>,
+    saturated: Seldom<Reached>,
 }
 
 impl<S> Graceful<S> {
@@ -42,7 +43,7 @@ impl<S, M> Graceful<S, M> {
             inner,
             mode,
             entrance,
-            saturated: None,
+            saturated: Seldom::NONE,
         }
     }
 
@@ -69,7 +70,7 @@ impl<S, M> Graceful<S, M> {
         match self.inner.poll_ready(cx) {
             Poll::Pending => self.poll_drain(cx).map(Ok),
             ready => {
-                self.saturated = None;
+                self.saturated = Seldom::NONE;
                 ready
             }
         }
@@ -132,7 +133,7 @@ where
                     in_flight: Some(in_flight),
                 },
                 None => HttpState::Refused {
-                    response: Some(self.refuse(request, closing)),
+                    response: Seldom::some(self.refuse(request, closing)),
                 },
             },
         }
@@ -150,9 +151,9 @@ impl<S, R, E> Graceful<S, Http<R, E>> {
         R: Refusal<ReqBody, ResBody>,
     {
         self.entrance.count_refused();
-        let (mut head, body) = self.mode.refusal.refuse(&request).into_parts();
-        closing.put_on(&mut head);
-        Box::new(Response::from_parts(head, body))
+        let mut response = Box::new(self.mode.refusal.refuse(&request));
+        closing.put_on(response.status(), response.headers_mut());
+        response
     }
 }
 

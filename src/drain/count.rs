@@ -12,48 +12,74 @@
 //! # How
 //!
 //! The count is striped: a thread has a stripe of its own, so that threads do not fight for a
-//! cache line. On each stripe the number inside *is* the strong count of an [`Arc`]:
+//! cache line. Each stripe has one word for all that is counted there:
 //!
 //! ```text
-//!   Count ──────► Stripe 0 ── base ──► Token 0 ◄── Pass, Pass, Pass      (Pass = one request)
-//!  (Drain)  └───► Stripe 1 ── base ──► Token 1 ◄── Pass
-//!                    ▲                    │
-//!   Entrance ────────┘                    └──► Hub { occupied: 2, home }
-//!  (a service)
+//!   Count ──► Hub { home, occupied: 2 }
+//!  (Drain)     ├──► Stripe 0 [ closed: no, inside: 3, handles: 1 ] ◄── Pass, Pass, Pass
+//!              └──► Stripe 1 [ closed: no, inside: 1, handles: 2 ] ◄── Pass, Entrance
 //! ```
 //!
-//! * **Enter** is `Weak::upgrade` on the stripe's token: one compare-and-swap that either adds one
-//!   to a strong count that is not 0, or fails for good. No check comes before a count.
-//! * **Close** drops each stripe's base reference. While requests live on a stripe its token
-//!   lives; with the last one it dies, and can never be entered again.
-//! * **Last out**: each token, as it dies, takes one from `occupied`, and so does the close when it
-//!   is through; the one that takes the last says [`Home::vacated`]. Each of them does so once, so
-//!   this happens once, without a scan, and no refusal can disturb it: a refused call writes
-//!   nothing here. (The close has a share of its own so that no token dies as the last one under
-//!   a stripe's lock: what hears of it may be anybody's waker.)
+//! A `Pass` is a request that is inside; an `Entrance` is what a service has, and one handle; the
+//! drain has one on each stripe.
+//!
+//! * **Enter** is one compare-and-swap that either adds one to those inside, or sees the closed bit
+//!   and writes nothing. No check comes before a count.
+//! * **Close** sets the bit on each stripe, in one step with a look at who is inside. A closed
+//!   stripe can only lose.
+//! * **Last out**: whoever empties a closed stripe, or closes an empty one, takes one from
+//!   `occupied`; the one that takes the last says [`Home::vacated`]. Each stripe is emptied once
+//!   after its close, so this happens once, without a scan, and no refusal can disturb it.
 //! * **Leave the stripe that you entered by** is not a rule to keep but the only thing that a
 //!   `Pass` can do, on whatever thread it is dropped. (A striped count that is entered here and
 //!   left there can add up to 0 while a request lives; `LongAdder` does.)
 //!
+//! # Whose memory it is
+//!
+//! `Entrance` and `Pass` are bare pointers to their stripe, which is why this is the crate's one
+//! module with `unsafe` in it. What keeps them good:
+//!
+//! 1. The hub owns all stripes, and an [`Arc`] owns the hub.
+//! 2. A stripe with a handle or somebody inside is *held*, and holds one strong count of that
+//!    `Arc`: the first handle adds it, whoever takes the word to nothing takes it back. Both are
+//!    seen in the word, so exactly one does it.
+//! 3. So whoever has an `Entrance` or a `Pass` has the hub, and with it every stripe. A stripe
+//!    that nobody holds is only ever held again by a clone of an `Entrance`, which keeps the hub
+//!    through its own stripe meanwhile.
+//! 4. Whoever empties a closed stripe has yet to go to the hub, and has given up what kept it. So
+//!    the close leaves a handle on a stripe that it finds occupied, for the last one out.
+//!
+//! While the drain lives, it has a handle on each stripe: no request comes to 2. or to the hub's
+//! counts. A count that overflows aborts, as `Arc`'s does.
+//!
+//! # Destructors that do not unwind
+//!
+//! A service and a request own these pointers next to requests, responses and bodies. If dropping
+//! one may unwind, the compiler has to have all the others ready to be dropped in that event, lays
+//! its code out for that and copies responses about: in the table below, that makes 183 of 101.
+//! What may panic is somebody else's waker, at the very end. So all that is done at the end goes
+//! through [`contained`], which lets no panic out and says so in its ABI.
+//!
 //! # Two races that are not bugs
 //!
-//! * A call reads [`Home::admits`] as true, then another thread closes, then the call upgrades a
-//!   token that others keep alive. It began before the close had ended, it is counted, and it is
-//!   waited for: it is admitted, as if it had come a moment earlier. Had the token been dead, it
+//! * A call reads [`Home::admits`] as true, then another thread closes, then the call looks at a
+//!   stripe that is not closed yet. It began before the close had ended, it is counted, and it is
+//!   waited for: it is admitted, as if it had come a moment earlier. Had the stripe been closed, it
 //!   would have been refused. Never neither, never both.
 //! * [`Hub::occupancy`] adds up stripes while requests come and go: no instant need have had that
 //!   sum. Once closed, each stripe can only fall and 0 is final, so a sum of 0 is the truth.
 //!
 //! # Orderings
 //!
-//! `Arc` brings its own: a drop releases, the last drop acquires. What this file adds:
-//!
-//! * [`Hub::occupancy`] ends with an `Acquire` fence, for the same reason: its 0 is a Done, too.
+//! * To leave releases, and the last one on a stripe acquires before it goes on: to `occupied`
+//!   (loom: `the_last_on_a_stripe_sees_what_the_others_did`) or to the hub's `Arc` (`memory_…`).
+//!   Adding needs no order: who adds has one already.
 //! * `occupied` goes down with `AcqRel`, so that whoever hears `vacated` has all that every
-//!   request did before it left, on every stripe (loom: `done_sees_what_every_request_did`).
-//! * A failed upgrade is followed by an `Acquire` fence, which pairs with the release of the base
-//!   reference: whoever is refused knows that the house is closed, and so does anyone it tells
-//!   (loom: `who_was_refused_knows_that_it_is_closed`).
+//!   request did before it left, on every stripe (`done_sees_what_every_request_did`). The close
+//!   acquires for the stripes that it finds empty.
+//! * The close releases and a refusal acquires: whoever is refused knows that the house is closed,
+//!   and so does anyone it tells (`who_was_refused_knows_that_it_is_closed`).
+//! * [`Hub::occupancy`] acquires: its 0 is a Done, too (`a_look_while_it_closes`).
 //!
 //! # What else there is
 //!
@@ -63,19 +89,16 @@
 //! | design | instructions added | locked operations | what is against it |
 //! |---|--:|--:|---|
 //! | one shared word, and an `Arc` to it in the guard (as tokio-util's `TaskTracker`) | 66 | 6, on one line | threads fight for the line |
-//! | a word per stripe, and an `Arc` of the stripe in the guard | 150 | 6, own line | two more locked operations; no slower than this one |
-//! | a leaked word per stripe, `&'static` in service and guard | 30 | 2, own line | every `Drain` leaks its stripes; to recycle them takes generations |
-//! | **the strong count of a token per stripe** | 181 | 4, own line | an indirection more |
-//!
-//! A word per stripe with the in-flight and the handle count packed into it would be as few
-//! operations as this without the indirection. It takes `unsafe` to free the memory, and was not
-//! built. The leaked word saves more than its operations: where a service is but a pointer to copy,
-//! the compiler spares copies of requests and responses, too.
+//! | a word per stripe, and an `Arc` of the stripe in the guard | 151 | 6, own line | two more locked operations |
+//! | the strong count of a token per stripe, an `Arc` (as it was before; no more in the harness) | 181 | 4, own line | an indirection, destructors that unwind |
+//! | a leaked word per stripe, `&'static` in service and guard | 31 | 2, own line | every `Drain` leaks its stripes; to recycle them takes generations |
+//! | **a word per stripe that counts handles, too** | 101 | 4, own line | `unsafe` |
 
-use super::sync::{
-    Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Weak, fence, thread_index,
-};
-use std::sync::{OnceLock, PoisonError};
+// The only place; see "Whose memory it is".
+#![allow(unsafe_code)]
+
+use super::sync::{Arc, AtomicU64, AtomicUsize, Ordering, contained, fence, thread_index};
+use std::{process::abort, ptr::NonNull, sync::OnceLock};
 
 /// What the count belongs to: it says whether one may still enter, and is told when all have left.
 pub(crate) trait Home {
@@ -86,52 +109,47 @@ pub(crate) trait Home {
     fn vacated(&self);
 }
 
-/// The owner: keeps every stripe alive.
+/// The owner. It has a handle on every stripe, so that none comes and goes under traffic.
 pub(crate) struct Count<H: Home> {
     hub: Arc<Hub<H>>,
-    stripes: Box<[Arc<Stripe<H>>]>,
+    handles: Box<[Entrance<H>]>,
 }
 
 /// What all stripes share. Nobody writes here while nobody shuts down.
 pub(crate) struct Hub<H: Home> {
     home: H,
-    /// Tokens that still live, and one for the close that is still to come.
+    /// Stripes that are still open, or that somebody is on.
     occupied: AtomicUsize,
-    /// Every stripe is closed.
-    closed: AtomicBool,
-    stripes: OnceLock<Box<[Link<H>]>>,
+    /// Set once, before anybody else knows the hub.
+    stripes: OnceLock<Box<[Stripe<H>]>>,
 }
 
-/// The hub's way to a stripe, and to its token, which may live longer: it holds neither.
-struct Link<H: Home> {
-    stripe: Weak<Stripe<H>>,
-    token: Weak<Token<H>>,
-}
-
-/// A service's share: its reference counts are written by the threads of one stripe only.
+/// Written by the threads of one stripe only.
 #[repr(align(128))]
 struct Stripe<H: Home> {
+    word: AtomicU64,
     index: usize,
-    token: Weak<Token<H>>,
-    /// Keeps the token alive until the close.
-    base: Mutex<Option<Arc<Token<H>>>>,
-    hub: Arc<Hub<H>>,
+    /// One less than there are stripes.
+    mask: usize,
+    hub: Raw<Hub<H>>,
 }
 
-/// Its strong count, less the base, is the number of requests inside.
-#[repr(align(128))]
-struct Token<H: Home> {
-    hub: Arc<Hub<H>>,
-}
+const HANDLE: u64 = 1;
+const INSIDE: u64 = 1 << 32;
+const CLOSED: u64 = 1 << 63;
 
-/// Where requests enter: held by layers and services, not itself counted.
+/// No more than half of what the word has room for: a few threads may add before they notice.
+const MAX_HANDLES: u32 = 1 << 31;
+const MAX_INSIDE: u32 = 1 << 30;
+
+/// A handle on a stripe: where requests enter. Held by layers and services, not itself counted.
 pub(crate) struct Entrance<H: Home> {
-    stripe: Arc<Stripe<H>>,
+    stripe: Raw<Stripe<H>>,
 }
 
 /// One that is inside, until it is dropped.
 pub(crate) struct Pass<H: Home> {
-    token: Arc<Token<H>>,
+    stripe: Raw<Stripe<H>>,
 }
 
 impl<H: Home> Count<H> {
@@ -139,27 +157,19 @@ impl<H: Home> Count<H> {
         let count = stripes.max(1).next_power_of_two();
         let hub = Arc::new(Hub {
             home,
-            occupied: AtomicUsize::new(count + 1),
-            closed: AtomicBool::new(false),
+            occupied: AtomicUsize::new(count),
             stripes: OnceLock::new(),
         });
-        let stripes: Box<[_]> = (0..count)
-            .map(|index| {
-                let token = Arc::new(Token { hub: hub.clone() });
-                Arc::new(Stripe {
-                    index,
-                    token: Arc::downgrade(&token),
-                    base: Mutex::new(Some(token)),
-                    hub: hub.clone(),
-                })
-            })
-            .collect();
-        let links = stripes.iter().map(|stripe: &Arc<Stripe<H>>| Link {
-            stripe: Arc::downgrade(stripe),
-            token: stripe.token.clone(),
-        });
-        assert!(hub.stripes.set(links.collect()).is_ok(), "set once, here");
-        Self { hub, stripes }
+        let stripe = |index| Stripe {
+            word: AtomicU64::new(0),
+            index,
+            mask: count - 1,
+            hub: Raw::from(&*hub),
+        };
+        let set = hub.stripes.set((0..count).map(stripe).collect());
+        assert!(set.is_ok(), "set once, here");
+        let handles = hub.stripes().iter().map(Stripe::handle).collect();
+        Self { hub, handles }
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub<H>> {
@@ -167,9 +177,8 @@ impl<H: Home> Count<H> {
     }
 
     pub(crate) fn entrance(&self) -> Entrance<H> {
-        Entrance {
-            stripe: self.stripes[thread_index() & (self.stripes.len() - 1)].clone(),
-        }
+        // A clone is on the stripe of the thread that makes it, whichever it is made from.
+        self.handles[0].clone()
     }
 }
 
@@ -181,15 +190,19 @@ impl<H: Home> Hub<H> {
     /// From here on the number inside only falls. To be called once [`Home::admits`] says no;
     /// again does no harm, and returns only when every stripe is closed.
     pub(crate) fn close(&self) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
-        }
-        for stripe in self.links().iter().filter_map(|link| link.stripe.upgrade()) {
-            // Dropped under the lock, so that whoever comes second finds the token's death done.
-            *stripe.base() = None;
-        }
-        if !self.closed.swap(true, Ordering::AcqRel) {
-            self.one_less();
+        for stripe in self.stripes() {
+            let closed = |word| match inside(word) {
+                _ if is_closed(word) => None,
+                0 => Some(word | CLOSED),
+                // For the last one out.
+                _ => Some((word | CLOSED) + HANDLE),
+            };
+            let before = stripe
+                .word
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, closed);
+            if before.is_ok_and(|word| inside(word) == 0) {
+                self.one_less();
+            }
         }
     }
 
@@ -201,48 +214,133 @@ impl<H: Home> Hub<H> {
 
     /// How many are inside. Exact for each stripe; see the module's text for the sum.
     pub(crate) fn occupancy(&self) -> usize {
-        let inside = |link: &Link<H>| {
-            let stripe = link.stripe.upgrade();
-            // Held until the count is read: the base must not go in between.
-            let base = stripe.as_ref().map(|stripe| stripe.base());
-            let has_base = base.as_ref().is_some_and(|base| base.is_some());
-            Weak::strong_count(&link.token) - usize::from(has_base)
-        };
-        let sum = self.links().iter().map(inside).sum();
-        // Who reads 0 has what those did who have left.
-        fence(Ordering::Acquire);
-        sum
+        let words = self.stripes().iter();
+        // Acquire: who reads 0 has what those did who have left.
+        words
+            .map(|stripe| inside(stripe.word.load(Ordering::Acquire)) as usize)
+            .sum()
     }
 
-    fn links(&self) -> &[Link<H>] {
-        self.stripes.get().map_or(&[], |links| links)
+    fn stripes(&self) -> &[Stripe<H>] {
+        self.stripes.get().map_or(&[], |stripes| stripes)
     }
 }
 
+#[inline]
+fn is_closed(word: u64) -> bool {
+    word & CLOSED != 0
+}
+
+#[inline]
+fn inside(word: u64) -> u32 {
+    ((word & !CLOSED) >> 32) as u32
+}
+
+#[inline]
+fn handles(word: u64) -> u32 {
+    word as u32
+}
+
 impl<H: Home> Stripe<H> {
-    fn base(&self) -> MutexGuard<'_, Option<Arc<Token<H>>>> {
-        // A waker that panics may poison it; what is behind it is never half done.
-        self.base.lock().unwrap_or_else(PoisonError::into_inner)
+    #[inline]
+    fn hub(&self) -> &Hub<H> {
+        // SAFETY: the hub owns the stripe.
+        unsafe { self.hub.0.as_ref() }
+    }
+
+    /// Another handle. Whoever asks for it has the hub.
+    #[inline]
+    fn handle(&self) -> Entrance<H> {
+        let before = self.word.fetch_add(HANDLE, Ordering::Relaxed);
+        // Nearly always there was one, and not too many; one comparison says both.
+        if handles(before).wrapping_sub(1) >= MAX_HANDLES {
+            self.unusual_handle(before);
+        }
+        Entrance {
+            stripe: Raw::from(self),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unusual_handle(&self, before: u64) {
+        if handles(before) > 0 {
+            abort();
+        }
+        if inside(before) == 0 {
+            // SAFETY: it points to what an `Arc` has made, which is there: the caller has it.
+            unsafe { Arc::increment_strong_count(self.hub.0.as_ptr().cast_const()) };
+        }
+    }
+
+    /// Nobody holds it any more; to be called once for each time, with the pointer, as the stripe
+    /// may be gone before this returns.
+    fn abandoned(stripe: Raw<Self>) {
+        fence(Ordering::Acquire);
+        // SAFETY: a stripe that is held holds its hub, by a count that `unusual_handle` has added.
+        // This takes it back; until then stripe and hub are there.
+        let hub = unsafe { Arc::from_raw(stripe.0.as_ref().hub.0.as_ptr().cast_const()) };
+        drop(hub);
+    }
+
+    fn last_handle_gone(stripe: Raw<Self>, before: u64) {
+        if inside(before) == 0 {
+            Self::abandoned(stripe);
+        }
+    }
+
+    /// One has left who may have been the last, on this stripe or of all.
+    fn left(stripe: Raw<Self>, before: u64) {
+        if before == INSIDE {
+            Self::abandoned(stripe);
+        } else if is_closed(before) && inside(before) == 1 {
+            fence(Ordering::Acquire);
+            // The one that the close has left. Without it, all this might be gone by now.
+            let handle = Entrance { stripe };
+            handle.stripe().hub().one_less();
+        }
     }
 }
 
 impl<H: Home> Entrance<H> {
-    pub(crate) fn hub(&self) -> &Arc<Hub<H>> {
-        &self.stripe.hub
+    #[inline]
+    fn stripe(&self) -> &Stripe<H> {
+        // SAFETY: the handle keeps it.
+        unsafe { self.stripe.0.as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn home(&self) -> &H {
+        &self.stripe().hub().home
+    }
+
+    pub(crate) fn hub(&self) -> Arc<Hub<H>> {
+        let hub = self.stripe().hub.0.as_ptr().cast_const();
+        // SAFETY: it points to what an `Arc` has made, which the handle keeps.
+        unsafe {
+            Arc::increment_strong_count(hub);
+            Arc::from_raw(hub)
+        }
     }
 
     /// One is let in and counted, or is not let in and leaves no trace.
     #[inline]
     pub(crate) fn enter(&self) -> Option<Pass<H>> {
-        if !self.stripe.hub.home.admits() {
+        let stripe = self.stripe();
+        if !stripe.hub().home.admits() {
             return None;
         }
-        match self.stripe.token.upgrade() {
-            Some(token) => Some(Pass { token }),
-            None => {
-                fence(Ordering::Acquire);
-                None
-            }
+        // Acquire: who is refused knows that the house is closed.
+        let entered = stripe
+            .word
+            .fetch_update(Ordering::Relaxed, Ordering::Acquire, |word| {
+                (word < CLOSED).then_some(word + INSIDE)
+            });
+        match entered {
+            Ok(_) => Some(Pass {
+                stripe: self.stripe,
+            }),
+            Err(_) => None,
         }
     }
 }
@@ -252,38 +350,83 @@ impl<H: Home> Entrance<H> {
 impl<H: Home> Clone for Entrance<H> {
     #[inline]
     fn clone(&self) -> Self {
-        let links = self.stripe.hub.links();
-        let here = thread_index() & (links.len() - 1);
-        if here != self.stripe.index {
-            // It is gone when the drain is gone and no service stands on it: any other one does.
-            if let Some(stripe) = links[here].stripe.upgrade() {
-                return Self { stripe };
-            }
+        let stripe = self.stripe();
+        let here = thread_index() & stripe.mask;
+        if here == stripe.index {
+            stripe.handle()
+        } else {
+            stripe.hub().stripes()[here].handle()
         }
-        Self {
-            stripe: self.stripe.clone(),
+    }
+}
+
+impl<H: Home> Drop for Entrance<H> {
+    #[inline]
+    fn drop(&mut self) {
+        let before = self.stripe().word.fetch_sub(HANDLE, Ordering::Release);
+        if handles(before) == 1 {
+            let stripe = self.stripe;
+            contained(move || Stripe::last_handle_gone(stripe, before));
         }
     }
 }
 
 impl<H: Home> Pass<H> {
     #[inline]
+    fn stripe(&self) -> &Stripe<H> {
+        // SAFETY: who is inside keeps it.
+        unsafe { self.stripe.0.as_ref() }
+    }
+
+    #[inline]
     pub(crate) fn home(&self) -> &H {
-        &self.token.hub.home
+        &self.stripe().hub().home
     }
 }
 
-/// By hand: a derived one would ask for `H: Clone`.
 impl<H: Home> Clone for Pass<H> {
     fn clone(&self) -> Self {
+        let before = self.stripe().word.fetch_add(INSIDE, Ordering::Relaxed);
+        if inside(before) > MAX_INSIDE {
+            abort();
+        }
         Self {
-            token: self.token.clone(),
+            stripe: self.stripe,
         }
     }
 }
 
-impl<H: Home> Drop for Token<H> {
+impl<H: Home> Drop for Pass<H> {
+    #[inline]
     fn drop(&mut self) {
-        self.hub.one_less();
+        let before = self.stripe().word.fetch_sub(INSIDE, Ordering::Release);
+        if is_closed(before) || handles(before) == 0 {
+            let stripe = self.stripe;
+            contained(move || Stripe::left(stripe, before));
+        }
     }
 }
+
+/// A pointer of which the module's text says why there is something behind it.
+struct Raw<T>(NonNull<T>);
+
+// SAFETY: it is used as the `&T` or the `Arc<T>` that it was made from.
+unsafe impl<T: Send + Sync> Send for Raw<T> {}
+// SAFETY: likewise.
+unsafe impl<T: Send + Sync> Sync for Raw<T> {}
+
+impl<T> From<&T> for Raw<T> {
+    #[inline]
+    fn from(reference: &T) -> Self {
+        Self(NonNull::from(reference))
+    }
+}
+
+impl<T> Clone for Raw<T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Raw<T> {}

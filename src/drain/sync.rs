@@ -2,11 +2,15 @@
 //! `tests/loom` can compile the very same `count.rs` over loom's.
 
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard, Weak,
-    atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    mem::forget,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 /// A small number of this thread's own; threads get them in turn, so that neighbours differ.
 #[inline]
@@ -26,4 +30,16 @@ pub(crate) fn thread_index() -> usize {
         UNSET => assign(index),
         set => set,
     })
+}
+
+/// Does what is seldom done at the end of something, out of line and without letting a panic out:
+/// the end of a request is no place for one, and who may have to unwind costs all who do not (see
+/// [`count`](super::count)). `extern "C"` is what says so to callers in other crates.
+#[cold]
+#[inline(never)]
+pub(crate) extern "C" fn contained<F: FnOnce()>(end: F) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(end)) {
+        // The panic hook has told of it. Its payload might panic, too, when dropped.
+        forget(panic);
+    }
 }

@@ -24,7 +24,7 @@ fn warm(name: &str) -> Stack {
 #[bench::shared_word("shared_word")]
 #[bench::striped_word("striped_word")]
 #[bench::leaked_word("leaked_word")]
-#[bench::token("token")]
+#[bench::ours("ours")]
 fn request(stack: Stack) -> Stack {
     stack.request();
     stack

@@ -30,15 +30,15 @@ impl Home for Phase {
 }
 
 #[derive(Clone)]
-pub(crate) struct Tokens {
+pub(crate) struct Ours {
     entrance: Entrance<Phase>,
 }
 
-pub(crate) struct TokenGuard {
+pub(crate) struct OurGuard {
     _pass: Pass<Phase>,
 }
 
-impl Tokens {
+impl Ours {
     pub(crate) fn new() -> Self {
         let count = Count::new(Phase::default(), designs::stripes());
         let entrance = count.entrance();
@@ -48,11 +48,11 @@ impl Tokens {
     }
 }
 
-impl counted::Count for Tokens {
-    type Guard = TokenGuard;
+impl counted::Count for Ours {
+    type Guard = OurGuard;
 
     #[inline]
-    fn enter(&self) -> Option<TokenGuard> {
-        self.entrance.enter().map(|_pass| TokenGuard { _pass })
+    fn enter(&self) -> Option<OurGuard> {
+        self.entrance.enter().map(|_pass| OurGuard { _pass })
     }
 }

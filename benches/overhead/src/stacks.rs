@@ -3,7 +3,7 @@
 use crate::{
     counted::CountLayer,
     designs::{LeakedStripes, SharedWord, Stripes},
-    ours::Tokens,
+    ours::Ours,
     request::Stack,
 };
 use std::mem::forget;
@@ -37,7 +37,11 @@ pub const STACKS: [Entry; 10] = [
         "design: a leaked word per stripe",
         leaked_word,
     ),
-    entry("token", "design: a token per stripe (ours)", token),
+    entry(
+        "ours",
+        "design: a word per stripe with handles (ours)",
+        ours,
+    ),
 ];
 
 const fn entry(name: &'static str, title: &'static str, set_up: fn() -> Stack) -> Entry {
@@ -99,6 +103,6 @@ fn leaked_word() -> Stack {
     Stack::new(CountLayer::new(LeakedStripes::new()))
 }
 
-fn token() -> Stack {
-    Stack::new(CountLayer::new(Tokens::new()))
+fn ours() -> Stack {
+    Stack::new(CountLayer::new(Ours::new()))
 }
