@@ -1,5 +1,9 @@
 use crate::{
-    body::ResponseBody, drain::InFlight, drain::Refused, refusal::Closing, seldom::Seldom,
+    body::ResponseBody,
+    drain::InFlight,
+    drain::Refused,
+    refusal::{Answer, Closing},
+    seldom::Seldom,
 };
 use http::Response;
 use http_body::Body;
@@ -31,9 +35,9 @@ pin_project! {
             // Last, so that the inner future is dropped before its request is said to have ended.
             in_flight: Option<InFlight>,
         },
-        // Boxed: a future that is served shall not be as large as a response.
         Refused {
-            response: Seldom<Box<Response<ResponseBody<B>>>>,
+            answer: Seldom<Answer<B>>,
+            closing: Closing,
         },
     }
 }
@@ -64,15 +68,16 @@ where
                 }
                 (head, ResponseBody::new(inner, in_flight))
             }
-            HttpProj::Refused { response } => refused(response).into_parts(),
+            HttpProj::Refused { answer, closing } => refused(answer, *closing).into_parts(),
         };
         Poll::Ready(Ok(Response::from_parts(head, body)))
     }
 }
 
 #[cold]
-fn refused<B>(response: &mut Seldom<Box<Response<ResponseBody<B>>>>) -> Response<ResponseBody<B>> {
-    *response.take().expect("polled after it was ready")
+fn refused<B>(answer: &mut Seldom<Answer<B>>, closing: Closing) -> Response<ResponseBody<B>> {
+    let answer = answer.take().expect("polled after it was ready");
+    answer.into_response(closing)
 }
 
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {

@@ -5,6 +5,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
+use std::sync::LazyLock;
 
 /// Makes the response to a request that is refused.
 ///
@@ -12,16 +13,52 @@ use http::{
 /// response is one, too. For
 /// [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with).
 pub trait Refusal<ReqBody, ResBody> {
-    /// The response. `Connection: close` is added to it afterwards if the request is HTTP/1.
-    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>>;
+    /// The response: `response.into()`. `Connection: close` is added to it afterwards if the
+    /// request is HTTP/1.
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody>;
+}
+
+/// What a [`Refusal`] says: a response of the inner service's kind, by [`From`].
+#[derive(Debug)]
+pub struct Answer<B> {
+    kind: Kind<B>,
+}
+
+/// Small, as it lies in the future of each request until it is asked for: those of our own are
+/// made only then.
+#[derive(Debug)]
+enum Kind<B> {
+    Http { retry_after: u32 },
+    Grpc,
+    Made(Box<Response<ResponseBody<B>>>),
+}
+
+impl<B> From<Response<ResponseBody<B>>> for Answer<B> {
+    fn from(response: Response<ResponseBody<B>>) -> Self {
+        Self {
+            kind: Kind::Made(Box::new(response)),
+        }
+    }
+}
+
+impl<B> Answer<B> {
+    pub(crate) fn into_response(self, closing: Closing) -> Response<ResponseBody<B>> {
+        let mut response = match self.kind {
+            Kind::Http { retry_after } => return http(retry_after, closing),
+            Kind::Grpc => grpc(),
+            Kind::Made(response) => *response,
+        };
+        closing.put_on(response.status(), response.headers_mut());
+        response
+    }
 }
 
 impl<F, ReqBody, ResBody> Refusal<ReqBody, ResBody> for F
 where
     F: Fn(&Request<ReqBody>) -> Response<ResBody>,
 {
-    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>> {
-        self(request).map(ResponseBody::from)
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
+        self(request).map(ResponseBody::from).into()
     }
 }
 
@@ -62,43 +99,58 @@ impl Unavailable {
             retry_after: seconds,
         }
     }
+}
 
-    fn http<B>(&self) -> Response<ResponseBody<B>> {
-        let mut response = Response::new(ResponseBody::default());
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let headers = response.headers_mut();
-        headers.insert(
-            RETRY_AFTER,
-            match self.retry_after {
-                // Most of the time; spares a formatting.
-                1 => HeaderValue::from_static("1"),
-                seconds => HeaderValue::from(seconds),
-            },
-        );
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        response
+// Headers are made once and cloned, which is half the work of making them.
+
+fn http<B>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B>> {
+    static OPEN: LazyLock<HeaderMap> = LazyLock::new(|| {
+        HeaderMap::from_iter([
+            (RETRY_AFTER, HeaderValue::from_static("1")),
+            (CONTENT_LENGTH, HeaderValue::from_static("0")),
+        ])
+    });
+    static CLOSING: LazyLock<HeaderMap> = LazyLock::new(|| {
+        let mut headers = OPEN.clone();
+        headers.insert(CONNECTION, CLOSE);
+        headers
+    });
+
+    let mut response = Response::new(ResponseBody::default());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    *headers = match closing.fits(StatusCode::SERVICE_UNAVAILABLE) {
+        true => CLOSING.clone(),
+        false => OPEN.clone(),
+    };
+    if retry_after != 1 {
+        headers.insert(RETRY_AFTER, retry_after.into());
     }
+    response
+}
 
-    fn grpc<B>(content_type: &HeaderValue) -> Response<ResponseBody<B>> {
-        const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-        const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// [Trailers-Only]: headers that are trailers.
+///
+/// [Trailers-Only]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
+fn grpc<B>() -> Response<ResponseBody<B>> {
+    static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
+        HeaderMap::from_iter([
+            (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+            (
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static("14"),
+            ),
+            (
+                HeaderName::from_static("grpc-message"),
+                // Plain ASCII without `%`: its percent-encoding is itself.
+                HeaderValue::from_static("the server is shutting down"),
+            ),
+        ])
+    });
 
-        let mut response = Response::new(ResponseBody::default());
-        let headers = response.headers_mut();
-        // gRPC-Web has content types of its own, which its clients insist on.
-        let content_type = match content_type.as_bytes() {
-            web if web.starts_with(b"application/grpc-web") => content_type.clone(),
-            _ => HeaderValue::from_static("application/grpc"),
-        };
-        headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(GRPC_STATUS, HeaderValue::from_static("14"));
-        // Plain ASCII without `%`: its percent-encoding is itself.
-        headers.insert(
-            GRPC_MESSAGE,
-            HeaderValue::from_static("the server is shutting down"),
-        );
-        response
-    }
+    let mut response = Response::new(ResponseBody::default());
+    *response.headers_mut() = HEADERS.clone();
+    response
 }
 
 impl Default for Unavailable {
@@ -108,13 +160,21 @@ impl Default for Unavailable {
 }
 
 impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
-    fn refuse(&self, request: &Request<ReqBody>) -> Response<ResponseBody<ResBody>> {
-        match request.headers().get(CONTENT_TYPE) {
-            Some(content_type) if content_type.as_bytes().starts_with(b"application/grpc") => {
-                Self::grpc(content_type)
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
+        let content_type = request.headers().get(CONTENT_TYPE);
+        let kind = match content_type.map(|value| (value, value.as_bytes())) {
+            // gRPC-Web has content types of its own, which its clients insist on.
+            Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
+                let mut response = grpc();
+                response.headers_mut().insert(CONTENT_TYPE, value.clone());
+                Kind::Made(Box::new(response))
             }
-            _ => self.http(),
-        }
+            Some((_, bytes)) if bytes.starts_with(b"application/grpc") => Kind::Grpc,
+            _ => Kind::Http {
+                retry_after: self.retry_after,
+            },
+        };
+        Answer { kind }
     }
 }
 
@@ -173,23 +233,27 @@ impl Closing {
         }
     }
 
-    /// Puts it on a response, if that is a final one and does not say so already.
+    /// Puts it on a response, if it fits there and is not there already.
     #[cold]
     pub(crate) fn put_on(self, status: StatusCode, headers: &mut HeaderMap) {
-        let fits = match self {
+        if self.fits(status) {
+            close(headers);
+        }
+    }
+
+    /// Whether a response with that status, if it is the last one, has to say so.
+    fn fits(self, status: StatusCode) -> bool {
+        match self {
             Self::Never => false,
             Self::Header => !status.is_informational(),
             Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
-        };
-        if fits {
-            close(headers);
         }
     }
 }
 
-fn close(headers: &mut HeaderMap) {
-    const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+fn close(headers: &mut HeaderMap) {
     if !headers.contains_key(CONNECTION) {
         headers.insert(CONNECTION, CLOSE);
         return;

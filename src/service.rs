@@ -3,7 +3,7 @@ use crate::{
     drain::{Drain, Entrance, InFlight, Phase, Reached},
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
-    refusal::{Closing, Exempt, Refusal},
+    refusal::{Answer, Closing, Exempt, Refusal},
     seldom::Seldom,
 };
 use http::{Request, Response};
@@ -133,7 +133,8 @@ where
                     in_flight: Some(in_flight),
                 },
                 None => HttpState::Refused {
-                    response: Seldom::some(self.refuse(request, closing)),
+                    answer: Seldom::some(self.refuse(request)),
+                    closing,
                 },
             },
         }
@@ -142,18 +143,12 @@ where
 
 impl<S, R, E> Graceful<S, Http<R, E>> {
     #[cold]
-    fn refuse<ReqBody, ResBody>(
-        &self,
-        request: Request<ReqBody>,
-        closing: Closing,
-    ) -> Box<Response<ResponseBody<ResBody>>>
+    fn refuse<ReqBody, ResBody>(&self, request: Request<ReqBody>) -> Answer<ResBody>
     where
         R: Refusal<ReqBody, ResBody>,
     {
         self.entrance.count_refused();
-        let mut response = Box::new(self.mode.refusal.refuse(&request));
-        closing.put_on(response.status(), response.headers_mut());
-        response
+        self.mode.refusal.refuse(&request)
     }
 }
 

@@ -6,9 +6,15 @@ use crate::{
     ours::Ours,
     request::Stack,
 };
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
+};
+use http_body_util::Full;
 use std::mem::forget;
 use tokio_util::task::TaskTracker;
-use tower::{layer::util::Identity, limit::ConcurrencyLimitLayer};
+use tower::{ServiceBuilder, layer::util::Identity, limit::ConcurrencyLimitLayer};
 use tower_graceful::Drain;
 use tower_http::metrics::InFlightRequestsLayer;
 
@@ -23,12 +29,17 @@ pub struct Entry {
 }
 
 /// All of them. The first is what the others are compared with; the second is the yardstick.
-pub const STACKS: [Entry; 10] = [
+pub const STACKS: [Entry; 11] = [
     entry("bare", "bare service", bare),
     entry("in_flight", "tower-http `InFlightRequests`", in_flight),
     entry("limit", "tower `ConcurrencyLimit`", limit),
     entry("tracker", "tokio-util `TaskTracker`", tracker),
     entry("serving", "**tower-graceful**, serving", serving),
+    entry(
+        "serving_headers",
+        "**tower-graceful**, serving three headers",
+        serving_headers,
+    ),
     entry("refusing", "**tower-graceful**, refusing", refusing),
     entry("shared_word", "design: one shared word", shared_word),
     entry("striped_word", "design: a word per stripe", striped_word),
@@ -78,6 +89,27 @@ fn serving() -> Stack {
     // As long-lived as an application's: it keeps the stripes.
     forget(drain);
     Stack::new(layer)
+}
+
+/// While nobody shuts down, with as many headers on the response as a refusal has.
+fn serving_headers() -> Stack {
+    let drain = Drain::new();
+    let layer = drain.layer();
+    forget(drain);
+    Stack::new(
+        ServiceBuilder::new()
+            .layer(layer)
+            .map_response(three_headers)
+            .into_inner(),
+    )
+}
+
+fn three_headers(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// While the drain goes on.
