@@ -1,3 +1,29 @@
+//! The service: counts or refuses.
+//!
+//! # Where each instruction goes
+//!
+//! What the layer adds to a request by the instructions of `benches/overhead/run`, and by how much
+//! that falls if one thing is taken out. The parts do not add up: the compiler lays out what is
+//! left anew.
+//!
+//! | | instructions |
+//! |---|--:|
+//! | all of it | 243 |
+//! | of that, count, future and body, as the harness has them for the count alone | 101 |
+//! | `Connection: close`: the look at the phase when the head is there | 17 |
+//! | the look for the end of the body after each frame | 14 |
+//! | the look for the end of the body before its first frame | 13 |
+//! | a second way to a response, the refusal | 12 |
+//! | the place for a wait for capacity that a drain ends | 11 |
+//! | how many were completed while draining | 4 |
+//! | the look at the phase before entering | 3 |
+//! | what is left without all of these, the look before entering excepted | 190 |
+//!
+//! tower-http's layer, which counts and does nothing else, adds 119. About forty of ours are three
+//! copies of the response's head in poll, where its two ways meet. Eight ways to write that were
+//! measured (a return for each way, the header put on before, after or by value): those that spare
+//! the copies have calls to `memcpy` instead, and add 271 to 312.
+
 use crate::{
     body::ResponseBody,
     drain::{Drain, Entrance, InFlight, Phase, Reached},
