@@ -24,7 +24,8 @@
 //! drain has one on each stripe.
 //!
 //! * **Enter** is one compare-and-swap that either adds one to those inside, or sees the closed bit
-//!   and writes nothing. No check comes before a count.
+//!   and writes nothing. No check comes before a count. (One comparison tells a word that is neither
+//!   closed nor full; which of both it is, is asked after that.)
 //! * **Close** sets the bit on each stripe, in one step with a look at who is inside. A closed
 //!   stripe can only lose.
 //! * **Last out**: whoever empties a closed stripe, or closes an empty one, takes one from
@@ -50,7 +51,8 @@
 //!    the close leaves a handle on a stripe that it finds occupied, for the last one out.
 //!
 //! While the drain lives, it has a handle on each stripe: no request comes to 2. or to the hub's
-//! counts. A count that overflows aborts, as `Arc`'s does.
+//! counts. A count that overflows aborts, as `Arc`'s does: handles, those let in and their clones
+//! alike, each at half of its room or less, so that none ever carries into its neighbour.
 //!
 //! # Destructors that do not unwind
 //!
@@ -141,6 +143,9 @@ const CLOSED: u64 = 1 << 63;
 /// No more than half of what the word has room for: a few threads may add before they notice.
 const MAX_HANDLES: u32 = 1 << 31;
 const MAX_INSIDE: u32 = 1 << 30;
+
+/// From here on, nobody is let in: the word is full or closed.
+const FULL: u64 = INSIDE * MAX_INSIDE as u64;
 
 /// A handle on a stripe: where requests enter. Held by layers and services, not itself counted.
 pub(crate) struct Entrance<H: Home> {
@@ -241,6 +246,14 @@ fn handles(word: u64) -> u32 {
     word as u32
 }
 
+/// More than there is room for, as after `mem::forget` of what was never to be forgotten. What has
+/// been counted can not be trusted any more.
+#[cold]
+#[inline(never)]
+extern "C" fn overflows() -> ! {
+    abort()
+}
+
 impl<H: Home> Stripe<H> {
     #[inline]
     fn hub(&self) -> &Hub<H> {
@@ -265,7 +278,7 @@ impl<H: Home> Stripe<H> {
     #[inline(never)]
     fn unusual_handle(&self, before: u64) {
         if handles(before) > 0 {
-            abort();
+            overflows();
         }
         if inside(before) == 0 {
             // SAFETY: it points to what an `Arc` has made, which is there: the caller has it.
@@ -334,13 +347,14 @@ impl<H: Home> Entrance<H> {
         let entered = stripe
             .word
             .fetch_update(Ordering::Relaxed, Ordering::Acquire, |word| {
-                (word < CLOSED).then_some(word + INSIDE)
+                (word < FULL).then_some(word + INSIDE)
             });
         match entered {
             Ok(_) => Some(Pass {
                 stripe: self.stripe,
             }),
-            Err(_) => None,
+            Err(word) if is_closed(word) => None,
+            Err(_) => overflows(),
         }
     }
 }
@@ -387,8 +401,8 @@ impl<H: Home> Pass<H> {
 impl<H: Home> Clone for Pass<H> {
     fn clone(&self) -> Self {
         let before = self.stripe().word.fetch_add(INSIDE, Ordering::Relaxed);
-        if inside(before) > MAX_INSIDE {
-            abort();
+        if inside(before) >= MAX_INSIDE {
+            overflows();
         }
         Self {
             stripe: self.stripe,
