@@ -95,17 +95,21 @@ mod body;
 mod drain;
 mod future;
 mod layer;
+#[cfg(feature = "net")]
+mod net;
 mod readiness;
 pub mod refusal;
 mod service;
 #[cfg(feature = "signal")]
 pub mod signal;
 
+#[cfg(feature = "net")]
+pub use self::net::{DrainIncoming, DrainIo, DrainListener};
 pub use self::{
     body::ResponseBody,
     drain::{
-        Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached,
-        Refused, RunError, ServerOutput, Tracked,
+        Connections, Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Left, Phase,
+        Reached, Refused, RunError, ServerOutput, Tracked,
     },
     future::{CallFuture, ResponseFuture},
     layer::{Calls, GracefulLayer, Http},

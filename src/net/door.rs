@@ -1,0 +1,158 @@
+use crate::drain::{Drain, Entrance, Reached, Stage};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    task::unconstrained,
+    time::{Sleep, sleep},
+};
+
+/// How long a queue that cannot be looked into has to stay silent to be taken for empty.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// How long to wait after an accept that failed while the queue is emptied: for lack of file
+/// descriptors, most likely, of which some become free now.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The end of listening, for whatever is listened to.
+///
+/// While it is open, connections come as they do. At the end of LameDuck what waits in the accept
+/// queue is taken out, and the door closes; so does it when the drain will not wait any longer.
+pub(super) struct Door {
+    entrance: Entrance,
+    state: State,
+    /// The end of LameDuck, then the end of emptying, then the moment when servers are told.
+    next: Reached,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub(super) enum State {
+    Open,
+    Emptying,
+    Closed,
+    Told,
+}
+
+impl Door {
+    pub(super) fn new(drain: &Drain) -> Self {
+        let entrance = drain.entrance();
+        entrance.hub().home().listener_opened();
+        let next = entrance.reached_stage(Stage::Emptying);
+        Self {
+            entrance,
+            state: State::Open,
+            next,
+            pause: None,
+        }
+    }
+
+    pub(super) fn entrance(&self) -> &Entrance {
+        &self.entrance
+    }
+
+    /// Where it stands by now. It is to be [closed](Self::close) by whoever finds the queue empty.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> State {
+        if self.state == State::Open && self.poll_next(cx).is_ready() {
+            self.state = State::Emptying;
+            self.next = self.entrance.reached_stage(Stage::Settling);
+        }
+        self.state
+    }
+
+    /// What comes out of a queue that is being emptied; `None` when it is to be closed.
+    ///
+    /// `take` looks into the queue itself, and may not know how; `accept` waits for what comes.
+    pub(super) fn poll_rest<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut() -> Option<io::Result<T>>,
+        mut accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
+    ) -> Poll<Option<T>> {
+        loop {
+            let error = match take() {
+                Some(Ok(connection)) => return Poll::Ready(Some(connection)),
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            if error.is_none() {
+                // A task's budget shall not pass for an empty queue.
+                let mut accept = unconstrained(std::future::poll_fn(&mut accept));
+                if let Poll::Ready(connection) = Pin::new(&mut accept).poll(cx) {
+                    self.pause = None;
+                    return Poll::Ready(connection);
+                }
+            }
+            // The drain does not wait for ever, and nobody waits for what it does not wait for.
+            if self.poll_next(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let pause = match &error {
+                Some(error) if is_of_the_connection(error) => continue,
+                Some(_) => RETRY,
+                None => QUIET,
+            };
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(pause)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+            if error.is_none() {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// To be called when the listener has been dropped.
+    pub(super) fn close(&mut self) {
+        if self.state < State::Closed {
+            self.state = State::Closed;
+            self.next = self.entrance.reached_stage(Stage::Parting);
+            self.entrance.hub().home().listener_closed();
+            self.entrance.hub().advance();
+        }
+    }
+
+    /// Waits, once closed, for the moment when servers are told: a stream that ends before tells
+    /// tonic to close its connections.
+    pub(super) fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state != State::Told {
+            ready!(self.poll_next(cx));
+            self.state = State::Told;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.next).poll(cx)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("state", &self.state).finish()
+    }
+}
+
+/// An error of one connection, which was gone before it was accepted: the next one may be fine.
+pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
