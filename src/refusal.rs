@@ -157,6 +157,9 @@ pub(crate) enum Closing {
     /// By `Connection: close`
     /// ([RFC 9112 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
     Header,
+    /// Likewise, in HTTP/1.0: hyper takes a response of a later version for one that stays, and
+    /// says so beside the `close`.
+    HeaderOf10,
     /// Likewise, unless it succeeds: what comes then is a tunnel
     /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
     HeaderUnlessConnected,
@@ -169,8 +172,10 @@ impl Closing {
             Self::Never
         } else if *request.method() == Method::CONNECT {
             Self::HeaderUnlessConnected
-        } else {
+        } else if request.version() == Version::HTTP_11 {
             Self::Header
+        } else {
+            Self::HeaderOf10
         }
     }
 
@@ -181,6 +186,10 @@ impl Closing {
         let fits = match self {
             Self::Never => false,
             Self::Header => !status.is_informational(),
+            Self::HeaderOf10 => {
+                head.version = Version::HTTP_10;
+                true
+            }
             Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
         };
         if fits {

@@ -5,7 +5,7 @@ use crate::{
     layer::{Calls, Http},
     refusal::{Closing, Exempt, Refusal},
 };
-use http::{Request, Response};
+use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
 use std::{
     error::Error,
@@ -124,7 +124,7 @@ where
         }
         // Written out in place: by way of a constructor, the inner future is copied once more.
         ResponseFuture {
-            state: match InFlight::enter(&self.entrance) {
+            state: match self.admit(&request) {
                 // Entered before the inner service is called: a panic there leaves again.
                 Some(in_flight) => HttpState::Admitted {
                     inner: self.inner.call(request),
@@ -140,6 +140,22 @@ where
 }
 
 impl<S, R, E> Graceful<S, Http<R, E>> {
+    #[inline]
+    fn admit<B>(&self, request: &Request<B>) -> Option<InFlight> {
+        if !self.entrance.is_serving() && self.is_late_upgrade(request) {
+            return None;
+        }
+        InFlight::enter(&self.entrance)
+    }
+
+    /// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
+    /// tunnel would open what is about to be closed.
+    #[cold]
+    fn is_late_upgrade<B>(&self, request: &Request<B>) -> bool {
+        self.entrance.phase() >= Phase::Draining
+            && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE))
+    }
+
     #[cold]
     fn refuse<ReqBody, ResBody>(
         &self,

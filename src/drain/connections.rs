@@ -49,7 +49,7 @@ impl Activity {
     ];
 
     /// Whether a request may come, or has come in part, that is not refused.
-    fn is_expected(self) -> bool {
+    pub(crate) fn is_expected(self) -> bool {
         matches!(self, Self::Silent | Self::Reading)
     }
 }

@@ -51,6 +51,9 @@ struct Watch {
     wire: Wire,
     /// The last write had to wait.
     stalled: bool,
+    /// The head of a request was read, of which the server has not made a call yet: it could
+    /// still be refused.
+    delivering: bool,
     /// The last read had to wait: its waker will do.
     reading: bool,
     published: Activity,
@@ -72,6 +75,7 @@ impl<T> DrainIo<T> {
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
+                delivering: false,
                 reading: false,
                 published: Activity::Silent,
                 multiplexed: false,
@@ -100,26 +104,35 @@ impl<T> DrainIo<T> {
 }
 
 impl Watch {
-    /// Before anything is done with the connection: says what became of what was done before, and
-    /// errs if it is to be cut.
+    /// Before anything is done with the connection: says what it was seen doing, and errs if it is
+    /// to be cut.
     #[inline]
     fn enter(&mut self) -> io::Result<Stage> {
-        let activity = match self.stalled {
-            true => Activity::Stalled,
-            false => self.wire.activity(),
+        let stage = self.registered.connection().stage();
+        let activity = match (self.stalled, self.delivering) {
+            (true, _) => Activity::Stalled,
+            (false, false) => self.wire.activity(),
+            // Of interest to a drain only, and gone in a moment.
+            (false, true) if stage < Stage::Awaiting => self.published,
+            (false, true) => Activity::Reading,
         };
         if activity != self.published {
             self.publish(activity);
         }
-        let stage = self.registered.connection().stage();
         if stage >= Stage::Awaiting {
             self.enter_late(stage)?;
         }
         Ok(stage)
     }
 
-    /// Not before now: a head that was read a moment ago has by now become a call of the service,
-    /// which it must not be too late for.
+    /// Likewise, before something is written or flushed. A server comes by here when it has made a
+    /// call of what it has read, and not before.
+    #[inline]
+    fn enter_write(&mut self) -> io::Result<Stage> {
+        self.delivering = false;
+        self.enter()
+    }
+
     fn publish(&mut self, activity: Activity) {
         let connection = self.registered.connection();
         if self.wire.is_multiplexed() && !self.multiplexed {
@@ -165,14 +178,16 @@ impl Watch {
         loop {
             let stage = self.enter()?;
             let connection = self.registered.connection();
-            if !matches!(self.published, Activity::Silent | Activity::Reading) {
+            if !self.published.is_expected() {
                 connection.answer();
             }
-            let (published, wire) = (self.published, &self.wire);
+            let wire = &self.wire;
             let (limit, deadline) = connection.plan(|plan| {
-                let limit = match published {
-                    // Cut or not, it goes unheard.
-                    Activity::Silent if stage >= Stage::Forced => Some(Instant::now()),
+                let limit = match wire.activity() {
+                    // There is nothing to cut, and nothing more to wait for.
+                    Activity::Silent | Activity::Idle if stage >= Stage::Forced => {
+                        Some(Instant::now())
+                    }
                     Activity::Silent => plan.first_byte_until(connection.accepted()),
                     Activity::Reading => plan.head_until(),
                     _ if wire.waits_for_pong() => plan.pong_until(),
@@ -250,7 +265,9 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             Poll::Pending => watch.poll_idle(cx),
             ready => {
                 watch.reading = false;
+                let owed = watch.wire.owes();
                 watch.wire.read(&buf.filled()[before..]);
+                watch.delivering |= !owed && watch.wire.owes();
                 ready
             }
         }
@@ -265,7 +282,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.watch.enter()?;
+        this.watch.enter_write()?;
         let result = this.io.poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = result {
             this.watch.wrote([buf], written);
@@ -280,7 +297,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.watch.enter()?;
+        this.watch.enter_write()?;
         let result = this.io.poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(written)) = result {
             this.watch.wrote(bufs.iter().map(|buf| &**buf), written);
@@ -295,7 +312,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        this.watch.enter()?;
+        this.watch.enter_write()?;
         let result = this.io.poll_flush(cx);
         // A server with nothing to read or write, but a handler to wait for, comes by here: it has
         // to hear of the deadline.
@@ -303,7 +320,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             let connection = this.watch.registered.connection();
             connection.wake_writer(cx.waker());
             if connection.stage() >= Stage::Awaiting {
-                this.watch.enter()?;
+                this.watch.enter_write()?;
             }
         }
         result
@@ -312,7 +329,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let watch = this.watch;
-        let stage = watch.enter()?;
+        let stage = watch.enter_write()?;
         let until = match watch.lingers_until {
             Some(until) => until,
             None => {
@@ -334,7 +351,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
                     watch.registered.connection().wake_reader(cx.waker());
-                    watch.enter()?;
+                    watch.enter_write()?;
                     return Poll::Pending;
                 }
             }

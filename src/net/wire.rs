@@ -84,6 +84,12 @@ impl Wire {
         }
     }
 
+    /// A whole head has come to which no response has begun. Of HTTP/1: the streams of HTTP/2 have
+    /// no order.
+    pub(super) fn owes(&self) -> bool {
+        matches!(self, Self::Http1(http1) if http1.activity() == Activity::Handling)
+    }
+
     /// Requests may come at any time, until it is closed.
     pub(super) fn is_multiplexed(&self) -> bool {
         matches!(self, Self::Http2(_) | Self::Opaque)
