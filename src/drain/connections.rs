@@ -48,8 +48,8 @@ impl Activity {
         Self::Opaque,
     ];
 
-    /// Whether a request may come, or has come in part, that is not refused.
-    pub(crate) fn is_expected(self) -> bool {
+    /// Whether a request may come, or has come in part.
+    fn is_expected(self) -> bool {
         matches!(self, Self::Silent | Self::Reading)
     }
 }
@@ -58,9 +58,15 @@ impl Activity {
 const AWAITED: u8 = 1 << 7;
 /// Requests may come on it until it is closed, whatever else it does.
 const MULTIPLEXED: u8 = 1 << 6;
+/// Its request has been read, and no call has been made of it yet: it could still be refused.
+const DELIVERING: u8 = 1 << 5;
 
 fn activity(word: u8) -> Activity {
-    Activity::ALL[usize::from(word & !(AWAITED | MULTIPLEXED)) % Activity::ALL.len()]
+    Activity::ALL[usize::from(word) % Activity::ALL.len()]
+}
+
+fn is_expected(word: u8) -> bool {
+    word & DELIVERING != 0 || activity(word).is_expected()
 }
 
 /// All of a drain's connections, in shards: what is accepted and dropped on many threads shall not
@@ -123,7 +129,7 @@ impl Registry {
     /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
     pub(super) fn end_roll_call(&self) {
         self.each(|connection| {
-            if !activity(connection.word.load(Ordering::Acquire)).is_expected() {
+            if !is_expected(connection.word.load(Ordering::Acquire)) {
                 self.release(connection);
             }
         });
@@ -258,18 +264,19 @@ impl Connection {
     }
 
     /// Says what it was seen doing.
-    pub(crate) fn publish(&self, activity: Activity) {
+    pub(crate) fn publish(&self, activity: Activity, delivering: bool) {
+        let seen = activity as u8 | if delivering { DELIVERING } else { 0 };
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(now) = self.word.compare_exchange_weak(
             word,
-            (word & (AWAITED | MULTIPLEXED)) | activity as u8,
+            (word & (AWAITED | MULTIPLEXED)) | seen,
             Ordering::AcqRel,
             Ordering::Relaxed,
         ) {
             word = now;
         }
         // After the roll call it has begun to say something: it is heard out.
-        if activity.is_expected() && self.stage() == Stage::Awaiting {
+        if is_expected(seen) && self.stage() == Stage::Awaiting {
             self.registry().await_one(self);
         }
     }
@@ -280,11 +287,17 @@ impl Connection {
         self.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
     }
 
-    /// Answers the roll call: nothing of a request has come that has not been passed on.
+    /// Answers the roll call: it has been looked at.
     pub(crate) fn answer(&self) {
-        if self.registry().release(self) {
+        let expected = is_expected(self.word.load(Ordering::Relaxed));
+        if !expected && self.registry().release(self) {
             self.hub.advance();
         }
+    }
+
+    /// Has it looked at again.
+    pub(crate) fn wake(&self) {
+        self.reader.wake();
     }
 
     /// To be woken when the plan has changed; what has changed before is to be looked at after.

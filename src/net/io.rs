@@ -56,7 +56,8 @@ struct Watch {
     delivering: bool,
     /// The last read had to wait: its waker will do.
     reading: bool,
-    published: Activity,
+    /// What was said of it last; and whether it is on its way to become a call.
+    shown: (Activity, bool),
     multiplexed: bool,
     /// It was closed from here; nothing more is read.
     ended: bool,
@@ -77,7 +78,7 @@ impl<T> DrainIo<T> {
                 stalled: false,
                 delivering: false,
                 reading: false,
-                published: Activity::Silent,
+                shown: (Activity::Silent, false),
                 multiplexed: false,
                 ended: false,
                 lingers_until: None,
@@ -104,23 +105,16 @@ impl<T> DrainIo<T> {
 }
 
 impl Watch {
-    /// Before anything is done with the connection: says what it was seen doing, and errs if it is
-    /// to be cut.
+    /// Before anything is done with the connection: errs if it is to be cut.
     #[inline]
     fn enter(&mut self) -> io::Result<Stage> {
-        let stage = self.registered.connection().stage();
-        let activity = match (self.stalled, self.delivering) {
-            (true, _) => Activity::Stalled,
-            (false, false) => self.wire.activity(),
-            // Of interest to a drain only, and gone in a moment.
-            (false, true) if stage < Stage::Awaiting => self.published,
-            (false, true) => Activity::Reading,
-        };
-        if activity != self.published {
-            self.publish(activity);
-        }
-        if stage >= Stage::Awaiting {
-            self.enter_late(stage)?;
+        let connection = self.registered.connection();
+        let stage = connection.stage();
+        if stage >= Stage::Forced && connection.plan(|plan| plan.cuts()) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the drain's deadline has passed",
+            ));
         }
         Ok(stage)
     }
@@ -129,36 +123,79 @@ impl Watch {
     /// call of what it has read, and not before.
     #[inline]
     fn enter_write(&mut self) -> io::Result<Stage> {
+        let stage = self.enter()?;
         self.delivering = false;
-        self.enter()
+        if stage >= Stage::Awaiting {
+            self.show(stage);
+            if self.shown.0 != Activity::Streaming {
+                self.registered.connection().answer();
+            }
+        }
+        Ok(stage)
     }
 
-    fn publish(&mut self, activity: Activity) {
+    /// Says what it was seen doing.
+    #[inline]
+    fn show(&mut self, stage: Stage) {
+        let activity = match self.stalled {
+            true => Activity::Stalled,
+            false => self.wire.activity(),
+        };
+        // That one is of interest to a drain only, and gone in a moment.
+        let delivering = self.delivering && stage >= Stage::Awaiting;
+        if (activity, delivering) != self.shown {
+            self.publish(activity, delivering);
+        }
+    }
+
+    fn publish(&mut self, activity: Activity, delivering: bool) {
         let connection = self.registered.connection();
         if self.wire.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
             connection.is_multiplexed();
         }
-        connection.publish(activity);
-        self.published = activity;
+        connection.publish(activity, delivering);
+        self.shown = (activity, delivering);
     }
 
-    #[cold]
-    fn enter_late(&mut self, stage: Stage) -> io::Result<()> {
-        let connection = self.registered.connection();
-        if stage >= Stage::Forced && connection.plan(|plan| plan.cuts()) {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the drain's deadline has passed",
-            ));
+    #[inline]
+    fn saw_read(&mut self, bytes: &[u8], stage: Stage) {
+        self.reading = false;
+        let owed = self.wire.owes();
+        self.wire.read(bytes);
+        self.delivering |= !owed && self.wire.owes();
+        self.show(stage);
+    }
+
+    #[inline]
+    fn saw_write<'a>(
+        &mut self,
+        result: Poll<io::Result<usize>>,
+        slices: impl IntoIterator<Item = &'a [u8]>,
+        stage: Stage,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.stalled = result.is_pending();
+        if let Poll::Ready(Ok(mut written)) = result {
+            for slice in slices {
+                let part = &slice[..slice.len().min(written)];
+                self.wire.wrote(part);
+                written -= part.len();
+                if written == 0 {
+                    break;
+                }
+            }
         }
-        if matches!(
-            self.published,
-            Activity::Handling | Activity::Stalled | Activity::Upgraded
-        ) {
-            connection.answer();
+        self.show(stage);
+        if self.stalled {
+            self.registered.connection().wake_writer(cx.waker());
+            // After that: whoever changes the stage from here on, wakes.
+            self.enter()?;
+        } else if stage >= Stage::Parting && self.wire.waits_for_pong() {
+            // Its last stream has ended: only now there is a limit.
+            self.registered.connection().wake();
         }
-        Ok(())
+        result
     }
 
     /// Nothing is there to be read: ready if nothing more is waited for.
@@ -177,10 +214,9 @@ impl Watch {
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let stage = self.enter()?;
+            self.show(stage);
             let connection = self.registered.connection();
-            if !self.published.is_expected() {
-                connection.answer();
-            }
+            connection.answer();
             let wire = &self.wire;
             let (limit, deadline) = connection.plan(|plan| {
                 let limit = match wire.activity() {
@@ -216,31 +252,6 @@ impl Watch {
         timer.as_mut().poll(cx)
     }
 
-    fn wrote<'a>(&mut self, slices: impl IntoIterator<Item = &'a [u8]>, mut written: usize) {
-        for slice in slices {
-            let part = &slice[..slice.len().min(written)];
-            written -= part.len();
-            self.wire.wrote(part);
-            if written == 0 {
-                return;
-            }
-        }
-    }
-
-    fn written(
-        &mut self,
-        result: Poll<io::Result<usize>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        self.stalled = result.is_pending();
-        if self.stalled {
-            self.registered.connection().wake_writer(cx.waker());
-            // After that: whoever changes the stage from here on, wakes.
-            self.enter()?;
-        }
-        result
-    }
-
     /// After its write half was closed: whether the peer is to be heard out.
     fn lingers(&self, stage: Stage) -> bool {
         stage > Stage::Serving && !self.ended && self.wire.is_mid_request()
@@ -256,7 +267,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         let watch = this.watch;
-        watch.enter()?;
+        let stage = watch.enter()?;
         if watch.ended {
             return Poll::Ready(Ok(()));
         }
@@ -264,10 +275,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
         match this.io.poll_read(cx, buf) {
             Poll::Pending => watch.poll_idle(cx),
             ready => {
-                watch.reading = false;
-                let owed = watch.wire.owes();
-                watch.wire.read(&buf.filled()[before..]);
-                watch.delivering |= !owed && watch.wire.owes();
+                watch.saw_read(&buf.filled()[before..], stage);
                 ready
             }
         }
@@ -282,12 +290,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.watch.enter_write()?;
+        let stage = this.watch.enter_write()?;
         let result = this.io.poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = result {
-            this.watch.wrote([buf], written);
-        }
-        this.watch.written(result, cx)
+        this.watch.saw_write(result, [buf], stage, cx)
     }
 
     #[inline]
@@ -297,12 +302,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.watch.enter_write()?;
+        let stage = this.watch.enter_write()?;
         let result = this.io.poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(written)) = result {
-            this.watch.wrote(bufs.iter().map(|buf| &**buf), written);
-        }
-        this.watch.written(result, cx)
+        let slices = bufs.iter().map(|buf| &**buf);
+        this.watch.saw_write(result, slices, stage, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

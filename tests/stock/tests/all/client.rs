@@ -9,6 +9,10 @@ use tokio::{
 
 pub struct Client {
     pub stream: TcpStream,
+    /// Of HTTP/2: answers PINGs as they come.
+    pub pongs: bool,
+    /// The GOAWAYs that have come: the last stream, and the error.
+    pub goaways: Vec<(u32, u32)>,
 }
 
 impl Client {
@@ -18,7 +22,11 @@ impl Client {
 
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            pongs: false,
+            goaways: Vec::new(),
+        })
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -42,7 +50,7 @@ impl Client {
                 ),
             }
         }
-        String::from_utf8(read).expect("text")
+        String::from_utf8_lossy(&read).into_owned()
     }
 
     pub async fn head(&mut self) -> String {
@@ -142,12 +150,31 @@ impl Client {
         guarded(self.stream.read_exact(&mut payload))
             .await
             .expect("a whole frame");
-        Some(Frame {
+        if kind == frames::PING && flags & frames::ACK == 0 && self.pongs {
+            // To a server that is through with it, it need not get.
+            let pong = frames::frame(frames::PING, frames::ACK, 0, &payload);
+            let _ = self.stream.write_all(&pong).await;
+        }
+        let frame = Frame {
             kind,
             flags,
             stream: u32::from_be_bytes(stream),
             payload,
-        })
+        };
+        if kind == frames::GOAWAY {
+            self.goaways.push(frame.goaway());
+        }
+        Some(frame)
+    }
+
+    /// Likewise; a reset is an end, too.
+    pub async fn frame_or_end(&mut self) -> Option<Frame> {
+        guarded(self.stream.readable()).await.expect("readable");
+        let mut first = [0];
+        match guarded(self.stream.peek(&mut first)).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => self.frame().await,
+        }
     }
 
     /// The next frame of that kind that is no acknowledgement; others are skipped.

@@ -195,7 +195,22 @@ pub fn app(shared: Shared) -> Router {
         .route("/events", get(events))
         .route("/ws", any(web_socket))
         .route("/ws-polite", any(web_socket_polite))
+        .fallback(tunnel)
         .with_state(shared)
+}
+
+/// What CONNECT asks for: here, an echo. Nothing else is here.
+async fn tunnel(mut request: axum::extract::Request) -> http::StatusCode {
+    if request.method() != http::Method::CONNECT {
+        return http::StatusCode::NOT_FOUND;
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let upgraded = upgrade.await.expect("a tunnel");
+        let (mut from, mut to) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    });
+    http::StatusCode::OK
 }
 
 async fn hello(State(shared): State<Shared>) -> &'static str {
