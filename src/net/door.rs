@@ -1,9 +1,9 @@
 use crate::drain::{Drain, Entrance, Reached, Stage};
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -65,48 +65,56 @@ impl Door {
         self.state
     }
 
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
     /// What comes out of a queue that is being emptied; `None` when it is to be closed.
-    ///
-    /// `take` looks into the queue itself, and may not know how; `accept` waits for what comes.
-    pub(super) fn poll_rest<T>(
+    pub(super) fn poll_queue<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut take: impl FnMut() -> Option<io::Result<T>>,
-        mut accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
+        mut take: impl FnMut() -> io::Result<T>,
     ) -> Poll<Option<T>> {
         loop {
-            let error = match take() {
-                Some(Ok(connection)) => return Poll::Ready(Some(connection)),
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            match take() {
+                Ok(connection) => return Poll::Ready(Some(connection)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Poll::Ready(None);
                 }
-                Some(Err(error)) => Some(error),
-                None => None,
-            };
-            if error.is_none() {
-                // A task's budget shall not pass for an empty queue.
-                let mut accept = unconstrained(std::future::poll_fn(&mut accept));
-                if let Poll::Ready(connection) = Pin::new(&mut accept).poll(cx) {
-                    self.pause = None;
-                    return Poll::Ready(connection);
-                }
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(_) => {}
             }
             // The drain does not wait for ever, and nobody waits for what it does not wait for.
             if self.poll_next(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            let pause = match &error {
-                Some(error) if is_of_the_connection(error) => continue,
-                Some(_) => RETRY,
-                None => QUIET,
-            };
-            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(pause)));
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
-            if error.is_none() {
-                return Poll::Ready(None);
-            }
+            ready!(self.poll_pause(cx, RETRY));
         }
+    }
+
+    /// Likewise, where the queue cannot be looked into: what still comes, until there is silence.
+    pub(super) fn poll_silence<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
+    ) -> Poll<Option<T>> {
+        // A task's budget shall not pass for an empty queue.
+        let accept = pin!(unconstrained(poll_fn(accept)));
+        if let Poll::Ready(connection) = accept.poll(cx) {
+            self.pause = None;
+            return Poll::Ready(connection);
+        }
+        if self.poll_next(cx).is_pending() {
+            ready!(self.poll_pause(cx, QUIET));
+        }
+        Poll::Ready(None)
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
+        let sleep = self.pause.get_or_insert_with(|| Box::pin(sleep(pause)));
+        ready!(sleep.as_mut().poll(cx));
+        self.pause = None;
+        Poll::Ready(())
     }
 
     /// To be called when the listener has been dropped.

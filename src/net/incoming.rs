@@ -71,7 +71,7 @@ where
                 State::Open => ready!(incoming.poll_next(cx)),
                 _ => {
                     let accept = |cx: &mut Context<'_>| incoming.as_mut().poll_next(cx);
-                    ready!(this.door.poll_rest(cx, || None, accept))
+                    ready!(this.door.poll_silence(cx, accept))
                 }
             };
             match next {

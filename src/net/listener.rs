@@ -1,7 +1,7 @@
 use super::{
     door::{Door, State, is_of_the_connection},
     io::DrainIo,
-    queue,
+    queue::Queue,
 };
 use crate::drain::Drain;
 use futures_core::Stream;
@@ -69,29 +69,38 @@ use tokio::{
 /// TLS would hide.
 #[derive(Debug)]
 pub struct DrainListener<L> {
-    /// `None` once it is closed.
-    listener: Option<L>,
+    listening: Listening<L>,
     door: Door,
     backoff: Backoff,
+}
+
+#[derive(Debug)]
+enum Listening<L> {
+    To(L),
+    Emptying(Queue),
+    Closed,
 }
 
 impl<L> DrainListener<L> {
     pub(super) fn new(listener: L, drain: &Drain) -> Self {
         Self {
-            listener: Some(listener),
+            listening: Listening::To(listener),
             door: Door::new(drain),
             backoff: Backoff::default(),
         }
     }
 
-    /// The listener itself; `None` once it is closed.
+    /// The listener itself, as long as it is one: at the end it is emptied, and closed.
     pub fn get_ref(&self) -> Option<&L> {
-        self.listener.as_ref()
+        match &self.listening {
+            Listening::To(listener) => Some(listener),
+            Listening::Emptying(_) | Listening::Closed => None,
+        }
     }
 
     fn close(&mut self) {
         // In this order: who is told that it has closed may connect to see.
-        self.listener = None;
+        self.listening = Listening::Closed;
         self.door.close();
     }
 }
@@ -140,17 +149,32 @@ impl<L: 'static> DrainListener<L> {
         cx: &mut Context<'_>,
         accept: impl Fn(&L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<(DrainIo<T>, A)>> {
-        let Some(listener) = &mut self.listener else {
-            return Poll::Ready(None);
-        };
-        let next = match self.door.poll(cx) {
-            State::Open => Some(ready!(self.backoff.poll(cx, |cx| accept(listener, cx)))),
-            _ => {
-                let take = || queue::take(listener);
-                ready!(self.door.poll_rest(cx, take, |_| Poll::Pending))
-            }
+        self.poll_door(cx);
+        let Self {
+            listening,
+            door,
+            backoff,
+        } = self;
+        let next = match listening {
+            Listening::To(listener) => Some(ready!(backoff.poll(cx, |cx| accept(listener, cx)))),
+            Listening::Emptying(queue) => ready!(door.poll_queue(cx, || queue.take())),
+            Listening::Closed => return Poll::Ready(None),
         };
         Poll::Ready(self.admit(next))
+    }
+
+    /// Takes the queue from the listener when it is time, if that is possible.
+    fn poll_door(&mut self, cx: &mut Context<'_>) {
+        if self.door.poll(cx) != State::Emptying || !matches!(self.listening, Listening::To(_)) {
+            return;
+        }
+        if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
+            self.listening = match Queue::of(listener) {
+                Ok(queue) => Listening::Emptying(queue),
+                Err(Some(listener)) => Listening::To(listener),
+                Err(None) => return self.door.close(),
+            };
+        }
     }
 
     /// Counts what was accepted; closes if that was the last one.
@@ -204,31 +228,29 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let Self { listener, door, .. } = self;
-            let Some(listener) = listener else {
-                return std::future::pending().await;
-            };
-            let next = match poll_fn(|cx| Poll::Ready(door.poll(cx))).await {
-                State::Open => {
+            poll_fn(|cx| Poll::Ready(self.poll_door(cx))).await;
+            let Self {
+                listening, door, ..
+            } = self;
+            let next = match listening {
+                Listening::To(listener) => {
+                    let was = door.state();
                     let mut accept = pin!(listener.accept());
                     let next = poll_fn(|cx| match door.poll(cx) {
-                        State::Open => accept.as_mut().poll(cx).map(Some),
-                        _ => Poll::Ready(None),
+                        State::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
+                        // It has changed: the queue is to be had, perhaps.
+                        now if now != was => Poll::Ready(Err(())),
+                        _ => door
+                            .poll_silence(cx, |cx| accept.as_mut().poll(cx).map(Some))
+                            .map(Ok),
                     });
-                    let Some(next) = next.await else { continue };
-                    Some(next)
+                    let Ok(next) = next.await else { continue };
+                    next
                 }
-                _ if queue::is_known(listener) => {
-                    poll_fn(|cx| door.poll_rest(cx, || queue::take(listener), |_| Poll::Pending))
-                        .await
+                Listening::Emptying(queue) => {
+                    poll_fn(|cx| door.poll_queue(cx, || queue.take())).await
                 }
-                _ => {
-                    let mut accept = pin!(listener.accept());
-                    poll_fn(|cx| {
-                        door.poll_rest(cx, || None, |cx| accept.as_mut().poll(cx).map(Some))
-                    })
-                    .await
-                }
+                Listening::Closed => return std::future::pending().await,
             };
             if let Some(admitted) = self.admit(next) {
                 return admitted;
@@ -237,7 +259,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        match &self.listener {
+        match self.get_ref() {
             Some(listener) => listener.local_addr(),
             None => Err(io::Error::new(
                 io::ErrorKind::NotConnected,
