@@ -1,6 +1,6 @@
 //! A hand-written accept loop on hyper, HTTP/1 and HTTP/2, around a `ServiceBuilder` chain.
 //!
-//! `cargo run --example hyper`, then `curl localhost:3000` or
+//! `cargo run -p example-hyper`, then `curl localhost:3000` or
 //! `curl --http2-prior-knowledge localhost:3000`, and Ctrl-C here.
 
 use http_body_util::Full;
