@@ -7,10 +7,11 @@
 //! It fails if a request was lost: one that was sent, even in part, and got no whole answer.
 
 mod load;
+mod options;
 mod server;
 
-use clap::Parser;
 use load::{Fate, Load};
+use options::Options;
 use server::{Server, Stopping};
 use std::{
     io::{IsTerminal, Write},
@@ -20,33 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Stops a server under load, and counts what was lost.
-#[derive(Parser)]
-struct Options {
-    /// Clients, in a closed loop; every other one makes a connection for each request.
-    #[arg(long, default_value_t = 32)]
-    clients: usize,
-    /// How long everything is still served after the signal.
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    lame_duck: Duration,
-    /// How long the whole shutdown may take.
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    timeout: Duration,
-    /// How long there is load before the signal.
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
-    before: Duration,
-    /// The same server without this crate: axum's graceful shutdown under a timeout.
-    #[arg(long)]
-    without: bool,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::of_command_line() {
+        Ok(Some(options)) => options,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}; --help lists the options");
+            return ExitCode::from(2);
+        }
+    };
     let stopping = match options.without {
         true => Stopping::without(options.timeout),
         false => Stopping::with(options.lame_duck, options.timeout),

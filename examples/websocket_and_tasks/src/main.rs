@@ -1,6 +1,6 @@
 //! What outlives its request: a WebSocket, an event stream, a background task.
 //!
-//! `cargo run --example websocket_and_tasks`, then `curl -N localhost:3000/events` and
+//! `cargo run -p example-websocket-and-tasks`, then `curl -N localhost:3000/events` and
 //! `websocat ws://localhost:3000/echo`, and Ctrl-C here: the stream ends with its last chunk, the
 //! socket with a Close frame, the task with its work.
 

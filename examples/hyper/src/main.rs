@@ -1,6 +1,6 @@
 //! A hand-written accept loop on hyper, HTTP/1 and HTTP/2, around a `ServiceBuilder` chain.
 //!
-//! `cargo run --example hyper`, then `curl localhost:3000` or
+//! `cargo run -p example-hyper`, then `curl localhost:3000` or
 //! `curl --http2-prior-knowledge localhost:3000`, and Ctrl-C here.
 
 use http_body_util::Full;
@@ -17,14 +17,13 @@ use std::{convert::Infallible, error::Error, io, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_graceful::{Drain, Phase, signal};
-use tower_http::trace::TraceLayer;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let drain = Drain::new();
     let service = ServiceBuilder::new()
-        // Outside, so that refusals are traced like any other response.
-        .layer(TraceLayer::new_for_http())
+        // Outside, so that refusals are logged like any other response.
+        .map_response(log)
         .layer(drain.layer())
         .service(service_fn(hello));
 
@@ -35,6 +34,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let drained = drain.run(server, signal::terminate()).await?;
     println!("{drained}");
     Ok(())
+}
+
+fn log<B>(response: Response<B>) -> Response<B> {
+    println!("{}", response.status());
+    response
 }
 
 async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
