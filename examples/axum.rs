@@ -6,7 +6,7 @@
 use axum::{Router, routing::get};
 use std::{error::Error, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
-use tower_graceful::{Drain, Phase, signal};
+use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -28,7 +28,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(drain.reached(Phase::Draining));
+    // The drain's own listener: nothing that has arrived is lost, and nobody can hang the end.
+    let server =
+        axum::serve(drain.listener(listener), app).with_graceful_shutdown(drain.shutdown_signal());
     let drained = drain.run(server, signal::terminate()).await?;
     println!("{drained}");
     Ok(())

@@ -49,8 +49,8 @@ use tokio::time::Instant;
 
 /// One shutdown, held together: its phase, its deadline, who is in flight, and how it ended.
 ///
-/// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer),
-/// [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
+/// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer), listeners
+/// (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
 /// merely exists holds nothing up. Keep one as long as its services run: when the last one is gone,
 /// nobody can begin the drain, and the threads that were kept apart share one counter.
 ///
@@ -233,8 +233,9 @@ impl Drain {
         Readiness::new(self.clone())
     }
 
-    /// Begins: [`Phase::LameDuck`] if the builder gave it a duration, else [`Phase::Draining`] at
-    /// once. When this returns, no service refuses one request and admits a later one.
+    /// Begins: [`Phase::LameDuck`] if the builder gave it a duration or there is a listener, which
+    /// then closes; else [`Phase::Draining`] at once, and when this returns, no service refuses one
+    /// request and admits a later one.
     ///
     /// Any thread may call it, also outside of a runtime, and again: only the first call counts.
     pub fn begin(&self) {
@@ -324,7 +325,7 @@ impl Drain {
     /// How many requests are in flight: called, and their response bodies not ended.
     ///
     /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls,
-    /// but for calls that had begun before.
+    /// but for calls that had begun before, and for what [arrived in time](Self::shutdown_signal).
     pub fn in_flight(&self) -> usize {
         self.left().requests
     }

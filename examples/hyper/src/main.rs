@@ -10,13 +10,13 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
     service::TowerToHyperService,
 };
-use std::{convert::Infallible, error::Error, io, time::Duration};
+use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_graceful::{Drain, Phase, signal};
+use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -46,41 +46,32 @@ async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
     Ok(Response::new(Full::new(Bytes::from("hello\n"))))
 }
 
-/// Accepts until the drain, then waits for the connections: `run` gives that its deadline.
-async fn serve<S, B>(listener: TcpListener, service: S, drain: Drain) -> io::Result<()>
+/// Accepts until the drain has closed the listener. The connections need not be waited for: the
+/// drain counts them, and cuts them at its deadline.
+async fn serve<S, B>(listener: TcpListener, service: S, drain: Drain)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S: Service<Request<Incoming>, Future: Send, Error: Into<Box<dyn Error + Send + Sync>>>,
     B: hyper::body::Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let connections = auto::Builder::new(TokioExecutor::new());
-    let graceful = GracefulShutdown::new();
-    let mut draining = drain.reached(Phase::Draining);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of files, or the client has gone: others may still be served.
-                Err(error) => {
-                    eprintln!("accept: {error}");
-                    sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = &mut draining => break,
-        };
+    let mut listener = drain.listener(listener);
+    while let Some((io, peer)) = listener.accept().await {
         let service = TowerToHyperService::new(service.clone());
-        let connection = connections
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .into_owned();
-        let connection = graceful.watch(connection);
+        let told = drain.shutdown_signal();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                eprintln!("connection: {error}");
+            let connections = auto::Builder::new(TokioExecutor::new());
+            let connection = connections.serve_connection_with_upgrades(TokioIo::new(io), service);
+            let mut connection = pin!(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
+                () = told => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                eprintln!("{peer}: {error}");
             }
         });
     }
-    drop(listener);
-    graceful.shutdown().await;
-    Ok(())
 }
