@@ -12,7 +12,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// How long a queue that cannot be looked into has to stay silent to be taken for empty.
+/// How long a queue that cannot be looked into has to stay silent to be taken for empty; and how
+/// long handshakes may take that have begun.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// How long to wait after an accept that failed while the queue is emptied: for lack of file
@@ -29,6 +30,8 @@ pub(super) struct Door {
     /// The end of LameDuck, then the end of emptying, then the moment when servers are told.
     next: Reached,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Nobody new comes into the queue, but handshakes that have begun may end there.
+    handshakes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -49,6 +52,7 @@ impl Door {
             state: State::Open,
             next,
             pause: None,
+            handshakes: false,
         }
     }
 
@@ -69,6 +73,12 @@ impl Door {
         self.state
     }
 
+    /// To be called before the queue is emptied: once it is empty, it is looked at again, after as
+    /// long as handshakes may take.
+    pub(super) fn wait_for_handshakes(&mut self) {
+        self.handshakes = true;
+    }
+
     /// What comes out of a queue that is being emptied; `None` when it is to be closed.
     pub(super) fn poll_queue<T>(
         &mut self,
@@ -79,7 +89,12 @@ impl Door {
             match take() {
                 Ok(connection) => return Poll::Ready(Some(connection)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(None);
+                    if !self.handshakes || self.poll_next(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    ready!(self.poll_pause(cx, QUIET));
+                    self.handshakes = false;
+                    continue;
                 }
                 Err(error) if is_of_the_connection(&error) => continue,
                 Err(_) => {}

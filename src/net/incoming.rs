@@ -1,6 +1,6 @@
 use super::{
+    connection::DrainIo,
     door::{Door, State},
-    io::DrainIo,
 };
 use crate::drain::Drain;
 use futures_core::Stream;

@@ -1,6 +1,6 @@
 use super::{
+    connection::DrainIo,
     door::{Door, State, is_of_the_connection},
-    io::DrainIo,
     queue::Queue,
 };
 use crate::drain::Drain;
@@ -30,7 +30,8 @@ use tokio::{
 ///   also when it has become a WebSocket or a tunnel, and is cut at the deadline: see [`DrainIo`].
 /// * At the end of the lame duck it takes what waits in the accept queue, for up to 100 ms, and
 ///   then closes: whoever connects from then on is told so by the kernel, and whoever was there
-///   before is served. It says that it is done by accepting nothing more.
+///   before is served. (Whoever comes in the microsecond between is reset, unless the listener is
+///   [exclusive](DrainListener::exclusive).) It says that it is done by accepting nothing more.
 ///
 /// Give the server [`Drain::shutdown_signal`] as its signal: it comes when no connection has
 /// anything to say any more that it might lose.
@@ -70,6 +71,7 @@ use tokio::{
 #[derive(Debug)]
 pub struct DrainListener<L> {
     listening: Listening<L>,
+    exclusive: bool,
     door: Door,
     backoff: Backoff,
 }
@@ -85,6 +87,7 @@ impl<L> DrainListener<L> {
     pub(super) fn new(listener: L, drain: &Drain) -> Self {
         Self {
             listening: Listening::To(listener),
+            exclusive: false,
             door: Door::new(drain),
             backoff: Backoff::default(),
         }
@@ -106,6 +109,17 @@ impl<L> DrainListener<L> {
 }
 
 impl DrainListener<TcpListener> {
+    /// Says that this process alone has the socket, as after [`Drain::bind`]: it was not inherited,
+    /// from systemd or a parent, and is not passed on to a successor.
+    ///
+    /// Then nobody is reset who connects at the very end: while the accept queue is emptied, on
+    /// Linux, new SYNs are dropped (by a socket filter). Their clients try again after a second, and
+    /// are refused. A socket that others have, too, would stay deaf for them.
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
     /// The next connection, and where it comes from; `None` once the drain has closed the listener.
     /// Then tell your connections to stop at [`Drain::shutdown_signal`].
     ///
@@ -154,6 +168,7 @@ impl<L: 'static> DrainListener<L> {
             listening,
             door,
             backoff,
+            ..
         } = self;
         let next = match listening {
             Listening::To(listener) => Some(ready!(backoff.poll(cx, |cx| accept(listener, cx)))),
@@ -170,7 +185,12 @@ impl<L: 'static> DrainListener<L> {
         }
         if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
             self.listening = match Queue::of(listener) {
-                Ok(queue) => Listening::Emptying(queue),
+                Ok(queue) => {
+                    if self.exclusive && queue.shut() {
+                        self.door.wait_for_handshakes();
+                    }
+                    Listening::Emptying(queue)
+                }
                 Err(Some(listener)) => Listening::To(listener),
                 Err(None) => return self.door.close(),
             };
