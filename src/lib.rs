@@ -15,10 +15,9 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let drain = Drain::new();
 //! let app = Router::new().route("/", get("hello")).layer(drain.layer());
-//! let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! let listener = drain.bind("127.0.0.1:3000").await?; // feature "axum"
 //!
-//! let server = axum::serve(drain.listener(tcp), app) // feature "axum"
-//!     .with_graceful_shutdown(drain.shutdown_signal());
+//! let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
 //! let drained = drain.run(server, signal::terminate()).await?;
 //! println!("{drained}"); // drained in 1.2s: 31 completed, 0 refused, nothing left
 //! # Ok(())
@@ -66,7 +65,7 @@
 //! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
 //!   ([`Connections`]), unless they are encrypted: put TLS inside of it, `drain.listener(tls)`.
 //! * A client that connects in the very microsecond in which the listener closes is reset by the
-//!   kernel. A client that sends a request on a kept connection later than the
+//!   kernel, unless the listener is the process's own (`Drain::bind`) and this is Linux. A client that sends a request on a kept connection later than the
 //!   [settling](DrainBuilder::settle) allows finds it closed.
 //! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
 //!
@@ -79,7 +78,7 @@
 //! | [`GracefulLayer`] | counts and refuses, for HTTP ([`Drain::layer`]) and for any other service ([`Drain::call_layer`]) |
 #![cfg_attr(
     feature = "net",
-    doc = "| [`Drain::listener`], [`Drain::incoming`] | the connections, for `axum::serve`, tonic and loops by hand |"
+    doc = "| [`Drain::bind`], [`Drain::listener`], [`Drain::incoming`] | the connections, for `axum::serve`, tonic and loops by hand |"
 )]
 //! | [`Drain::shutdown_signal`] | tells a server when to stop |
 //! | [`Drain::reached`] | tells handlers, streams and tasks when to stop |

@@ -49,8 +49,11 @@ impl Stopping {
     async fn serve(&self, listener: TcpListener, app: Router) -> String {
         match self {
             Self::With(drain) => {
-                let server = axum::serve(drain.listener(listener), app.layer(drain.layer()))
-                    .with_graceful_shutdown(drain.shutdown_signal());
+                let server = axum::serve(
+                    drain.listener(listener).exclusive(),
+                    app.layer(drain.layer()),
+                )
+                .with_graceful_shutdown(drain.shutdown_signal());
                 match drain.run(server, signal::terminate()).await {
                     Ok(drained) => drained.to_string(),
                     Err(error) => error.to_string(),

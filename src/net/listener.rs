@@ -52,6 +52,7 @@ use tokio::{
 /// let app = Router::new().route("/", get("hello")).layer(drain.layer());
 /// let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 ///
+/// // Where nobody else has the socket, bind it so: `drain.bind("127.0.0.1:3000").await?`.
 /// let server = axum::serve(drain.listener(tcp), app)
 ///     .with_graceful_shutdown(drain.shutdown_signal());
 /// println!("{}", drain.run(server, signal::terminate()).await?);
@@ -248,7 +249,11 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            poll_fn(|cx| Poll::Ready(self.poll_door(cx))).await;
+            poll_fn(|cx| {
+                self.poll_door(cx);
+                Poll::Ready(())
+            })
+            .await;
             let Self {
                 listening, door, ..
             } = self;

@@ -16,7 +16,7 @@ use hyper_util::{
 use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_graceful::{Drain, signal};
+use tower_graceful::{Drain, DrainListener, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -27,8 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(drain.layer())
         .service(service_fn(hello));
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+    let listener = drain.bind("127.0.0.1:3000").await?;
+    println!("http://localhost:3000, Ctrl-C to stop");
 
     let server = serve(listener, service, drain.clone());
     let drained = drain.run(server, signal::terminate()).await?;
@@ -48,13 +48,12 @@ async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
 
 /// Accepts until the drain has closed the listener. The connections need not be waited for: the
 /// drain counts them, and cuts them at its deadline.
-async fn serve<S, B>(listener: TcpListener, service: S, drain: Drain)
+async fn serve<S, B>(mut listener: DrainListener<TcpListener>, service: S, drain: Drain)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S: Service<Request<Incoming>, Future: Send, Error: Into<Box<dyn Error + Send + Sync>>>,
     B: hyper::body::Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let mut listener = drain.listener(listener);
     while let Some((io, peer)) = listener.accept().await {
         let service = TowerToHyperService::new(service.clone());
         let told = drain.shutdown_signal();

@@ -17,10 +17,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt};
 use std::{convert::Infallible, error::Error, time::Duration};
-use tokio::{
-    net::TcpListener,
-    time::{interval, sleep},
-};
+use tokio::time::{interval, sleep};
 use tokio_stream::wrappers::IntervalStream;
 use tower_graceful::{Drain, Phase, Refused, signal};
 
@@ -37,11 +34,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/report", post(report))
         .with_state(drain.clone())
         .layer(drain.layer());
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+    let listener = drain.bind("127.0.0.1:3000").await?;
+    println!("http://localhost:3000, Ctrl-C to stop");
 
-    let server =
-        axum::serve(drain.listener(listener), app).with_graceful_shutdown(drain.shutdown_signal());
+    let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
     let drained = drain.run(server, signal::terminate()).await?;
     println!("{drained}");
     Ok(())
