@@ -5,8 +5,8 @@
 
 use axum::{Router, routing::get};
 use std::{error::Error, time::Duration};
-use tokio::{net::TcpListener, time::sleep};
-use tower_graceful::{Drain, Phase, signal};
+use tokio::time::sleep;
+use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,10 +25,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route_service("/readyz", drain.readiness())
         .route("/healthz", get(async || "alive\n"));
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+    let listener = drain.bind("127.0.0.1:3000").await?;
+    println!("http://localhost:3000, Ctrl-C to stop");
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(drain.reached(Phase::Draining));
+    // The drain's own listener: nothing that has arrived is lost, and nobody can hang the end.
+    let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
     let drained = drain.run(server, signal::terminate()).await?;
     println!("{drained}");
     Ok(())

@@ -3,6 +3,8 @@
 //! Arrows point down: [`run`] and [`guard`] stand on [`state`], that on [`plan`] (what happens
 //! when) and on [`count`] (who is inside).
 
+#[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
+mod connections;
 mod count;
 mod guard;
 mod outcome;
@@ -12,10 +14,12 @@ mod run;
 mod state;
 mod sync;
 
-pub(crate) use self::{guard::InFlight, sync::contained};
+#[cfg(feature = "net")]
+pub(crate) use self::connections::{Activity, Registered};
+pub(crate) use self::{guard::InFlight, phase::Stage, sync::contained};
 pub use self::{
     guard::{DrainGuard, Tracked},
-    outcome::{DrainTimeout, Drained, Left, Refused, RunError},
+    outcome::{Connections, DrainTimeout, Drained, Left, Refused, RunError},
     phase::Phase,
     run::{Insist, ServerOutput},
 };
@@ -24,6 +28,7 @@ pub(crate) type Entrance = count::Entrance<state::State>;
 use self::{
     count::{Count, Hub},
     guard::Inside,
+    plan::{Plan, Settings},
     state::{Kind, State},
 };
 use crate::{
@@ -43,8 +48,8 @@ use tokio::time::Instant;
 
 /// One shutdown, held together: its phase, its deadline, who is in flight, and how it ended.
 ///
-/// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer),
-/// [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
+/// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer), listeners
+/// (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
 /// merely exists holds nothing up. Keep one as long as its services run: when the last one is gone,
 /// nobody can begin the drain, and the threads that were kept apart share one counter.
 ///
@@ -105,8 +110,7 @@ pub struct Drain {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct DrainBuilder {
-    lame_duck: Duration,
-    timeout: Duration,
+    settings: Settings,
 }
 
 impl DrainBuilder {
@@ -116,7 +120,7 @@ impl DrainBuilder {
     /// Give it as long as your balancer takes to send its requests elsewhere: in Kubernetes a pod
     /// still gets new connections for some seconds after its SIGTERM.
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
-        self.lame_duck = lame_duck;
+        self.settings.lame_duck = lame_duck;
         self
     }
 
@@ -126,7 +130,27 @@ impl DrainBuilder {
     /// ends well. A [server](Drain::run) that has no work left at the deadline, and has not noticed
     /// yet, gets half a second more to end by itself.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.settings.timeout = timeout;
+        self
+    }
+
+    /// How long connections that are open may take, at the end of the lame duck, to deliver what
+    /// is in the pipe. Only then are idle ones closed. Over at once where none is open. Default:
+    /// 100 ms.
+    ///
+    /// Only for connections that a listener of the drain has accepted. A client whose next request
+    /// is on its way when the drain begins gets its answer if it arrives within this time.
+    pub fn settle(mut self, settle: Duration) -> Self {
+        self.settings.settle = settle;
+        self
+    }
+
+    /// How long a connection may stay silent after its accept before a drain closes it: the first
+    /// request of a client that has just connected may be on its way. Default: 1 s.
+    ///
+    /// Only for connections that a listener of the drain has accepted. (Go waits for 5 to 7 s.)
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
         self
     }
 
@@ -136,10 +160,7 @@ impl DrainBuilder {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let stripes = (threads * 4).clamp(8, 256);
         Drain {
-            count: Arc::new(Count::new(
-                State::new(self.lame_duck, self.timeout),
-                stripes,
-            )),
+            count: Arc::new(Count::new(State::new(self.settings), stripes)),
         }
     }
 }
@@ -147,9 +168,13 @@ impl DrainBuilder {
 impl Default for DrainBuilder {
     fn default() -> Self {
         Self {
-            lame_duck: Duration::ZERO,
-            // Kubernetes kills after 30 s unless told otherwise; leave it some.
-            timeout: Duration::from_secs(25),
+            settings: Settings {
+                lame_duck: Duration::ZERO,
+                // Kubernetes kills after 30 s unless told otherwise; leave it some.
+                timeout: Duration::from_secs(25),
+                settle: Duration::from_millis(100),
+                grace: Duration::from_secs(1),
+            },
         }
     }
 }
@@ -207,8 +232,9 @@ impl Drain {
         Readiness::new(self.clone())
     }
 
-    /// Begins: [`Phase::LameDuck`] if the builder gave it a duration, else [`Phase::Draining`] at
-    /// once. When this returns, no service refuses one request and admits a later one.
+    /// Begins: [`Phase::LameDuck`] if the builder gave it a duration or there is a listener, which
+    /// then closes; else [`Phase::Draining`] at once, and when this returns, no service refuses one
+    /// request and admits a later one.
     ///
     /// Any thread may call it, also outside of a runtime, and again: only the first call counts.
     pub fn begin(&self) {
@@ -271,13 +297,34 @@ impl Drain {
     ///
     /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
     pub fn reached(&self, phase: Phase) -> Reached {
-        Reached::new(self.count.hub().clone(), phase)
+        Reached::phase(self.count.hub().clone(), phase)
+    }
+
+    /// When a server is to be told: give this to its graceful shutdown.
+    ///
+    /// Completes at [`Phase::Draining`], or, where a listener of this drain has accepted
+    /// connections, when none of them may still bring a request that arrived in time: a server
+    /// that is told closes what it takes for idle, without a look at what is in the pipe. So it
+    /// waits, each for its own limit, for silent connections that are younger than the
+    /// [grace](DrainBuilder::grace), and for those that have sent a part of a head.
+    ///
+    /// A `'static` future, cancel safe, with the costs and panics of [`reached`](Self::reached).
+    ///
+    /// ```no_run
+    /// # use axum::Router;
+    /// # use tower_graceful::Drain;
+    /// # async fn f(tcp: tokio::net::TcpListener, app: Router, drain: Drain) {
+    /// let server = axum::serve(tcp, app).with_graceful_shutdown(drain.shutdown_signal());
+    /// # }
+    /// ```
+    pub fn shutdown_signal(&self) -> Reached {
+        Reached::stage(self.count.hub().clone(), Stage::Parting)
     }
 
     /// How many requests are in flight: called, and their response bodies not ended.
     ///
     /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls,
-    /// but for calls that had begun before.
+    /// but for calls that had begun before, and for what [arrived in time](Self::shutdown_signal).
     pub fn in_flight(&self) -> usize {
         self.left().requests
     }
@@ -322,6 +369,10 @@ impl Drain {
     /// # }
     /// ```
     pub fn guard(&self) -> Result<DrainGuard, Refused> {
+        // Requests may be admitted for a while longer, where connections are known.
+        if self.phase() >= Phase::Draining {
+            return Err(Refused);
+        }
         let inside = Inside::enter(&self.count.entrance(), Kind::Guard).ok_or(Refused)?;
         Ok(DrainGuard::new(inside))
     }
@@ -418,7 +469,7 @@ impl Drain {
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut plan::Plan, Instant)) {
+    fn update(&self, change: impl FnOnce(&mut Plan, Instant)) {
         // What is due comes first: a deadline that has passed is not moved any more.
         self.count.hub().advance();
         self.state().update(|plan| change(plan, Instant::now()));
@@ -437,7 +488,12 @@ impl Drain {
 impl Entrance {
     /// The phase as it was last seen.
     pub(crate) fn phase(&self) -> Phase {
-        self.home().phase()
+        self.stage().phase()
+    }
+
+    #[inline]
+    pub(crate) fn stage(&self) -> Stage {
+        self.home().stage()
     }
 
     #[inline]
@@ -451,7 +507,12 @@ impl Entrance {
 
     /// See [`Drain::reached`].
     pub(crate) fn reached(&self, phase: Phase) -> Reached {
-        Reached::new(self.hub(), phase)
+        Reached::phase(self.hub(), phase)
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn reached_stage(&self, stage: Stage) -> Reached {
+        Reached::stage(self.hub(), stage)
     }
 }
 
@@ -477,9 +538,17 @@ pub struct Reached {
 }
 
 impl Reached {
-    fn new(hub: Arc<Hub<State>>, phase: Phase) -> Self {
+    fn phase(hub: Arc<Hub<State>>, phase: Phase) -> Self {
+        Self::when(hub, move |plan| plan.phase() >= phase)
+    }
+
+    pub(crate) fn stage(hub: Arc<Hub<State>>, stage: Stage) -> Self {
+        Self::when(hub, move |plan| plan.stage() >= stage)
+    }
+
+    fn when(hub: Arc<Hub<State>>, reached: impl Fn(&Plan) -> bool + Send + Sync + 'static) -> Self {
         Self {
-            future: Box::pin(hub.until(move |plan| (plan.phase() >= phase).then_some(()))),
+            future: Box::pin(hub.until(move |plan| reached(plan).then_some(()))),
         }
     }
 }

@@ -64,7 +64,7 @@ where
                 let in_flight = in_flight.take();
                 let (mut head, inner) = result?.into_parts();
                 if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
-                    closing.put_on(head.status, &mut head.headers);
+                    closing.put_on(&mut head);
                 }
                 (head, ResponseBody::new(inner, in_flight))
             }

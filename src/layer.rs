@@ -17,6 +17,10 @@ use tower_layer::Layer;
 /// | [`LameDuck`](crate::Phase::LameDuck) | likewise, and an HTTP/1 response that is final carries `Connection: close` |
 /// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
 ///
+/// Where the drain knows connections, those on them that arrived in time are still served while
+/// draining: see [`Drain::shutdown_signal`]. But one that asks for an upgrade, or a CONNECT, is
+/// refused even then: it would open what is about to be closed.
+///
 /// A count ends once, at whatever comes first: the end of the stream, trailers, a frame after which
 /// the body says that it is at its end, an error of the body or the service, a panic, or the drop
 /// of the response future or the body.
@@ -25,8 +29,9 @@ use tower_layer::Layer;
 ///
 /// It sees requests, not connections. Its count falls to 0 when the *server* has the last byte,
 /// not when the client has; a request whose connection the server closes before it was read never
-/// comes here; nor does a WebSocket, once upgraded. That takes the server's graceful shutdown next
-/// to it, as in [`Drain::run`].
+/// comes here; nor does a WebSocket, once upgraded. That takes the drain's listener next to it
+/// (`Drain::listener`, feature `net`), or at least the server's own graceful shutdown, as in
+/// [`Drain::run`].
 ///
 /// # Where to put it
 ///

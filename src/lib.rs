@@ -1,30 +1,30 @@
-//! Stops a tower, axum, tonic or hyper server without losing the requests that it has begun, and
-//! without hanging.
+//! Stops a tower, axum, tonic or hyper server without losing a request, and without hanging.
 //!
-//! Go has had `http.Server.Shutdown` since 1.8. This is its request side for any [tower] service,
-//! with a deadline, phases, a second signal that forces, and a report that says what was left.
+//! Go has had `http.Server.Shutdown` since 1.8. This is that for the servers of Rust, which stay as
+//! they are: a layer around any [tower] service, which counts requests and refuses new ones; a
+//! listener in front of it, which counts connections, empties the accept queue and cuts what would
+//! hang; and one [`Drain`] that they share, with phases, a deadline, a second signal that forces,
+//! and a report that says what was left.
 //!
-//! ```no_run
+#![cfg_attr(all(feature = "axum", feature = "signal"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "axum", feature = "signal")), doc = "```ignore")]
 //! use axum::{Router, routing::get};
-//! use tower_graceful::{Drain, Phase};
+//! use tower_graceful::{Drain, signal};
 //!
-//! # #[cfg(feature = "signal")]
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let drain = Drain::new();
 //! let app = Router::new().route("/", get("hello")).layer(drain.layer());
-//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! let listener = drain.bind("127.0.0.1:3000").await?; // feature "axum"
 //!
-//! let server = axum::serve(listener, app).with_graceful_shutdown(drain.reached(Phase::Draining));
-//! let drained = drain.run(server, tower_graceful::signal::terminate()).await?;
-//! println!("{drained}"); // drained in 1.2s: 31 completed, 4 refused, nothing left
+//! let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
+//! let drained = drain.run(server, signal::terminate()).await?;
+//! println!("{drained}"); // drained in 1.2s: 31 completed, 0 refused, nothing left
 //! # Ok(())
 //! # }
-//! # #[cfg(not(feature = "signal"))]
-//! # fn main() {}
 //! ```
 //!
-//! # What is promised
+//! # What the layer promises
 //!
 //! * **A request is counted and waited for, or it is refused** and never reaches your service:
 //!   never neither, never both, however it races with the signal.
@@ -32,27 +32,42 @@
 //!   or its drop, at the drop of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
 //! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once.
-//!   (A server with no work left gets half a second to notice.) The outcome is [`Drained`], or
-//!   [`DrainTimeout`] with what was [`Left`], and the same for all who wait.
-//! * **Nothing that merely exists holds it**: layers, services and [`Drain`]s are not counted.
+//!   (Half a second more is for a server or an idle connection that has no work left and has not
+//!   noticed, and for connections to be cut.) The outcome is [`Drained`], or [`DrainTimeout`] with
+//!   what was [`Left`], and the same for all who wait.
+//! * **Nothing that merely exists holds it**: layers, services, listeners and [`Drain`]s are not
+//!   counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
 //!   `Connection: close`, gRPC's UNAVAILABLE, or [`Refused`] as an error; `poll_ready` neither
 //!   errs nor hangs because of a drain.
 //!
-//! # What is not
+//! # What the listener promises
 //!
-//! A layer sees requests, not connections. So it cannot promise
+//! * **What arrived is served**: what waits in the accept queue, in the buffer of a kept connection,
+//!   half a head, the first request of a connection that was accepted a moment ago. Its answer says
+//!   `Connection: close`, if there is a layer to say it.
+//! * **Nobody holds the drain for ever.** A silent connection is closed a
+//!   [second](DrainBuilder::grace) after its accept, half a head after 5 s, an HTTP/2 client that
+//!   answers no PING after 5 s, all others at the deadline: sockets closed, within a second, on
+//!   servers that detach their connections, too.
+//! * **Done means written.** A connection is counted until its server drops it; by then its last
+//!   byte is with the kernel, and the process may exit.
+//! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for, cut
+//!   at the deadline and [reported](Connections::upgraded).
+//! * **A response is not destroyed by the close**: the rest of an upload is read for a moment, so
+//!   that its refusal can be.
 //!
-//! * that a response was **written**. Its body ends when the server has buffered it; with a client
-//!   that reads nothing, 64 MiB later the count is already 0. The server's own graceful shutdown
-//!   waits for that, which is why [`Drain::run`] waits for the server, too;
-//! * that a request is **seen**. One that was sent while its connection was closed, or that sat in
-//!   the accept queue, never comes here. A [lame duck](DrainBuilder::lame_duck) makes that rare;
-//! * that a stuck **connection is cut**. `axum::serve` and tonic detach their connection tasks: at
-//!   the deadline [`Drain::run`] drops the server and says what was left; the end of the process
-//!   cuts it (`run` says how to end it);
-//! * that a **WebSocket** is waited for. Its request ends with the 101; hold a
-//!   [guard](Drain::guard) for what comes after.
+//! # What is not promised
+//!
+//! * **A layer alone sees requests, not connections.** Its count falls to 0 when the *server* has
+//!   the last byte; a request that its server never reads never comes to it; it cuts no connection
+//!   and counts no WebSocket. That takes the listener.
+//! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
+//!   ([`Connections`]), unless they are encrypted: put TLS inside of it, `drain.listener(tls)`.
+//! * A client that connects in the very microsecond in which the listener closes is reset by the
+//!   kernel, unless the listener is the process's own (`Drain::bind`) and this is Linux. A client that sends a request on a kept connection later than the
+//!   [settling](DrainBuilder::settle) allows finds it closed.
+//! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
 //!
 //! # The parts
 //!
@@ -61,6 +76,11 @@
 //! | [`Drain`] | the handle: begin, force, wait, deadline, phase, guards |
 //! | [`Drain::run`] | a server and a signal in one future, which ends with the outcome |
 //! | [`GracefulLayer`] | counts and refuses, for HTTP ([`Drain::layer`]) and for any other service ([`Drain::call_layer`]) |
+#![cfg_attr(
+    feature = "net",
+    doc = "| [`Drain::bind`], [`Drain::listener`], [`Drain::incoming`] | the connections, for `axum::serve`, tonic and loops by hand |"
+)]
+//! | [`Drain::shutdown_signal`] | tells a server when to stop |
 //! | [`Drain::reached`] | tells handlers, streams and tasks when to stop |
 //! | [`Drain::guard`], [`Drain::track`] | work that is no request and is waited for |
 //! | [`Drain::readiness`] | `/readyz` |
@@ -72,14 +92,17 @@
 //! | [`Phase`] | from | new requests | readiness |
 //! |---|---|---|---|
 //! | `Serving` | the start | served | 200 |
-//! | `LameDuck` | [`begin`](Drain::begin), if there is a [lame duck](DrainBuilder::lame_duck) | served, HTTP/1 with `Connection: close` | 503 |
-//! | `Draining` | the end of the lame duck | refused | 503 |
-//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused | 503 |
+//! | `LameDuck` | [`begin`](Drain::begin), if there is a [lame duck](DrainBuilder::lame_duck) or a listener | served, HTTP/1 with `Connection: close` | 503 |
+//! | `Draining` | the end of the lame duck; the listeners have closed | refused, but for those that arrived in time | 503 |
+//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused; what is left is cut | 503 |
 //! | `Done` | nothing is left, or it was given up | refused | 503 |
 //!
 //! # Features
 //!
+//! * `net` (default): listeners and connections, with tokio's `net`.
 //! * `signal` (default): the [`signal`] module, with tokio's signal driver.
+//! * `axum`: the listener for `axum::serve`.
+//! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `pin-project-lite`,
 //! `tower-layer`, `tower-service` and tokio's `sync` and `time`.
@@ -95,6 +118,8 @@ mod body;
 mod drain;
 mod future;
 mod layer;
+#[cfg(feature = "net")]
+mod net;
 mod readiness;
 pub mod refusal;
 mod seldom;
@@ -102,11 +127,13 @@ mod service;
 #[cfg(feature = "signal")]
 pub mod signal;
 
+#[cfg(feature = "net")]
+pub use self::net::{DrainIncoming, DrainIo, DrainListener};
 pub use self::{
     body::ResponseBody,
     drain::{
-        Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached,
-        Refused, RunError, ServerOutput, Tracked,
+        Connections, Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Left, Phase,
+        Reached, Refused, RunError, ServerOutput, Tracked,
     },
     future::{CallFuture, ResponseFuture},
     layer::{Calls, GracefulLayer, Http},
@@ -115,6 +142,6 @@ pub use self::{
 };
 
 /// The README's code is compiled with the doctests.
-#[cfg(all(doctest, feature = "signal"))]
+#[cfg(all(doctest, feature = "axum", feature = "signal", feature = "tonic"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

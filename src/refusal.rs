@@ -4,6 +4,7 @@ use crate::body::ResponseBody;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    response::Parts,
 };
 use std::sync::LazyLock;
 
@@ -43,13 +44,14 @@ impl<B> From<Response<ResponseBody<B>>> for Answer<B> {
 
 impl<B> Answer<B> {
     pub(crate) fn into_response(self, closing: Closing) -> Response<ResponseBody<B>> {
-        let mut response = match self.kind {
+        let response = match self.kind {
             Kind::Http { retry_after } => return http(retry_after, closing),
             Kind::Grpc => grpc(),
             Kind::Made(response) => *response,
         };
-        closing.put_on(response.status(), response.headers_mut());
-        response
+        let (mut head, body) = response.into_parts();
+        closing.put_on(&mut head);
+        Response::from_parts(head, body)
     }
 }
 
@@ -118,6 +120,7 @@ fn http<B>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B>> {
 
     let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    closing.date(response.version_mut());
     let headers = response.headers_mut();
     *headers = match closing.fits(StatusCode::SERVICE_UNAVAILABLE) {
         true => CLOSING.clone(),
@@ -216,6 +219,9 @@ pub(crate) enum Closing {
     /// By `Connection: close`
     /// ([RFC 9112 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
     Header,
+    /// Likewise, in HTTP/1.0: hyper takes a response of a later version for one that stays, and
+    /// says so beside the `close`.
+    HeaderOf10,
     /// Likewise, unless it succeeds: what comes then is a tunnel
     /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
     HeaderUnlessConnected,
@@ -228,16 +234,25 @@ impl Closing {
             Self::Never
         } else if *request.method() == Method::CONNECT {
             Self::HeaderUnlessConnected
-        } else {
+        } else if request.version() == Version::HTTP_11 {
             Self::Header
+        } else {
+            Self::HeaderOf10
         }
     }
 
     /// Puts it on a response, if it fits there and is not there already.
     #[cold]
-    pub(crate) fn put_on(self, status: StatusCode, headers: &mut HeaderMap) {
-        if self.fits(status) {
-            close(headers);
+    pub(crate) fn put_on(self, head: &mut Parts) {
+        if self.fits(head.status) {
+            close(&mut head.headers);
+            self.date(&mut head.version);
+        }
+    }
+
+    fn date(self, version: &mut Version) {
+        if self == Self::HeaderOf10 {
+            *version = Version::HTTP_10;
         }
     }
 
@@ -246,6 +261,7 @@ impl Closing {
         match self {
             Self::Never => false,
             Self::Header => !status.is_informational(),
+            Self::HeaderOf10 => true,
             Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
         }
     }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, time::sleep};
-use tower_graceful::{Drain, Phase, signal};
+use tower_graceful::{Drain, signal};
 
 /// The numbers of the requests that reached their handlers.
 type Executed = Arc<Mutex<HashSet<u64>>>;
@@ -49,8 +49,11 @@ impl Stopping {
     async fn serve(&self, listener: TcpListener, app: Router) -> String {
         match self {
             Self::With(drain) => {
-                let server = axum::serve(listener, app.layer(drain.layer()))
-                    .with_graceful_shutdown(drain.reached(Phase::Draining));
+                let server = axum::serve(
+                    drain.listener(listener).exclusive(),
+                    app.layer(drain.layer()),
+                )
+                .with_graceful_shutdown(drain.shutdown_signal());
                 match drain.run(server, signal::terminate()).await {
                     Ok(drained) => drained.to_string(),
                     Err(error) => error.to_string(),

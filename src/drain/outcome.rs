@@ -40,6 +40,35 @@ pub struct Left {
     pub guards: usize,
     /// Servers inside of [`Drain::run`](crate::Drain::run) that have not ended.
     pub servers: usize,
+    /// Connections that a listener of the drain has accepted and that have not been dropped.
+    pub connections: Connections,
+}
+
+/// Connections by what they were last seen doing; in [`Left`].
+///
+/// What is seen are the bytes that go by. Where they are encrypted (the listener of the drain is
+/// inside of TLS), a connection is [`opaque`](Self::opaque) from its first byte on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connections {
+    /// Has never sent a byte.
+    pub silent: usize,
+    /// Has sent a part of a request's head, or of HTTP/2's preface.
+    pub reading: usize,
+    /// Has sent a request that nothing has been answered to yet; HTTP/2: has open streams.
+    pub handling: usize,
+    /// The response has begun. From the bytes alone, one that has ended can not be told from one
+    /// that pauses; an HTTP/1 server closes the former soon after
+    /// [`Phase::Draining`](crate::Phase::Draining).
+    pub streaming: usize,
+    /// The response has begun, and the peer does not read it.
+    pub stalled: usize,
+    /// A WebSocket, a CONNECT tunnel, or what else has left HTTP/1 behind.
+    pub upgraded: usize,
+    /// HTTP/2 without streams.
+    pub idle: usize,
+    /// Neither HTTP/1 nor HTTP/2 in plain text.
+    pub opaque: usize,
 }
 
 /// How a drain ends, once, for all who wait.
@@ -50,6 +79,19 @@ impl Left {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether ending it now cuts anything that somebody waits for: not so an idle connection, or
+    /// a server without work. (A connection that streams has a request, or is idle.)
+    pub(super) fn has_work(&self) -> bool {
+        let Connections {
+            reading,
+            handling,
+            stalled,
+            upgraded,
+            ..
+        } = self.connections;
+        self.requests + self.guards + reading + handling + stalled + upgraded > 0
+    }
 }
 
 impl fmt::Display for Left {
@@ -58,6 +100,7 @@ impl fmt::Display for Left {
             (self.requests, "request"),
             (self.guards, "guard"),
             (self.servers, "server"),
+            (self.connections.total(), "connection"),
         ];
         let mut separator = "";
         for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
@@ -65,8 +108,49 @@ impl fmt::Display for Left {
             write!(f, "{separator}{count} {kind}{plural}")?;
             separator = ", ";
         }
+        if self.connections.any() {
+            write!(f, " ({})", self.connections)?;
+        }
         if separator.is_empty() {
             f.write_str("nothing")?;
+        }
+        Ok(())
+    }
+}
+
+impl Connections {
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.by_state().iter().map(|(count, _)| count).sum()
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.total() > 0
+    }
+
+    fn by_state(&self) -> [(usize, &'static str); 8] {
+        [
+            (self.silent, "silent"),
+            (self.reading, "reading a head"),
+            (self.handling, "handling"),
+            (self.streaming, "streaming"),
+            (self.stalled, "not read by the peer"),
+            (self.upgraded, "upgraded"),
+            (self.idle, "idle"),
+            (self.opaque, "opaque"),
+        ]
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (count, state) in self.by_state().iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {state}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() {
+            f.write_str("none")?;
         }
         Ok(())
     }

@@ -16,9 +16,11 @@ pub enum Phase {
     /// Nobody has asked to stop: everything is served.
     Serving,
     /// The end is announced and everything is still served: readiness says no, and HTTP/1
-    /// responses carry `Connection: close`, so that balancers and clients move elsewhere.
+    /// responses carry `Connection: close`, so that balancers and clients move elsewhere. Its last
+    /// moment is for the accept queue and for what is in the pipe, where there is a listener.
     LameDuck,
-    /// New work is refused; what is in flight is waited for.
+    /// New work is refused; what is in flight is waited for. (A request that arrived in time, on a
+    /// connection that the drain knows, is not new.)
     Draining,
     /// The deadline has passed, or [`Drain::force`](crate::Drain::force) was called: what is left
     /// is cut.
@@ -27,15 +29,52 @@ pub enum Phase {
     Done,
 }
 
-impl Phase {
-    /// The phase whose discriminant this is; the last one for any number beyond it.
+/// The phases as the crate itself sees them: what happens to connections lies between two of them.
+/// Only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Serving,
+    LameDuck,
+    /// Listeners take what is in their accept queues, and close.
+    Emptying,
+    /// What is in the pipe is given a moment to arrive.
+    Settling,
+    /// Those who asked are told. Requests are still admitted, for the sake of connections that
+    /// have sent a part of one, or are so young that they may: they are awaited.
+    Awaiting,
+    /// Servers are told. Requests are still admitted, as long as there are HTTP/2 connections:
+    /// until their peers know that they have to go elsewhere, they may open streams.
+    Parting,
+    /// New requests are refused.
+    Draining,
+    Forced,
+    Done,
+}
+
+impl Stage {
+    pub(crate) fn phase(self) -> Phase {
+        match self {
+            Self::Serving => Phase::Serving,
+            Self::LameDuck | Self::Emptying | Self::Settling => Phase::LameDuck,
+            Self::Awaiting | Self::Parting | Self::Draining => Phase::Draining,
+            Self::Forced => Phase::Forced,
+            Self::Done => Phase::Done,
+        }
+    }
+
+    /// The stage whose discriminant this is; the last one for any number beyond it.
     pub(crate) fn from_u8(discriminant: u8) -> Self {
-        const ALL: [Phase; 5] = [
-            Phase::Serving,
-            Phase::LameDuck,
-            Phase::Draining,
-            Phase::Forced,
-            Phase::Done,
+        const ALL: [Stage; 9] = [
+            Stage::Serving,
+            Stage::LameDuck,
+            Stage::Emptying,
+            Stage::Settling,
+            Stage::Awaiting,
+            Stage::Parting,
+            Stage::Draining,
+            Stage::Forced,
+            Stage::Done,
         ];
         ALL[usize::from(discriminant).min(ALL.len() - 1)]
     }

@@ -8,30 +8,71 @@
 
 use super::{
     outcome::{DrainTimeout, Drained, Left, Outcome},
-    phase::Phase,
+    phase::{Phase, Stage},
 };
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// When the deadline has passed and no work is left, only a server that has not yet noticed: how
-/// long it may take to end by itself. A server that was idle all along ends within a few turns of
-/// the scheduler, and that is no failed drain.
+/// For how long listeners may take connections out of their accept queues at the end of LameDuck.
+/// One that is not polled holds the drain up for no longer than that.
+const EMPTYING: Duration = Duration::from_millis(100);
+
+/// For how long a connection that is not polled may leave the roll call unanswered.
+const ROLL_CALL: Duration = Duration::from_millis(100);
+
+/// How long the rest of a request's head may take, once draining; a trickle does not extend it.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// When the deadline has passed and no work is left, only a server or an idle connection that has
+/// not yet noticed: how long they may take to end by themselves. A server that was idle all along
+/// ends within a few turns of the scheduler, and that is no failed drain. It is also how long the
+/// connections that are cut may take to be dropped by their server.
 const WIND_UP: Duration = Duration::from_millis(500);
 
+/// What a drain is built with.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    lame_duck: Duration,
-    timeout: Duration,
-    phase: Phase,
+pub(super) struct Settings {
+    pub(super) lame_duck: Duration,
+    pub(super) timeout: Duration,
+    /// For how long what is in the pipe is waited for before idle connections are closed.
+    pub(super) settle: Duration,
+    /// For how long, from its accept on, a connection may take to send its first byte.
+    pub(super) grace: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    settings: Settings,
+    stage: Stage,
+    /// When this stage began.
+    since: Option<Instant>,
     /// When the drain began.
     begun: Option<Instant>,
     /// When LameDuck ends; `None` is never.
     draining_at: Option<Instant>,
-    /// When it is over; `None` is never. Set while Serving, it stands in for `timeout`.
+    /// When it is over; `None` is never. Set while Serving, it stands in for the timeout.
     deadline: Option<Instant>,
     deadline_set: bool,
+    awaiting_at: Option<Instant>,
+    /// The connections that did not answer the roll call are not waited for any more.
+    roll_called: bool,
+    parting_at: Option<Instant>,
     forced_at: Option<Instant>,
+    /// What was left when the deadline had passed, if any of it was work.
+    cut: Option<Left>,
     outcome: Option<Outcome>,
+}
+
+/// What there is of the connection side.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Open {
+    /// Listeners that have not closed.
+    pub(super) listeners: usize,
+    pub(super) connections: usize,
+    /// Of them, those that may still bring a request that has arrived in time.
+    pub(super) awaited: usize,
+    /// Of them, those on which requests may come until they are closed.
+    pub(super) multiplexed: usize,
 }
 
 /// What happened during the drain, for its outcome.
@@ -42,22 +83,30 @@ pub(super) struct Figures {
 }
 
 impl Plan {
-    pub(super) fn new(lame_duck: Duration, timeout: Duration) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Self {
-            lame_duck,
-            timeout,
-            phase: Phase::Serving,
+            settings,
+            stage: Stage::Serving,
+            since: None,
             begun: None,
             draining_at: None,
             deadline: None,
             deadline_set: false,
+            awaiting_at: None,
+            roll_called: false,
+            parting_at: None,
             forced_at: None,
+            cut: None,
             outcome: None,
         }
     }
 
     pub(super) fn phase(&self) -> Phase {
-        self.phase
+        self.stage.phase()
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
     }
 
     pub(super) fn outcome(&self) -> Option<&Outcome> {
@@ -66,24 +115,22 @@ impl Plan {
 
     /// Serving ends. Nothing happens if it has ended before.
     pub(super) fn begin(&mut self, now: Instant) {
-        if self.phase > Phase::Serving {
+        if self.stage > Stage::Serving {
             return;
         }
         self.begun = Some(now);
         // An instant that can not be represented is one that does not come.
-        self.draining_at = now.checked_add(self.lame_duck);
+        self.draining_at = now.checked_add(self.settings.lame_duck);
         if !self.deadline_set {
-            self.deadline = now.checked_add(self.timeout);
+            self.deadline = now.checked_add(self.settings.timeout);
         }
-        self.phase = Phase::LameDuck;
-        self.end_lame_duck(now);
+        self.enter(Stage::LameDuck, now);
     }
 
     /// Begins if need be, and does not wait for the end of LameDuck.
     pub(super) fn skip_lame_duck(&mut self, now: Instant) {
         self.begin(now);
         self.draining_at = Some(now);
-        self.end_lame_duck(now);
     }
 
     /// Everything is over now; what that means, [`settle`](Self::settle) says.
@@ -94,7 +141,7 @@ impl Plan {
 
     /// Too late once it has passed: phases do not go back.
     pub(super) fn set_deadline(&mut self, at: Instant) {
-        if self.phase >= Phase::Forced {
+        if self.stage >= Stage::Forced {
             return;
         }
         self.deadline = Some(at);
@@ -115,7 +162,7 @@ impl Plan {
     /// Sets a deadline for a drain that has not begun; shortens that of one that has.
     pub(super) fn shut_down(&mut self, now: Instant, timeout: Duration) {
         let at = now.checked_add(timeout);
-        if self.phase == Phase::Serving {
+        if self.stage == Stage::Serving {
             self.deadline = at;
             self.deadline_set = true;
             self.begin(now);
@@ -124,28 +171,77 @@ impl Plan {
         }
     }
 
-    /// LameDuck ends when its time is over; the deadline ends it, too.
-    pub(super) fn end_lame_duck(&mut self, now: Instant) {
-        if self.phase == Phase::LameDuck && (due(self.draining_at, now) || due(self.deadline, now))
-        {
-            self.phase = Phase::Draining;
+    /// What time and connections have come to, up to the closing of the count. Stops at
+    /// [`Stage::Awaiting`], where somebody has to say first who is [awaited](Open::awaited).
+    pub(super) fn advance(&mut self, now: Instant, open: Open) {
+        // The deadline ends all of these stages.
+        let over = due(self.deadline, now);
+        let waited = |since: Option<Instant>, limit| due(add(since, limit), now);
+        if self.stage == Stage::LameDuck && (over || due(self.draining_at, now)) {
+            self.enter(Stage::Emptying, now);
         }
+        if self.stage == Stage::Emptying
+            && (over || open.listeners == 0 || waited(self.since, EMPTYING))
+        {
+            self.enter(Stage::Settling, now);
+        }
+        if self.stage == Stage::Settling
+            && (over || open.connections == 0 || waited(self.since, self.settings.settle))
+        {
+            self.awaiting_at = Some(now);
+            return self.enter(Stage::Awaiting, now);
+        }
+        if self.stage == Stage::Awaiting
+            && (over || open.awaited == 0 || due(self.awaiting_until(), now))
+        {
+            self.parting_at = Some(now);
+            self.enter(Stage::Parting, now);
+        }
+        if self.stage == Stage::Parting && (over || open.multiplexed == 0) {
+            self.enter(Stage::Draining, now);
+        }
+    }
+
+    /// True once: when connections that have not answered are not to be waited for any more.
+    pub(super) fn end_roll_call(&mut self, now: Instant) -> bool {
+        let ends = self.stage == Stage::Awaiting
+            && !self.roll_called
+            && due(add(self.awaiting_at, ROLL_CALL), now);
+        self.roll_called |= ends;
+        ends
+    }
+
+    /// Each connection that is awaited has a limit of its own, and keeps it; this one is for those
+    /// that nobody polls.
+    fn awaiting_until(&self) -> Option<Instant> {
+        add(
+            self.awaiting_at,
+            self.settings
+                .grace
+                .max(HEAD_LIMIT)
+                .saturating_add(ROLL_CALL),
+        )
     }
 
     /// The last one has left.
     pub(super) fn vacated(&mut self, now: Instant, figures: Figures) {
-        if self.phase >= Phase::Draining && self.outcome.is_none() {
-            self.end(Ok(Drained {
+        if self.stage < Stage::Draining || self.outcome.is_some() {
+            return;
+        }
+        let outcome = match self.cut.take() {
+            None => Ok(Drained {
                 elapsed: self.elapsed(now),
                 completed: figures.completed,
                 refused: figures.refused,
-            }));
-        }
+            }),
+            Some(left) => Err(self.timed_out(now, figures, left)),
+        };
+        self.end(outcome);
     }
 
     /// What the deadline means for a drain in which this is left.
     pub(super) fn settle(&mut self, now: Instant, left: Left, figures: Figures) {
-        if self.phase < Phase::Draining || self.outcome.is_some() {
+        if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
         if left.is_empty() {
@@ -154,31 +250,34 @@ impl Plan {
         if !due(self.deadline, now) {
             return;
         }
-        self.phase = Phase::Forced;
-        let forced_at = *self.forced_at.get_or_insert(now);
-        let only_servers = left.requests == 0 && left.guards == 0;
-        if only_servers && now < forced_at + WIND_UP {
+        if self.stage < Stage::Forced {
+            self.forced_at = Some(now);
+            self.cut = Some(left.clone()).filter(Left::has_work);
+            self.enter(Stage::Forced, now);
+        }
+        // Connections end by being cut, the others only by themselves.
+        let ends = left.connections.any() || self.cut.is_none();
+        if ends && !due(add(self.forced_at, WIND_UP), now) {
             return;
         }
-        self.end(Err(DrainTimeout {
-            elapsed: self.elapsed(now),
-            completed: figures.completed,
-            refused: figures.refused,
-            left,
-        }));
+        let left = self.cut.take().unwrap_or(left);
+        let outcome = Err(self.timed_out(now, figures, left));
+        self.end(outcome);
     }
 
     /// When to look again if nothing happens until then.
     pub(super) fn next_step(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Serving | Phase::Done => None,
-            Phase::LameDuck => [self.draining_at, self.deadline]
-                .into_iter()
-                .flatten()
-                .min(),
-            Phase::Draining => self.deadline,
-            Phase::Forced => self.forced_at.map(|at| at + WIND_UP),
-        }
+        let limit = match self.stage {
+            Stage::Serving | Stage::Done => return None,
+            Stage::Forced => return add(self.forced_at, WIND_UP),
+            Stage::LameDuck => self.draining_at,
+            Stage::Emptying => add(self.since, EMPTYING),
+            Stage::Settling => add(self.since, self.settings.settle),
+            Stage::Awaiting if self.roll_called => self.awaiting_until(),
+            Stage::Awaiting => add(self.awaiting_at, ROLL_CALL),
+            Stage::Parting | Stage::Draining => None,
+        };
+        [limit, self.deadline].into_iter().flatten().min()
     }
 
     /// Whether the next step is to be made.
@@ -186,9 +285,23 @@ impl Plan {
         due(self.next_step(), now)
     }
 
+    fn enter(&mut self, stage: Stage, now: Instant) {
+        self.stage = stage;
+        self.since = Some(now);
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        self.phase = Phase::Done;
+        self.stage = Stage::Done;
         self.outcome = Some(outcome);
+    }
+
+    fn timed_out(&self, now: Instant, figures: Figures, left: Left) -> DrainTimeout {
+        DrainTimeout {
+            elapsed: self.elapsed(now),
+            completed: figures.completed,
+            refused: figures.refused,
+            left,
+        }
     }
 
     fn elapsed(&self, now: Instant) -> Duration {
@@ -197,6 +310,40 @@ impl Plan {
     }
 }
 
+/// What connections have to know.
+#[cfg(feature = "net")]
+impl Plan {
+    /// Whether what is left is cut now. Before that, after the deadline, it is given a moment to
+    /// end by itself, if none of it is work.
+    pub(crate) fn cuts(&self) -> bool {
+        self.stage == Stage::Done || self.cut.is_some()
+    }
+
+    /// When a connection that has not sent a byte, and was accepted then, is closed.
+    pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
+        accepted.checked_add(self.settings.grace)
+    }
+
+    /// When a connection is closed that has sent a part of a head.
+    pub(crate) fn head_until(&self) -> Option<Instant> {
+        add(self.awaiting_at, HEAD_LIMIT)
+    }
+
+    /// When an HTTP/2 connection is closed that has no streams and has not answered the PING.
+    pub(crate) fn pong_until(&self) -> Option<Instant> {
+        add(self.parting_at, HEAD_LIMIT)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
 fn due(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
+}
+
+/// An instant that can not be represented is one that does not come.
+fn add(at: Option<Instant>, duration: Duration) -> Option<Instant> {
+    at?.checked_add(duration)
 }

@@ -65,23 +65,23 @@ impl Drain {
     /// [forces](Self::force) it; ends when the server has ended and everything counted has, or at
     /// the deadline with what was left. Spawns nothing.
     ///
-    /// The server itself has to stop at [`Phase::Draining`](crate::Phase::Draining): give it
-    /// [`reached`](Self::reached) as its shutdown signal. If it does not, it is dropped at the
-    /// deadline. The `signal` is a future that ends with `()`, or with something that can
+    /// The server itself has to stop at its time: give it
+    /// [`shutdown_signal`](Self::shutdown_signal). If it does not, it is dropped at the deadline. The `signal` is a future that ends with `()`, or with something that can
     /// [`Insist`]; for another one, write `async { let _ = tokio::signal::ctrl_c().await; }`.
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
-    /// use tower_graceful::{Drain, Phase};
+    /// use tower_graceful::Drain;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let drain = Drain::new();
     /// let app = Router::new().route("/", get("hello")).layer(drain.layer());
     /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    /// # #[cfg(feature = "axum")]
+    /// let listener = drain.listener(listener); // feature "axum"
     ///
-    /// let server = axum::serve(listener, app)
-    ///     .with_graceful_shutdown(drain.reached(Phase::Draining));
+    /// let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
     /// # #[cfg(feature = "signal")]
     /// let drained = drain.run(server, tower_graceful::signal::terminate()).await?;
     /// # #[cfg(feature = "signal")]
@@ -107,8 +107,9 @@ impl Drain {
     /// [`RunError::Timeout`] if something was left at the deadline, [`RunError::Server`] if the
     /// server failed.
     ///
-    /// After a timeout, tasks that the server has spawned may still run. To cut them, end the
-    /// process, with [`std::process::exit`] or by tokio's `Runtime::shutdown_background`: the drop
+    /// After a timeout, tasks that the server has spawned may still run: all of its connections,
+    /// if they are not the drain's own, and in any case those that block their thread. To cut them,
+    /// end the process, with [`std::process::exit`] or by tokio's `Runtime::shutdown_background`: the drop
     /// of a runtime, as at the end of `#[tokio::main]`, waits for handlers that block their thread.
     ///
     /// # Cancel safety

@@ -1,10 +1,11 @@
 //! What one drain knows: its phase, its plan, its figures. All handles share it.
 
 use super::{
+    connections::Registry,
     count::{Home, Hub},
     outcome::Left,
-    phase::Phase,
-    plan::{Figures, Plan},
+    phase::{Phase, Stage},
+    plan::{Figures, Open, Plan, Settings},
 };
 use std::{
     fmt,
@@ -15,7 +16,6 @@ use std::{
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
-    time::Duration,
 };
 use tokio::{
     sync::watch,
@@ -23,23 +23,27 @@ use tokio::{
 };
 
 pub(crate) struct State {
-    phase: PhaseCell,
+    stage: StageCell,
     tally: Tally,
+    registry: Registry,
     plan: watch::Sender<Plan>,
 }
 
-/// The plan's phase once more, where each request can read it without a lock. On a line of its
+/// The plan's stage once more, where each request can read it without a lock. On a line of its
 /// own: nobody writes it while nobody shuts down.
 #[repr(align(128))]
-struct PhaseCell(AtomicU8);
+struct StageCell(AtomicU8);
 
 /// What is counted beside the in-flight count. Requests touch it only once the drain has begun.
 #[derive(Default)]
 #[repr(align(128))]
 struct Tally {
-    /// Of those inside, how many are guards, and how many are servers; the others are requests.
+    /// Of those inside, how many are guards, servers and connections; the others are requests.
     guards: AtomicUsize,
     servers: AtomicUsize,
+    connections: AtomicUsize,
+    /// Listeners are not inside: that one exists holds nothing up.
+    listeners: AtomicUsize,
     completed: AtomicU64,
     refused: AtomicU64,
 }
@@ -49,26 +53,33 @@ struct Tally {
 pub(super) enum Kind {
     Guard,
     Server,
+    #[cfg(feature = "net")]
+    Connection,
 }
 
 impl State {
-    pub(super) fn new(lame_duck: Duration, timeout: Duration) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Self {
-            phase: PhaseCell(AtomicU8::new(Phase::Serving as u8)),
+            stage: StageCell(AtomicU8::new(Stage::Serving as u8)),
             tally: Tally::default(),
-            plan: watch::Sender::new(Plan::new(lame_duck, timeout)),
+            registry: Registry::default(),
+            plan: watch::Sender::new(Plan::new(settings)),
         }
     }
 
     /// As it was last seen; a LameDuck may be over without anybody having looked.
     #[inline]
+    pub(crate) fn stage(&self) -> Stage {
+        Stage::from_u8(self.stage.0.load(Ordering::Acquire))
+    }
+
     pub(crate) fn phase(&self) -> Phase {
-        Phase::from_u8(self.phase.0.load(Ordering::Acquire))
+        self.stage().phase()
     }
 
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
-        self.phase.0.load(Ordering::Acquire) == Phase::Serving as u8
+        self.stage.0.load(Ordering::Acquire) == Stage::Serving as u8
     }
 
     pub(crate) fn count_completed(&self) {
@@ -94,7 +105,29 @@ impl State {
         match kind {
             Kind::Guard => &self.tally.guards,
             Kind::Server => &self.tally.servers,
+            #[cfg(feature = "net")]
+            Kind::Connection => &self.tally.connections,
         }
+    }
+
+    /// A listener is there that will have to close.
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_opened(&self) {
+        self.tally.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_closed(&self) {
+        self.tally.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
+        look(&self.plan.borrow())
     }
 
     fn figures(&self) -> Figures {
@@ -104,24 +137,62 @@ impl State {
         }
     }
 
-    /// The one way to change the plan. The requests' copy of the phase is set before anyone who
+    /// The one way to change the plan. The requests' copy of the stage is set before anyone who
     /// waits is told, so that nobody who was told is admitted.
     pub(super) fn update(&self, change: impl FnOnce(&mut Plan)) {
-        self.plan.send_if_modified(|plan| {
-            let before = (plan.phase(), plan.next_step());
+        let mut musters = false;
+        let changed = self.plan.send_if_modified(|plan| {
+            let before = (plan.stage(), plan.next_step());
             change(plan);
-            self.phase.0.store(plan.phase() as u8, Ordering::Release);
-            before != (plan.phase(), plan.next_step())
+            self.stage.0.store(plan.stage() as u8, Ordering::Release);
+            musters = before.0 < Stage::Awaiting && plan.stage() >= Stage::Awaiting;
+            before != (plan.stage(), plan.next_step())
         });
+        if musters {
+            self.registry.muster();
+        }
+        if changed && self.stage() >= Stage::Awaiting {
+            self.registry.wake_all();
+        }
+    }
+
+    /// Moves the plan on, up to the closing of the count.
+    fn step(&self, now: Instant) {
+        loop {
+            let mut before = Stage::Done;
+            let mut roll_called = false;
+            self.update(|plan| {
+                before = plan.stage();
+                plan.advance(now, self.open());
+                roll_called = plan.end_roll_call(now);
+            });
+            if roll_called {
+                self.registry.end_roll_call();
+            }
+            // Then there is more to say about who is awaited.
+            let mustered = before < Stage::Awaiting && self.stage() == Stage::Awaiting;
+            if !(mustered || roll_called) {
+                return;
+            }
+        }
+    }
+
+    fn open(&self) -> Open {
+        Open {
+            listeners: self.tally.listeners.load(Ordering::Acquire),
+            connections: self.tally.connections.load(Ordering::Acquire),
+            awaited: self.registry.awaited(),
+            multiplexed: self.registry.multiplexed(),
+        }
     }
 
     #[cold]
     fn admits_late(&self) -> bool {
         // Looked at first: while it lasts, requests shall not stand in line to change nothing.
-        if self.phase() == Phase::LameDuck && self.plan.borrow().is_due(Instant::now()) {
-            self.update(|plan| plan.end_lame_duck(Instant::now()));
+        if self.stage() < Stage::Draining && self.look(|plan| plan.is_due(Instant::now())) {
+            self.step(Instant::now());
         }
-        self.phase() < Phase::Draining
+        self.stage() < Stage::Draining
     }
 }
 
@@ -139,32 +210,38 @@ impl Home for State {
 
 impl Hub<State> {
     /// Moves the plan on to where it should be by now.
-    pub(super) fn advance(&self) {
+    pub(crate) fn advance(&self) {
         let state = self.home();
-        if matches!(state.phase(), Phase::Serving | Phase::Done) {
+        if matches!(state.stage(), Stage::Serving | Stage::Done) {
             return;
         }
         let now = Instant::now();
-        state.update(|plan| plan.end_lame_duck(now));
-        if state.phase() >= Phase::Draining {
+        state.step(now);
+        if state.stage() >= Stage::Draining {
             // Before the deadline is judged: only in a closed count is 0 the truth.
             self.close();
-            let (left, figures) = (self.left(), state.figures());
-            state.update(|plan| plan.settle(now, left, figures));
+            let figures = state.figures();
+            if self.occupancy() == 0 || state.look(|plan| plan.is_due(now)) {
+                let left = self.left();
+                state.update(|plan| plan.settle(now, left, figures));
+            }
         }
     }
 
     pub(super) fn left(&self) -> Left {
-        let tally = &self.home().tally;
+        let state = self.home();
+        let tally = &state.tally;
         let guards = tally.guards.load(Ordering::Acquire);
         let servers = tally.servers.load(Ordering::Acquire);
-        // Those two are always inside while they are tallied. Between these reads some may have
-        // left, hence saturating.
-        let requests = self.occupancy().saturating_sub(guards + servers);
+        let connections = tally.connections.load(Ordering::Acquire);
+        // Those are always inside while they are tallied. Between these reads some may have left,
+        // hence saturating.
+        let others = guards + servers + connections;
         Left {
-            requests,
+            requests: self.occupancy().saturating_sub(others),
             guards,
             servers,
+            connections: state.registry.survey(),
         }
     }
 
@@ -207,7 +284,7 @@ impl Hub<State> {
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
-            .field("phase", &self.phase())
+            .field("stage", &self.stage())
             .field("tally.completed", &self.figures().completed)
             .field("tally.refused", &self.figures().refused)
             .finish()

@@ -4,7 +4,7 @@ use crate::support::*;
 use axum::{
     Router,
     body::Body,
-    response::{IntoResponse, Sse, sse::Event},
+    response::{Sse, sse::Event},
     routing::{any, get},
 };
 use futures_util::{StreamExt, stream};
@@ -184,12 +184,10 @@ async fn a13_no_close_on_an_upgrade() {
     let app = Router::new()
         .route(
             "/",
-            any(|ws: axum::extract::WebSocketUpgrade| async {
-                ws.on_upgrade(async |mut socket| {
-                    let _ = socket.recv().await;
-                })
-                .into_response()
-            }),
+            any((
+                StatusCode::SWITCHING_PROTOCOLS,
+                [("connection", "upgrade"), ("upgrade", "websocket")],
+            )),
         )
         .layer(drain.layer());
     let server = Server::start(drain, app).await;

@@ -55,9 +55,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             drain: drain.clone(),
         }))
         // Closes the door and sends GOAWAY. Not at the signal: the lame duck still serves.
-        .serve_with_incoming_shutdown(incoming, drain.reached(Phase::Draining));
+        .serve_with_incoming_shutdown(drain.incoming(incoming), drain.shutdown_signal());
 
-    // The second signal forces: what is left then, or at the deadline, ends with the process.
+    // The second signal forces: what is left then, or at the deadline, is cut.
     match drain.run(server, signal::terminate()).await {
         Ok(drained) => {
             println!("{drained}");

@@ -1,8 +1,9 @@
-//! What outlives its request: a WebSocket, an event stream, a background task.
+//! What outlives its request: a WebSocket, an event stream, work after the answer, a background task.
 //!
-//! `cargo run --example websocket_and_tasks`, then `curl -N localhost:3000/events` and
-//! `websocat ws://localhost:3000/echo`, and Ctrl-C here: the stream ends with its last chunk, the
-//! socket with a Close frame, the task with its work.
+//! `cargo run -p example-websocket-and-tasks`, then `curl -N localhost:3000/events` and
+//! `websocat ws://localhost:3000/echo` and `curl -X POST localhost:3000/report`, and Ctrl-C here: the
+//! stream ends with its last chunk, the socket with a Close frame, the report is written, the task
+//! ends with its work.
 
 use axum::{
     Router,
@@ -11,17 +12,14 @@ use axum::{
         ws::{CloseFrame, Message, WebSocket, close_code},
     },
     http::StatusCode,
-    response::{IntoResponse, Response, Sse, sse::Event},
-    routing::get,
+    response::{Response, Sse, sse::Event},
+    routing::{get, post},
 };
 use futures_util::{Stream, StreamExt};
 use std::{convert::Infallible, error::Error, time::Duration};
-use tokio::{
-    net::TcpListener,
-    time::{interval, sleep},
-};
+use tokio::time::{interval, sleep};
 use tokio_stream::wrappers::IntervalStream;
-use tower_graceful::{Drain, DrainGuard, Phase, signal};
+use tower_graceful::{Drain, Phase, Refused, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -33,12 +31,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/events", get(events))
         .route("/echo", get(upgrade))
+        .route("/report", post(report))
         .with_state(drain.clone())
         .layer(drain.layer());
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://{}, Ctrl-C to stop", listener.local_addr()?);
+    let listener = drain.bind("127.0.0.1:3000").await?;
+    println!("http://localhost:3000, Ctrl-C to stop");
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(drain.reached(Phase::Draining));
+    let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
     let drained = drain.run(server, signal::terminate()).await?;
     println!("{drained}");
     Ok(())
@@ -68,16 +67,26 @@ async fn events(State(drain): State<Drain>) -> Sse<impl Stream<Item = Result<Eve
     )
 }
 
-/// The request ends with its 101; what comes after it is held by a guard.
-async fn upgrade(State(drain): State<Drain>, upgrade: WebSocketUpgrade) -> Response {
+/// Answers at once, and goes on: the guard is waited for.
+async fn report(State(drain): State<Drain>) -> Result<&'static str, (StatusCode, String)> {
+    let late = |refused: Refused| (StatusCode::SERVICE_UNAVAILABLE, refused.to_string());
     // Taken before the answer, so that there is no moment at which nothing is counted.
-    match drain.guard() {
-        Ok(guard) => upgrade.on_upgrade(move |socket| echo(socket, drain, guard)),
-        Err(refused) => (StatusCode::SERVICE_UNAVAILABLE, refused.to_string()).into_response(),
-    }
+    let guard = drain.guard().map_err(late)?;
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(3)).await;
+        println!("the report is written");
+        drop(guard);
+    });
+    Ok("it will be written\n")
 }
 
-async fn echo(mut socket: WebSocket, drain: Drain, _guard: DrainGuard) {
+/// The request ends with its 101. What comes after it is the connection's, which the drain counts,
+/// as it was its listener that accepted it.
+async fn upgrade(State(drain): State<Drain>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |socket| echo(socket, drain))
+}
+
+async fn echo(mut socket: WebSocket, drain: Drain) {
     let mut draining = drain.reached(Phase::Draining);
     loop {
         tokio::select! {

@@ -1,0 +1,315 @@
+//! The connections that a drain knows: what each was last seen doing, who has to be waited for
+//! before servers are told, and how all of them are woken.
+//!
+//! No bytes and no sockets here: `net` looks at those, and says what it saw ([`Activity`]).
+
+use super::{
+    Hub,
+    guard::Inside,
+    outcome::Connections,
+    phase::Stage,
+    plan::Plan,
+    state::{Kind, State},
+};
+use atomic_waker::AtomicWaker;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+use tokio::time::Instant;
+
+/// What a connection was last seen doing; see [`Connections`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Activity {
+    Silent,
+    Reading,
+    Handling,
+    Streaming,
+    Stalled,
+    Upgraded,
+    Idle,
+    Opaque,
+}
+
+impl Activity {
+    const ALL: [Self; 8] = [
+        Self::Silent,
+        Self::Reading,
+        Self::Handling,
+        Self::Streaming,
+        Self::Stalled,
+        Self::Upgraded,
+        Self::Idle,
+        Self::Opaque,
+    ];
+
+    /// Whether a request may come, or has come in part.
+    fn is_expected(self) -> bool {
+        matches!(self, Self::Silent | Self::Reading)
+    }
+}
+
+/// In a connection's word, beside its activity: the drain waits for it before it tells servers.
+const AWAITED: u8 = 1 << 7;
+/// Requests may come on it until it is closed, whatever else it does.
+const MULTIPLEXED: u8 = 1 << 6;
+/// Its request has been read, and no call has been made of it yet: it could still be refused.
+const DELIVERING: u8 = 1 << 5;
+
+fn activity(word: u8) -> Activity {
+    Activity::ALL[usize::from(word) % Activity::ALL.len()]
+}
+
+fn is_expected(word: u8) -> bool {
+    word & DELIVERING != 0 || activity(word).is_expected()
+}
+
+/// All of a drain's connections, in shards: what is accepted and dropped on many threads shall not
+/// stand in line.
+pub(crate) struct Registry {
+    shards: [Shard; 16],
+    multiplexed: AtomicUsize,
+    /// Those that carry [`AWAITED`], and one for the muster that is still to come.
+    awaited: AtomicUsize,
+}
+
+type Shard = Mutex<HashMap<usize, Arc<Connection>>>;
+
+/// One connection's part in it, which all that is done to it goes through.
+pub(crate) struct Connection {
+    word: AtomicU8,
+    accepted: Instant,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+    hub: Arc<Hub<State>>,
+}
+
+/// A connection that is counted and registered, until this is dropped.
+pub(crate) struct Registered {
+    connection: Arc<Connection>,
+    inside: Option<Inside>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shards: Default::default(),
+            multiplexed: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(1),
+        }
+    }
+}
+
+impl Registry {
+    pub(super) fn multiplexed(&self) -> usize {
+        self.multiplexed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn awaited(&self) -> usize {
+        self.awaited.load(Ordering::Acquire)
+    }
+
+    /// The roll call: each connection is awaited until it has looked for bytes once more, and has
+    /// found none that belong to a request. To be called once.
+    pub(super) fn muster(&self) {
+        self.each(|connection| {
+            // Who has left HTTP behind has no request to bring.
+            if activity(connection.word.load(Ordering::Acquire)) != Activity::Upgraded {
+                self.await_one(connection);
+            }
+        });
+        self.awaited.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
+    pub(super) fn end_roll_call(&self) {
+        self.each(|connection| {
+            if !is_expected(connection.word.load(Ordering::Acquire)) {
+                self.release(connection);
+            }
+        });
+    }
+
+    pub(super) fn wake_all(&self) {
+        let mut all = Vec::new();
+        self.each(|connection| all.push(connection.clone()));
+        // Not under a lock: what a waker does is nobody's business here.
+        for connection in all {
+            connection.reader.wake();
+            connection.writer.wake();
+        }
+    }
+
+    pub(super) fn survey(&self) -> Connections {
+        let mut seen = Connections::default();
+        self.each(|connection| {
+            let count = match activity(connection.word.load(Ordering::Acquire)) {
+                Activity::Silent => &mut seen.silent,
+                Activity::Reading => &mut seen.reading,
+                Activity::Handling => &mut seen.handling,
+                Activity::Streaming => &mut seen.streaming,
+                Activity::Stalled => &mut seen.stalled,
+                Activity::Upgraded => &mut seen.upgraded,
+                Activity::Idle => &mut seen.idle,
+                Activity::Opaque => &mut seen.opaque,
+            };
+            *count += 1;
+        });
+        seen
+    }
+
+    fn await_one(&self, connection: &Connection) {
+        // First counted, then marked: whoever finds the mark may take it back.
+        self.awaited.fetch_add(1, Ordering::AcqRel);
+        if connection.word.fetch_or(AWAITED, Ordering::AcqRel) & AWAITED != 0 {
+            self.awaited.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// True if nobody is awaited any more.
+    fn release(&self, connection: &Connection) -> bool {
+        connection.word.fetch_and(!AWAITED, Ordering::AcqRel) & AWAITED != 0
+            && self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    fn each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(&mut visit);
+        }
+    }
+
+    fn shard(&self, key: usize) -> MutexGuard<'_, HashMap<usize, Arc<Connection>>> {
+        // An address: its lowest bits are all the same.
+        lock(&self.shards[(key >> 6) % self.shards.len()])
+    }
+}
+
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<usize, Arc<Connection>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registered {
+    /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
+    pub(crate) fn enter(entrance: &super::Entrance) -> Option<Self> {
+        let inside = Inside::enter(entrance, Kind::Connection)?;
+        let hub = entrance.hub();
+        let connection = Arc::new(Connection {
+            word: AtomicU8::new(Activity::Silent as u8),
+            accepted: Instant::now(),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+            hub,
+        });
+        let key = Arc::as_ptr(&connection) as usize;
+        connection
+            .registry()
+            .shard(key)
+            .insert(key, connection.clone());
+        // Too late for the roll call, not too late to be served.
+        if connection.stage() == Stage::Awaiting {
+            connection.registry().await_one(&connection);
+        }
+        Some(Self {
+            connection,
+            inside: Some(inside),
+        })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        let registry = connection.registry();
+        let key = Arc::as_ptr(connection) as usize;
+        drop(registry.shard(key).remove(&key));
+        if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
+            registry.multiplexed.fetch_sub(1, Ordering::AcqRel);
+        }
+        registry.release(connection);
+        self.inside = None;
+        // Whoever waits for connections may go on.
+        if connection.stage() != Stage::Serving {
+            connection.hub.advance();
+        }
+    }
+}
+
+impl Connection {
+    #[inline]
+    pub(crate) fn stage(&self) -> Stage {
+        self.hub.home().stage()
+    }
+
+    pub(crate) fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    /// What the plan says, as it stands.
+    pub(crate) fn plan<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
+        self.hub.home().look(look)
+    }
+
+    /// Moves the plan on, if it is time.
+    pub(crate) fn advance(&self) {
+        self.hub.advance();
+    }
+
+    /// Says what it was seen doing.
+    pub(crate) fn publish(&self, activity: Activity, delivering: bool) {
+        let seen = activity as u8 | if delivering { DELIVERING } else { 0 };
+        let mut word = self.word.load(Ordering::Relaxed);
+        while let Err(now) = self.word.compare_exchange_weak(
+            word,
+            (word & (AWAITED | MULTIPLEXED)) | seen,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        ) {
+            word = now;
+        }
+        // After the roll call it has begun to say something: it is heard out.
+        if is_expected(seen) && self.stage() == Stage::Awaiting {
+            self.registry().await_one(self);
+        }
+    }
+
+    /// Requests may come on it until it is closed. To be called once.
+    pub(crate) fn is_multiplexed(&self) {
+        self.registry().multiplexed.fetch_add(1, Ordering::AcqRel);
+        self.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
+    }
+
+    /// Answers the roll call: it has been looked at.
+    pub(crate) fn answer(&self) {
+        let expected = is_expected(self.word.load(Ordering::Relaxed));
+        if !expected && self.registry().release(self) {
+            self.hub.advance();
+        }
+    }
+
+    /// Has it looked at again.
+    pub(crate) fn wake(&self) {
+        self.reader.wake();
+    }
+
+    /// To be woken when the plan has changed; what has changed before is to be looked at after.
+    pub(crate) fn wake_reader(&self, waker: &Waker) {
+        self.reader.register(waker);
+    }
+
+    pub(crate) fn wake_writer(&self, waker: &Waker) {
+        self.writer.register(waker);
+    }
+
+    fn registry(&self) -> &Registry {
+        self.hub.home().registry()
+    }
+}

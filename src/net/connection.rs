@@ -1,0 +1,373 @@
+use super::wire::Wire;
+use crate::drain::{Activity, Entrance, Registered, Stage};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    future::Future,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// For how long what a peer still sends is read and thrown away, so that it may read its response
+/// ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+const LINGER: Duration = Duration::from_millis(500);
+
+pin_project! {
+    /// A connection that a drain knows: counted from its accept to its drop, and cut at the deadline.
+    ///
+    /// From a [`DrainListener`](crate::DrainListener) or a [`DrainIncoming`](crate::DrainIncoming).
+    /// It is read and written like the connection inside of it, and stays so when a server hands it
+    /// on: a WebSocket is counted, too.
+    ///
+    /// # What it does during a drain
+    ///
+    /// * It closes for a peer that has never sent a byte, once its
+    ///   [grace](crate::DrainBuilder::grace) is over; that has sent half a head for 5 s; that
+    ///   speaks HTTP/2, has no streams and does not answer the server's PING for 5 s. To the server
+    ///   that looks like a peer that has closed.
+    /// * At the [deadline](crate::Drain::set_deadline) everything that is done with it ends with an
+    ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
+    ///   it.
+    /// * When the server closes it in the middle of a request, what still comes is read and thrown
+    ///   away for up to 500 ms: else the peer would get a reset in place of its response.
+    #[derive(Debug)]
+    pub struct DrainIo<T> {
+        #[pin]
+        io: T,
+        watch: Watch,
+    }
+}
+
+/// All but the connection itself. It is dropped after that: what is not counted any more has been
+/// closed.
+struct Watch {
+    wire: Wire,
+    /// The last write had to wait.
+    stalled: bool,
+    /// The head of a request was read, of which the server has not made a call yet: it could
+    /// still be refused.
+    delivering: bool,
+    /// The last read had to wait: its waker will do.
+    reading: bool,
+    /// What was said of it last; and whether it is on its way to become a call.
+    shown: (Activity, bool),
+    multiplexed: bool,
+    /// It was closed from here; nothing more is read.
+    ended: bool,
+    /// Its write half is closed, and until then it lingers.
+    lingers_until: Option<Instant>,
+    /// For its next limit. Not there before a drain.
+    timer: Option<Pin<Box<Sleep>>>,
+    registered: Registered,
+}
+
+impl<T> DrainIo<T> {
+    /// Counts it; `None` if the drain admits nothing any more.
+    pub(super) fn new(io: T, entrance: &Entrance) -> Option<Self> {
+        Some(Self {
+            io,
+            watch: Watch {
+                wire: Wire::new(),
+                stalled: false,
+                delivering: false,
+                reading: false,
+                shown: (Activity::Silent, false),
+                multiplexed: false,
+                ended: false,
+                lingers_until: None,
+                timer: None,
+                registered: Registered::enter(entrance)?,
+            },
+        })
+    }
+
+    /// The connection itself.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// The connection itself, to set its options. What is read or written this way goes unseen.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// The connection itself, which the drain forgets.
+    pub fn into_inner(self) -> T {
+        self.io
+    }
+}
+
+impl Watch {
+    /// Before anything is done with the connection: errs if it is to be cut.
+    #[inline]
+    fn enter(&mut self) -> io::Result<Stage> {
+        let connection = self.registered.connection();
+        let stage = connection.stage();
+        if stage >= Stage::Forced && connection.plan(|plan| plan.cuts()) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the drain's deadline has passed",
+            ));
+        }
+        Ok(stage)
+    }
+
+    /// Likewise, before something is written or flushed. A server comes by here when it has made a
+    /// call of what it has read, and not before.
+    #[inline]
+    fn enter_write(&mut self) -> io::Result<Stage> {
+        let stage = self.enter()?;
+        self.delivering = false;
+        if stage >= Stage::Awaiting {
+            self.show(stage);
+            if self.shown.0 != Activity::Streaming {
+                self.registered.connection().answer();
+            }
+        }
+        Ok(stage)
+    }
+
+    /// Says what it was seen doing.
+    #[inline]
+    fn show(&mut self, stage: Stage) {
+        let activity = match self.stalled {
+            true => Activity::Stalled,
+            false => self.wire.activity(),
+        };
+        // That one is of interest to a drain only, and gone in a moment.
+        let delivering = self.delivering && stage >= Stage::Awaiting;
+        if (activity, delivering) != self.shown {
+            self.publish(activity, delivering);
+        }
+    }
+
+    fn publish(&mut self, activity: Activity, delivering: bool) {
+        let connection = self.registered.connection();
+        if self.wire.is_multiplexed() && !self.multiplexed {
+            self.multiplexed = true;
+            connection.is_multiplexed();
+        }
+        connection.publish(activity, delivering);
+        self.shown = (activity, delivering);
+    }
+
+    #[inline]
+    fn saw_read(&mut self, bytes: &[u8], stage: Stage) {
+        self.reading = false;
+        let owed = self.wire.owes();
+        self.wire.read(bytes);
+        self.delivering |= !owed && self.wire.owes();
+        self.show(stage);
+    }
+
+    #[inline]
+    fn saw_write<'a>(
+        &mut self,
+        result: Poll<io::Result<usize>>,
+        slices: impl IntoIterator<Item = &'a [u8]>,
+        stage: Stage,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.stalled = result.is_pending();
+        if let Poll::Ready(Ok(mut written)) = result {
+            for slice in slices {
+                let part = &slice[..slice.len().min(written)];
+                self.wire.wrote(part);
+                written -= part.len();
+                if written == 0 {
+                    break;
+                }
+            }
+        }
+        self.show(stage);
+        if self.stalled {
+            self.registered.connection().wake_writer(cx.waker());
+            // After that: whoever changes the stage from here on, wakes.
+            self.enter()?;
+        } else if stage >= Stage::Parting && self.wire.waits_for_pong() {
+            // Its last stream has ended: only now there is a limit.
+            self.registered.connection().wake();
+        }
+        result
+    }
+
+    /// Nothing is there to be read: ready if nothing more is waited for.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.reading = true;
+        let connection = self.registered.connection();
+        connection.wake_reader(cx.waker());
+        // After that: whoever changes the stage from here on, wakes.
+        if connection.stage() < Stage::Awaiting {
+            return Poll::Pending;
+        }
+        self.poll_limits(cx)
+    }
+
+    #[cold]
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let stage = self.enter()?;
+            self.show(stage);
+            let connection = self.registered.connection();
+            connection.answer();
+            let wire = &self.wire;
+            let (limit, deadline) = connection.plan(|plan| {
+                let limit = match wire.activity() {
+                    // There is nothing to cut, and nothing more to wait for.
+                    Activity::Silent | Activity::Idle if stage >= Stage::Forced => {
+                        Some(Instant::now())
+                    }
+                    Activity::Silent => plan.first_byte_until(connection.accepted()),
+                    Activity::Reading => plan.head_until(),
+                    _ if wire.waits_for_pong() => plan.pong_until(),
+                    _ => None,
+                };
+                (limit, plan.deadline().filter(|_| stage < Stage::Forced))
+            });
+            if limit.is_some_and(|limit| limit <= Instant::now()) {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let Some(next) = [limit, deadline].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            ready!(self.poll_timer(next, cx));
+            // The deadline, if it was that: nobody else may be there to say so.
+            self.registered.connection().advance();
+        }
+    }
+
+    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// After its write half was closed: whether the peer is to be heard out.
+    fn lingers(&self, stage: Stage) -> bool {
+        stage > Stage::Serving && !self.ended && self.wire.is_mid_request()
+    }
+}
+
+impl<T: AsyncRead> AsyncRead for DrainIo<T> {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let watch = this.watch;
+        let stage = watch.enter()?;
+        if watch.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match this.io.poll_read(cx, buf) {
+            Poll::Pending => watch.poll_idle(cx),
+            ready => {
+                watch.saw_read(&buf.filled()[before..], stage);
+                ready
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let stage = this.watch.enter_write()?;
+        let result = this.io.poll_write(cx, buf);
+        this.watch.saw_write(result, [buf], stage, cx)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let stage = this.watch.enter_write()?;
+        let result = this.io.poll_write_vectored(cx, bufs);
+        let slices = bufs.iter().map(|buf| &**buf);
+        this.watch.saw_write(result, slices, stage, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        this.watch.enter_write()?;
+        let result = this.io.poll_flush(cx);
+        // A server with nothing to read or write, but a handler to wait for, comes by here: it has
+        // to hear of the deadline.
+        if result.is_pending() || !this.watch.reading {
+            let connection = this.watch.registered.connection();
+            connection.wake_writer(cx.waker());
+            if connection.stage() >= Stage::Awaiting {
+                this.watch.enter_write()?;
+            }
+        }
+        result
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.project();
+        let watch = this.watch;
+        let stage = watch.enter_write()?;
+        let until = match watch.lingers_until {
+            Some(until) => until,
+            None => {
+                ready!(this.io.as_mut().poll_shutdown(cx))?;
+                if !watch.lingers(stage) {
+                    return Poll::Ready(Ok(()));
+                }
+                *watch.lingers_until.insert(Instant::now() + LINGER)
+            }
+        };
+        let mut scratch = [MaybeUninit::uninit(); 4096];
+        loop {
+            if watch.poll_timer(until, cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut thrown_away = ReadBuf::uninit(&mut scratch);
+            match this.io.as_mut().poll_read(cx, &mut thrown_away) {
+                Poll::Ready(Ok(())) if !thrown_away.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    watch.registered.connection().wake_reader(cx.waker());
+                    watch.enter_write()?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("wire", &self.wire)
+            .field("stalled", &self.stalled)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

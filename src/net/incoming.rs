@@ -1,0 +1,100 @@
+use super::{
+    connection::DrainIo,
+    door::{Door, State},
+};
+use crate::drain::Drain;
+use futures_core::Stream;
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+pin_project! {
+    /// A stream of connections that a drain knows; from [`Drain::incoming`].
+    ///
+    /// It does what a [`DrainListener`](crate::DrainListener) does, for a stream of connections
+    /// where that is a stream over a listener, as tonic's `TcpIncoming`. It ends when servers are to
+    /// be told; tonic then stops.
+    ///
+    #[cfg_attr(feature = "tonic", doc = "```no_run")]
+    #[cfg_attr(not(feature = "tonic"), doc = "```ignore")]
+    /// use tonic::transport::{Server, server::TcpIncoming};
+    /// use tower_graceful::{Drain, signal};
+    /// # use tonic::service::Routes;
+    ///
+    /// # async fn f(routes: Routes) -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::new();
+    /// let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?.with_nodelay(Some(true));
+    ///
+    /// let server = Server::builder().layer(drain.layer()).serve_with_incoming_shutdown(
+    ///     routes,
+    ///     drain.incoming(incoming),
+    ///     drain.shutdown_signal(),
+    /// );
+    /// println!("{}", drain.run(server, signal::terminate()).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The accept queue behind a stream is taken for empty when nothing has come for 20 ms, for up
+    /// to 100 ms. A [listener](Drain::listener) is a stream, too, and looks into its queue: where
+    /// you have one, give tonic that.
+    #[derive(Debug)]
+    pub struct DrainIncoming<S> {
+        // `None` once it is closed.
+        #[pin]
+        incoming: Option<S>,
+        door: Door,
+    }
+}
+
+impl<S> DrainIncoming<S> {
+    pub(super) fn new(incoming: S, drain: &Drain) -> Self {
+        Self {
+            incoming: Some(incoming),
+            door: Door::new(drain),
+        }
+    }
+}
+
+impl<S, T, E> Stream for DrainIncoming<S>
+where
+    S: Stream<Item = Result<T, E>>,
+{
+    type Item = Result<DrainIo<T>, E>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut this = self.project();
+        if let Some(mut incoming) = this.incoming.as_mut().as_pin_mut() {
+            let next = match this.door.poll(cx) {
+                State::Open => ready!(incoming.poll_next(cx)),
+                _ => {
+                    let accept = |cx: &mut Context<'_>| incoming.as_mut().poll_next(cx);
+                    ready!(this.door.poll_silence(cx, accept))
+                }
+            };
+            match next {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(io)) => {
+                    if let Some(io) = DrainIo::new(io, this.door.entrance()) {
+                        return Poll::Ready(Some(Ok(io)));
+                    }
+                }
+                None => {}
+            }
+            this.incoming.set(None);
+            this.door.close();
+        }
+        this.door.poll_told(cx).map(|()| None)
+    }
+}
+
+#[cfg(feature = "tonic")]
+impl<T: tonic::transport::server::Connected> tonic::transport::server::Connected for DrainIo<T> {
+    type ConnectInfo = T::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.get_ref().connect_info()
+    }
+}

@@ -1,0 +1,330 @@
+use super::{
+    connection::DrainIo,
+    door::{Door, State, is_of_the_connection},
+    queue::Queue,
+};
+use crate::drain::Drain;
+use futures_core::Stream;
+#[cfg(feature = "axum")]
+use std::pin::pin;
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream, unix};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Sleep, sleep},
+};
+
+/// A listener whose connections a drain knows; from [`Drain::listener`].
+///
+/// # What it does
+///
+/// * Each connection that it accepts is [counted](crate::Left::connections) until it is dropped,
+///   also when it has become a WebSocket or a tunnel, and is cut at the deadline: see [`DrainIo`].
+/// * At the end of the lame duck it takes what waits in the accept queue, for up to 100 ms, and
+///   then closes: whoever connects from then on is told so by the kernel, and whoever was there
+///   before is served. (Whoever comes in the microsecond between is reset, unless the listener is
+///   [exclusive](DrainListener::exclusive).) It says that it is done by accepting nothing more.
+///
+/// Give the server [`Drain::shutdown_signal`] as its signal: it comes when no connection has
+/// anything to say any more that it might lose.
+///
+/// # Servers
+///
+/// With the feature `axum` it implements [`axum::serve::Listener`], over TCP and Unix listeners and
+/// any other that axum can serve:
+///
+#[cfg_attr(feature = "axum", doc = "```no_run")]
+#[cfg_attr(not(feature = "axum"), doc = "```ignore")]
+/// use axum::{Router, routing::get};
+/// use tower_graceful::{Drain, signal};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let drain = Drain::new();
+/// let app = Router::new().route("/", get("hello")).layer(drain.layer());
+/// let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+///
+/// // Where nobody else has the socket, bind it so: `drain.bind("127.0.0.1:3000").await?`.
+/// let server = axum::serve(drain.listener(tcp), app)
+///     .with_graceful_shutdown(drain.shutdown_signal());
+/// println!("{}", drain.run(server, signal::terminate()).await?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With the feature `tonic` it is a stream of connections for `serve_with_incoming_shutdown`. And
+/// in a loop by hand there is [`accept`](Self::accept).
+///
+/// # Listeners inside of others
+///
+/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, not inside:
+/// of a listener that it does not know it cannot see the accept queue, and takes it for empty when
+/// nothing has come for 20 ms. With TLS inside of it, on the other hand, it sees the requests that
+/// TLS would hide.
+#[derive(Debug)]
+pub struct DrainListener<L> {
+    listening: Listening<L>,
+    exclusive: bool,
+    door: Door,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+enum Listening<L> {
+    To(L),
+    Emptying(Queue),
+    Closed,
+}
+
+impl<L> DrainListener<L> {
+    pub(super) fn new(listener: L, drain: &Drain) -> Self {
+        Self {
+            listening: Listening::To(listener),
+            exclusive: false,
+            door: Door::new(drain),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// The listener itself, as long as it is one: at the end it is emptied, and closed.
+    pub fn get_ref(&self) -> Option<&L> {
+        match &self.listening {
+            Listening::To(listener) => Some(listener),
+            Listening::Emptying(_) | Listening::Closed => None,
+        }
+    }
+
+    fn close(&mut self) {
+        // In this order: who is told that it has closed may connect to see.
+        self.listening = Listening::Closed;
+        self.door.close();
+    }
+}
+
+impl DrainListener<TcpListener> {
+    /// Says that this process alone has the socket, as after [`Drain::bind`]: it was not inherited,
+    /// from systemd or a parent, and is not passed on to a successor.
+    ///
+    /// Then nobody is reset who connects at the very end: while the accept queue is emptied, on
+    /// Linux, new SYNs are dropped (by a socket filter). Their clients try again after a second, and
+    /// are refused. A socket that others have, too, would stay deaf for them.
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// The next connection, and where it comes from; `None` once the drain has closed the listener.
+    /// Then tell your connections to stop at [`Drain::shutdown_signal`].
+    ///
+    /// Errors of a connection are skipped, as in `axum::serve`; when none can be accepted (for want
+    /// of file descriptors), it tries again after 5 ms, then after twice as long, up to a second, as
+    /// Go does.
+    ///
+    /// Cancel safe: what was not returned is still in the queue.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let drain = Drain::new();
+    /// let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let mut listener = drain.listener(tcp);
+    /// # drain.begin();
+    /// while let Some((io, peer)) = listener.accept().await {
+    ///     tokio::spawn(async move { /* serve it */ });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn accept(&mut self) -> Option<(DrainIo<TcpStream>, SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx, TcpListener::poll_accept)).await
+    }
+}
+
+#[cfg(unix)]
+impl DrainListener<UnixListener> {
+    /// Likewise, for a Unix socket: see [the other one](DrainListener::<TcpListener>::accept).
+    pub async fn accept(&mut self) -> Option<(DrainIo<UnixStream>, unix::SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx, UnixListener::poll_accept)).await
+    }
+}
+
+impl<L: 'static> DrainListener<L> {
+    fn poll_accept<T: 'static, A: 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        accept: impl Fn(&L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+    ) -> Poll<Option<(DrainIo<T>, A)>> {
+        self.poll_door(cx);
+        let Self {
+            listening,
+            door,
+            backoff,
+            ..
+        } = self;
+        let next = match listening {
+            Listening::To(listener) => Some(ready!(backoff.poll(cx, |cx| accept(listener, cx)))),
+            Listening::Emptying(queue) => ready!(door.poll_queue(cx, || queue.take())),
+            Listening::Closed => return Poll::Ready(None),
+        };
+        Poll::Ready(self.admit(next))
+    }
+
+    /// Takes the queue from the listener when it is time, if that is possible.
+    fn poll_door(&mut self, cx: &mut Context<'_>) {
+        if self.door.poll(cx) != State::Emptying || !matches!(self.listening, Listening::To(_)) {
+            return;
+        }
+        if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
+            self.listening = match Queue::of(listener) {
+                Ok(queue) => {
+                    if self.exclusive && queue.shut() {
+                        self.door.wait_for_handshakes();
+                    }
+                    Listening::Emptying(queue)
+                }
+                Err(Some(listener)) => Listening::To(listener),
+                Err(None) => return self.door.close(),
+            };
+        }
+    }
+
+    /// Counts what was accepted; closes if that was the last one.
+    fn admit<T, A>(&mut self, next: Option<(T, A)>) -> Option<(DrainIo<T>, A)> {
+        let admitted = next.and_then(|(io, address)| {
+            let io = DrainIo::new(io, self.door.entrance())?;
+            Some((io, address))
+        });
+        if admitted.is_none() {
+            self.close();
+        }
+        admitted
+    }
+
+    fn poll_stream<T: 'static, A: 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        accept: impl Fn(&L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+    ) -> Poll<Option<io::Result<DrainIo<T>>>> {
+        match ready!(self.poll_accept(cx, accept)) {
+            Some((io, _)) => Poll::Ready(Some(Ok(io))),
+            None => self.door.poll_told(cx).map(|()| None),
+        }
+    }
+}
+
+/// Ends when servers are told, not before.
+impl Stream for DrainListener<TcpListener> {
+    type Item = io::Result<DrainIo<TcpStream>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_stream(cx, TcpListener::poll_accept)
+    }
+}
+
+/// Ends when servers are told, not before.
+#[cfg(unix)]
+impl Stream for DrainListener<UnixListener> {
+    type Item = io::Result<DrainIo<UnixStream>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_stream(cx, UnixListener::poll_accept)
+    }
+}
+
+/// Once closed it accepts nothing, for ever: the server stops at its own signal.
+#[cfg(feature = "axum")]
+impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
+    type Io = DrainIo<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            poll_fn(|cx| {
+                self.poll_door(cx);
+                Poll::Ready(())
+            })
+            .await;
+            let Self {
+                listening, door, ..
+            } = self;
+            let next = match listening {
+                Listening::To(listener) => {
+                    let was = door.state();
+                    let mut accept = pin!(listener.accept());
+                    let next = poll_fn(|cx| match door.poll(cx) {
+                        State::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
+                        // It has changed: the queue is to be had, perhaps.
+                        now if now != was => Poll::Ready(Err(())),
+                        _ => door
+                            .poll_silence(cx, |cx| accept.as_mut().poll(cx).map(Some))
+                            .map(Ok),
+                    });
+                    let Ok(next) = next.await else { continue };
+                    next
+                }
+                Listening::Emptying(queue) => {
+                    poll_fn(|cx| door.poll_queue(cx, || queue.take())).await
+                }
+                Listening::Closed => return std::future::pending().await,
+            };
+            if let Some(admitted) = self.admit(next) {
+                return admitted;
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        match self.get_ref() {
+            Some(listener) => listener.local_addr(),
+            None => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the drain has closed the listener",
+            )),
+        }
+    }
+}
+
+/// What is done about an accept that fails: Go's, see `Server.Serve`.
+#[derive(Debug, Default)]
+struct Backoff {
+    last: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Backoff {
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<T> {
+        const FIRST: Duration = Duration::from_millis(5);
+        const LAST: Duration = Duration::from_secs(1);
+        loop {
+            if let Some(sleep) = &mut self.sleep {
+                ready!(sleep.as_mut().poll(cx));
+                self.sleep = None;
+            }
+            match ready!(accept(cx)) {
+                Ok(accepted) => {
+                    self.last = Duration::ZERO;
+                    return Poll::Ready(accepted);
+                }
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(_) => {
+                    self.last = (self.last * 2).clamp(FIRST, LAST);
+                    self.sleep = Some(Box::pin(sleep(self.last)));
+                }
+            }
+        }
+    }
+}

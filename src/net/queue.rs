@@ -1,0 +1,119 @@
+//! An accept queue that is emptied: without a look at tokio's readiness, as the event that says
+//! "there is one" may not have been heard yet, and a task's budget may be used up.
+//!
+//! The listener is taken from tokio first, so that nothing lies between the last look into the queue
+//! and the close. Whoever connects between the two is reset: it is a microsecond, which a storm of
+//! clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
+//! alone, [`shut`](Queue::shut) closes that gap, too.
+
+use socket2::{SockRef, Socket};
+use std::{any::Any, io, net};
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use {
+    std::os::unix,
+    tokio::net::{UnixListener, UnixStream},
+};
+
+#[derive(Debug)]
+pub(super) enum Queue {
+    Tcp(net::TcpListener),
+    #[cfg(unix)]
+    Unix(unix::net::UnixListener),
+}
+
+impl Queue {
+    /// Keeps new connections out while those that are in the queue are taken. False if that is not
+    /// possible.
+    ///
+    /// The kernel is asked to drop the SYNs that come from here on: their clients try again after a
+    /// second, and find the port closed. Handshakes that have begun complete.
+    ///
+    /// Not for a socket that another process has, too: it would be deaf from then on.
+    #[cfg(target_os = "linux")]
+    pub(super) fn shut(&self) -> bool {
+        use socket2::SockFilter;
+
+        const LOAD_BYTE: u16 = 0x30;
+        const AND: u16 = 0x54;
+        const JUMP_IF_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        /// In a TCP header, where the flags are; and of them, SYN, and SYN with ACK.
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 0x02;
+        const SYN_AND_ACK: u32 = 0x12;
+
+        let Self::Tcp(listener) = self else {
+            return false;
+        };
+        let dropping_syns = [
+            SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+            SockFilter::new(AND, 0, 0, SYN_AND_ACK),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        SockRef::from(listener)
+            .attach_filter(&dropping_syns)
+            .is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn shut(&self) -> bool {
+        false
+    }
+
+    /// That of a listener, if it is one whose queue can be looked into; else, itself again.
+    pub(super) fn of<L: Any>(listener: L) -> Result<Self, Option<L>> {
+        let listener = match cast(listener) {
+            Ok(tcp) => return TcpListener::into_std(tcp).map(Self::Tcp).map_err(|_| None),
+            Err(listener) => listener,
+        };
+        #[cfg(unix)]
+        let listener = match cast(listener) {
+            Ok(unix) => {
+                return UnixListener::into_std(unix)
+                    .map(Self::Unix)
+                    .map_err(|_| None);
+            }
+            Err(listener) => listener,
+        };
+        Err(Some(listener))
+    }
+
+    /// The next connection, as the listener would have accepted it; an error of the kind
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) at the end of the queue.
+    pub(super) fn take<C: Any>(&self) -> io::Result<C> {
+        let other = || io::Error::other("another kind of connection than the listener's");
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, address) = accept(SockRef::from(listener))?;
+                let address = address.as_socket().ok_or_else(other)?;
+                cast((TcpStream::from_std(socket.into())?, address)).map_err(|_| other())
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let (socket, _) = accept(SockRef::from(listener))?;
+                let stream = UnixStream::from_std(socket.into())?;
+                let address = stream.peer_addr()?;
+                cast((stream, address)).map_err(|_| other())
+            }
+        }
+    }
+}
+
+fn accept(listener: SockRef<'_>) -> io::Result<(Socket, socket2::SockAddr)> {
+    let (socket, address) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, address))
+}
+
+/// The same value, of a type that is known to be another name of its own.
+fn cast<T: Any, U: Any>(value: T) -> Result<U, T> {
+    let mut slot = Some(value);
+    let any: &mut dyn Any = &mut slot;
+    match any.downcast_mut::<Option<U>>().and_then(Option::take) {
+        Some(same) => Ok(same),
+        None => Err(slot.expect("not taken")),
+    }
+}

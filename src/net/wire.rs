@@ -1,0 +1,277 @@
+//! What the bytes of a connection say about it: they are looked at as they go by, never kept.
+//!
+//! No server says which of its connections is idle, or has half a header. The bytes do, and they
+//! do so for any server. This reads of HTTP/1 the requests' framing and the responses' status, of
+//! HTTP/2 the frames' headers, and takes the rest as it comes. It is no parser that has to be
+//! right: a server that errs on the same bytes answers 400 and closes.
+
+mod http1;
+mod http2;
+
+use self::{http1::Http1, http2::Http2};
+use crate::drain::Activity;
+
+/// What an HTTP/2 client sends first ([RFC 9113, section
+/// 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Debug)]
+pub(super) enum Wire {
+    /// So many bytes have come, all of them HTTP/2's preface.
+    Unknown(usize),
+    Http1(Http1),
+    Http2(Http2),
+    Upgraded,
+    Opaque,
+}
+
+impl Wire {
+    pub(super) fn new() -> Self {
+        Self::Unknown(0)
+    }
+
+    /// These bytes were read from the peer.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        if let Self::Unknown(seen) = self {
+            let rest = &PREFACE[*seen..];
+            let common = rest.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+            if common == bytes.len() && common < rest.len() {
+                *seen += common;
+                return;
+            }
+            let before = &PREFACE[..*seen];
+            if common == rest.len() {
+                *self = Self::Http2(Http2::default());
+                bytes = &bytes[common..];
+            } else if before.first().or(bytes.first()).is_some_and(starts_request) {
+                let mut http1 = Http1::default();
+                http1.read(before);
+                *self = Self::Http1(http1);
+            } else {
+                *self = Self::Opaque;
+            }
+        }
+        match self {
+            Self::Http1(http1) => http1.read(bytes),
+            Self::Http2(http2) => http2.read(bytes),
+            _ => {}
+        }
+    }
+
+    /// These bytes were written to the peer.
+    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Http1(http1) => {
+                http1.wrote(bytes);
+                if http1.is_upgraded() {
+                    *self = Self::Upgraded;
+                }
+            }
+            Self::Http2(http2) => http2.wrote(bytes),
+            _ => {}
+        }
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        match self {
+            Self::Unknown(0) => Activity::Silent,
+            Self::Unknown(_) => Activity::Reading,
+            Self::Http1(http1) => http1.activity(),
+            Self::Http2(http2) if http2.has_streams() => Activity::Handling,
+            Self::Http2(_) => Activity::Idle,
+            Self::Upgraded => Activity::Upgraded,
+            Self::Opaque => Activity::Opaque,
+        }
+    }
+
+    /// A whole head has come to which no response has begun. Of HTTP/1: the streams of HTTP/2 have
+    /// no order.
+    pub(super) fn owes(&self) -> bool {
+        matches!(self, Self::Http1(http1) if http1.activity() == Activity::Handling)
+    }
+
+    /// Requests may come at any time, until it is closed.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        matches!(self, Self::Http2(_) | Self::Opaque)
+    }
+
+    /// HTTP/2 without a stream whose peer has not said yet that it knows of the end.
+    pub(super) fn waits_for_pong(&self) -> bool {
+        matches!(self, Self::Http2(http2) if !http2.has_streams() && !http2.has_parted())
+    }
+
+    /// The peer is in the middle of a request, and may still be sending.
+    pub(super) fn is_mid_request(&self) -> bool {
+        matches!(self, Self::Http1(http1) if http1.is_mid_request())
+    }
+}
+
+/// An HTTP/1 request begins with a method, a token; a line break before it is tolerated.
+fn starts_request(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"\r\n!#$%&'*+-.^_`|~".contains(byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// What it says after these bytes, however they are cut: reads start with `>`, writes `<`.
+    fn after(steps: &[(char, &[u8])]) -> Activity {
+        let whole = run(steps, usize::MAX);
+        for cut in 1..7 {
+            assert_eq!(run(steps, cut).activity(), whole.activity(), "cut to {cut}");
+        }
+        whole.activity()
+    }
+
+    fn run(steps: &[(char, &[u8])], cut: usize) -> Wire {
+        let mut wire = Wire::new();
+        for (direction, bytes) in steps {
+            match direction {
+                '>' => bytes
+                    .chunks(cut.min(bytes.len()))
+                    .for_each(|part| wire.read(part)),
+                // A server writes a response's head at once.
+                _ => wire.wrote(bytes),
+            }
+        }
+        wire
+    }
+
+    #[test]
+    fn a_request_is_followed_from_its_first_byte_to_its_response() {
+        assert_eq!(Wire::new().activity(), Activity::Silent);
+        assert_eq!(after(&[('>', &GET[..1])]), Activity::Reading);
+        assert_eq!(after(&[('>', &GET[..GET.len() - 1])]), Activity::Reading);
+        assert_eq!(after(&[('>', GET)]), Activity::Handling);
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(after(&[('>', GET), ('<', answer)]), Activity::Streaming);
+        let again = [('>', GET), ('<', &answer[..]), ('>', b"POST")];
+        assert_eq!(after(&again), Activity::Reading);
+    }
+
+    #[test]
+    fn a_line_break_before_a_request_and_bare_ones_in_it_are_tolerated() {
+        assert_eq!(
+            after(&[('>', b"\r\nGET / HTTP/1.1\n\n")]),
+            Activity::Handling
+        );
+        assert_eq!(after(&[('>', b"\r\n")]), Activity::Reading);
+    }
+
+    #[test]
+    fn a_body_is_no_head() {
+        let head = b"POST / HTTP/1.1\r\nCONTENT-Length: 8\r\n\r\n";
+        let body = b"GET / HT";
+        for (sent, mid) in [(&body[..0], true), (&body[..7], true), (&body[..], false)] {
+            let steps = [('>', &head[..]), ('>', sent)];
+            let steps = &steps[..1 + usize::from(!sent.is_empty())];
+            assert_eq!(after(steps), Activity::Handling);
+            assert_eq!(run(steps, usize::MAX).is_mid_request(), mid);
+        }
+        // What comes after it is.
+        let steps = [
+            ('>', &head[..]),
+            ('>', body),
+            ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
+            ('>', b"G"),
+        ];
+        assert_eq!(after(&steps), Activity::Reading);
+    }
+
+    #[test]
+    fn a_chunked_body_ends_with_its_last_chunk_and_its_trailers() {
+        let head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = b"3;x=y\r\nabc\r\nA\r\n0\r\n\r\n56789\r\n0\r\nt: u\r\n\r\n";
+        for sent in 1..body.len() {
+            let steps = [('>', &head[..]), ('>', &body[..sent])];
+            assert!(run(&steps, usize::MAX).is_mid_request(), "{sent}");
+        }
+        for cut in 1..9 {
+            let steps = [('>', &head[..]), ('>', &body[..])];
+            assert!(!run(&steps, cut).is_mid_request(), "cut to {cut}");
+        }
+    }
+
+    #[test]
+    fn an_interim_response_is_none() {
+        let head = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+        let steps = [('>', &head[..]), ('<', b"HTTP/1.1 100 Continue\r\n\r\n")];
+        assert_eq!(after(&steps), Activity::Handling);
+        let both = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(after(&[('>', head), ('<', both)]), Activity::Streaming);
+    }
+
+    #[test]
+    fn what_leaves_http_behind_is_upgraded() {
+        let steps = [
+            ('>', &b"GET / HTTP/1.1\r\nupgrade: x\r\n\r\n"[..]),
+            ('<', b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            ('>', b"\x81\x05hello"),
+        ];
+        assert_eq!(after(&steps), Activity::Upgraded);
+        let steps = [
+            ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
+            ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
+        ];
+        assert_eq!(after(&steps), Activity::Upgraded);
+        let steps = [
+            ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
+            ('<', b"HTTP/1.1 403 Forbidden\r\n\r\n"),
+        ];
+        assert_eq!(after(&steps), Activity::Streaming);
+    }
+
+    #[test]
+    fn what_is_not_http_is_opaque() {
+        assert_eq!(after(&[('>', b"\x16\x03\x01")]), Activity::Opaque);
+        assert_eq!(after(&[('>', b"PRX")]), Activity::Reading);
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn http2_counts_its_streams() {
+        assert_eq!(after(&[('>', &PREFACE[..23])]), Activity::Reading);
+        assert_eq!(after(&[('>', PREFACE)]), Activity::Idle);
+        let headers = frame(1, 0x5, 1, b"abc");
+        let data = frame(0, 0, 1, b"0123456789");
+        let end = frame(0, 1, 1, b"");
+        let start = [('>', PREFACE), ('>', &headers[..])];
+        assert_eq!(after(&start), Activity::Handling);
+        let more = [start[0], start[1], ('<', &data[..])];
+        assert_eq!(after(&more), Activity::Handling);
+        let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
+        assert_eq!(after(&all), Activity::Idle);
+        // Trailers of the client open no stream, and a reset ends one.
+        let trailers = frame(1, 0x5, 1, b"abc");
+        let again = [start[0], start[1], ('<', &end[..]), ('>', &trailers[..])];
+        assert_eq!(after(&again), Activity::Idle);
+        let reset = frame(3, 0, 1, &[0; 4]);
+        assert_eq!(
+            after(&[start[0], start[1], ('>', &reset[..])]),
+            Activity::Idle
+        );
+    }
+
+    #[test]
+    fn http2_has_parted_with_the_second_goaway() {
+        let wire = |goaways: &[[u8; 4]]| {
+            let mut wire = run(&[('>', PREFACE)], usize::MAX);
+            for last in goaways {
+                let payload = [&last[..], &[0; 4]].concat();
+                wire.wrote(&frame(7, 0, 0, &payload));
+            }
+            wire
+        };
+        assert!(wire(&[]).waits_for_pong());
+        assert!(wire(&[[0x7f, 0xff, 0xff, 0xff]]).waits_for_pong());
+        assert!(!wire(&[[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 3]]).waits_for_pong());
+    }
+}

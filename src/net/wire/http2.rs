@@ -1,0 +1,114 @@
+//! HTTP/2, as far as it takes to know which streams are open ([RFC 9113, section
+//! 4.1](https://www.rfc-editor.org/rfc/rfc9113#section-4.1)).
+
+const HEADERS: u8 = 0x1;
+const DATA: u8 = 0x0;
+const RST_STREAM: u8 = 0x3;
+const GOAWAY: u8 = 0x7;
+const END_STREAM: u8 = 0x1;
+
+/// Neither a stream nor a last one has a higher number; in a first GOAWAY it says "not yet".
+const MAX_STREAM: u32 = (1 << 31) - 1;
+
+#[derive(Debug, Default)]
+pub(in crate::net) struct Http2 {
+    incoming: Frames,
+    outgoing: Frames,
+    /// The streams that the client has opened and the server has not ended.
+    open: Vec<u32>,
+    last: u32,
+    /// A GOAWAY was written that says which stream is the last one: the peer knows.
+    parted: bool,
+}
+
+/// The frames of one direction.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The frame's header, and the first four bytes of a GOAWAY.
+    start: [u8; 13],
+    filled: usize,
+    /// Of its payload, what is still to come.
+    payload: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    /// Of a GOAWAY.
+    last: u32,
+}
+
+impl Http2 {
+    pub(super) fn read(&mut self, bytes: &[u8]) {
+        let (open, last) = (&mut self.open, &mut self.last);
+        self.incoming.read(bytes, |frame| match frame.kind {
+            HEADERS if frame.stream > *last => {
+                *last = frame.stream;
+                open.push(frame.stream);
+            }
+            RST_STREAM => open.retain(|stream| *stream != frame.stream),
+            _ => {}
+        });
+    }
+
+    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+        let (open, parted) = (&mut self.open, &mut self.parted);
+        self.outgoing.read(bytes, |frame| match frame.kind {
+            RST_STREAM => open.retain(|stream| *stream != frame.stream),
+            HEADERS | DATA if frame.flags & END_STREAM != 0 => {
+                open.retain(|stream| *stream != frame.stream);
+            }
+            GOAWAY => *parted |= frame.last != MAX_STREAM,
+            _ => {}
+        });
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    pub(super) fn has_parted(&self) -> bool {
+        self.parted
+    }
+}
+
+impl Frames {
+    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            if self.payload > 0 {
+                let taken = self.payload.min(bytes.len());
+                self.payload -= taken;
+                bytes = &bytes[taken..];
+                continue;
+            }
+            let wanted = match self.start[3] {
+                GOAWAY if self.filled >= 9 => 13,
+                _ => 9,
+            };
+            let taken = (wanted - self.filled).min(bytes.len());
+            self.start[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            let is_goaway = self.filled >= 9 && self.start[3] == GOAWAY;
+            if self.filled < if is_goaway { 13 } else { 9 } {
+                continue;
+            }
+            let [a, b, c, kind, flags, ..] = self.start;
+            let number = |at: usize| {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.start[at + i]);
+                u32::from_be_bytes([a, b, c, d]) & MAX_STREAM
+            };
+            each(Frame {
+                kind,
+                flags,
+                stream: number(5),
+                last: number(9),
+            });
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            self.payload = length.saturating_sub(self.filled - 9);
+            self.filled = 0;
+        }
+    }
+}

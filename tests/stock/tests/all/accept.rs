@@ -1,0 +1,313 @@
+//! The end of listening: CONFORMANCE.md, section B, and h60.
+
+use crate::{
+    client::{Client, closes, get},
+    guarded,
+    server::{BOTH, Kind, Server, Shared, app, bind},
+};
+use cpu_time::ProcessTime;
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tower_graceful::{Drain, Phase};
+
+/// A connection with its request, made without the runtime's help, so that nobody accepts it.
+fn queued(address: SocketAddr) -> std::net::TcpStream {
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    stream
+        .write_all(get("/").as_bytes())
+        .expect("room in the buffer");
+    stream
+}
+
+fn answer(mut stream: std::net::TcpStream) -> String {
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("a FIN, not a reset");
+    answer
+}
+
+fn is_refused(address: SocketAddr) -> bool {
+    let connected = std::net::TcpStream::connect(address);
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[tokio::test]
+async fn b16_what_is_in_the_accept_queue_is_served() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        // The one thread is here, and not in the server.
+        let clients: Vec<_> = (0..100).map(|_| queued(server.address)).collect();
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+        assert!(is_refused(server.address), "{kind:?}");
+        let answers = tokio::task::spawn_blocking(|| clients.into_iter().map(answer).collect());
+        let answers: Vec<String> = guarded(answers).await.expect("no reset");
+        for answer in answers {
+            assert!(answer.ends_with("hello"), "{kind:?}: {answer}");
+            assert_eq!(closes(&answer), 1);
+        }
+        assert_eq!(server.drained().await.refused, 0);
+    }
+}
+
+/// Of a listener inside of another one, and of a stream, the queue is not seen.
+#[tokio::test]
+async fn b16_likewise_where_the_queue_is_not_seen() {
+    use axum::serve::ListenerExt;
+    for streamed in [false, true] {
+        let (drain, tcp) = (Drain::new(), bind());
+        let address = tcp.local_addr().expect("bound");
+        let shared = Shared::new(&drain);
+        let app = app(shared).layer(drain.layer());
+        let signal = drain.shutdown_signal();
+        let server = if streamed {
+            let incoming = tonic::transport::server::TcpIncoming::from(tcp);
+            let server = tonic::transport::Server::builder()
+                .accept_http1(true)
+                .serve_with_incoming_shutdown(
+                    tonic::service::Routes::from(app),
+                    drain.incoming(incoming),
+                    signal,
+                );
+            tokio::spawn(async { server.await.expect("it serves") })
+        } else {
+            let listener = drain.listener(tcp.tap_io(|_| ()));
+            let server = axum::serve(listener, app).with_graceful_shutdown(signal);
+            tokio::spawn(async { server.await.expect("it serves") })
+        };
+        tokio::task::yield_now().await;
+        let clients: Vec<_> = (0..100).map(|_| queued(address)).collect();
+        drain.begin();
+        guarded(drain.reached(Phase::Draining)).await;
+        assert!(is_refused(address));
+        let answers = tokio::task::spawn_blocking(|| clients.into_iter().map(answer).collect());
+        let answers: Vec<String> = guarded(answers).await.expect("no reset");
+        assert!(
+            answers.iter().all(|answer| answer.ends_with("hello")),
+            "{answers:?}"
+        );
+        guarded(server).await.expect("no panic");
+        guarded(drain.wait()).await.expect("drained");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn b16_likewise_on_a_unix_socket() {
+    use tokio::net::UnixListener;
+    let directory = std::env::temp_dir().join(format!("tower-graceful-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory for the socket");
+    let path = directory.join("socket");
+    let _ = std::fs::remove_file(&path);
+    let drain = Drain::new();
+    let listener = drain.listener(UnixListener::bind(&path).expect("a socket"));
+    let app = app(Shared::new(&drain)).layer(drain.layer());
+    let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
+    let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+    tokio::task::yield_now().await;
+    let clients: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("it listens");
+            stream.write_all(get("/").as_bytes()).expect("room");
+            stream
+        })
+        .collect();
+    drain.begin();
+    guarded(run).await.expect("no panic").expect("drained");
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("a FIN");
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+    std::fs::remove_dir_all(&directory).expect("ours");
+}
+
+/// Connections that are accepted while the drain begins: each is counted and told, or was never
+/// accepted. A drain that forgot one would hang, or lose it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b17_accepted_while_the_drain_starts() {
+    for round in 0..30 {
+        let server = Server::start(BOTH[round % 2], Drain::new()).await;
+        let address = server.address;
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut answered = 0;
+                    while let Ok(mut client) = Client::try_connect(address).await {
+                        client.get("/").await;
+                        client.read_until("hello").await;
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        while server.shared.handled() < 8 {
+            tokio::task::yield_now().await;
+        }
+        server.drain.begin();
+        let shared = server.shared.clone();
+        server.drained().await;
+        let mut answered = 0;
+        for client in clients {
+            answered += guarded(client).await.expect("nothing was lost");
+        }
+        assert_eq!(answered, shared.handled());
+    }
+}
+
+#[tokio::test]
+async fn b21_begun_before_serve() {
+    for kind in BOTH {
+        let drain = Drain::new();
+        drain.begin();
+        let server = Server::start(kind, drain).await;
+        let address = server.address;
+        server.drained().await;
+        assert!(is_refused(address), "{kind:?}");
+    }
+}
+
+/// A listener that exists, and that nobody asks, holds up neither the drain nor its port for long.
+#[tokio::test]
+async fn a_listener_that_nobody_polls_holds_nothing() {
+    let drain = Drain::new();
+    let listener = drain.listener(bind());
+    let drained = guarded(drain.shutdown(Duration::from_secs(5))).await;
+    let drained = drained.expect("nothing is left");
+    assert!(drained.elapsed < Duration::from_secs(1), "{drained}");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn g55_several_listeners_have_one_drain() {
+    let drain = Drain::new();
+    let first = Server::start(Kind::Axum, drain.clone()).await;
+    let second = Server::start(Kind::Tonic, drain.clone()).await;
+    let mut idle = Vec::new();
+    for server in [&first, &second] {
+        let mut client = Client::connect(server.address).await;
+        client.get("/").await;
+        client.read_until("hello").await;
+        idle.push(client);
+    }
+    drain.begin();
+    for client in &mut idle {
+        assert_eq!(client.rest().await, "");
+    }
+    assert_eq!(first.drained().await, second.drained().await);
+}
+
+/// A loop by hand, as one writes it.
+#[tokio::test]
+async fn a_loop_by_hand_has_the_same() {
+    let drain = Drain::new();
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let shared = Shared::new(&drain);
+    let app = app(shared.clone()).layer(drain.layer());
+    let mut listener = drain.listener(tcp);
+    let serving = drain.clone();
+    let server = async move {
+        while let Some((io, _)) = listener.accept().await {
+            let service = hyper_util::service::TowerToHyperService::new(app.clone());
+            let told = serving.shutdown_signal();
+            tokio::spawn(async move {
+                let builder = hyper_util::server::conn::auto::Builder::new(
+                    hyper_util::rt::TokioExecutor::new(),
+                );
+                let io = hyper_util::rt::TokioIo::new(io);
+                let connection = builder.serve_connection_with_upgrades(io, service);
+                tokio::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => return,
+                    () = told => connection.as_mut().graceful_shutdown(),
+                }
+                let _ = connection.await;
+            });
+        }
+    };
+    let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+    let mut idle = Client::connect(address).await;
+    idle.get("/").await;
+    idle.read_until("hello").await;
+    let mut young = Client::connect(address).await;
+    let clients: Vec<_> = (0..20).map(|_| queued(address)).collect();
+    drain.begin();
+    guarded(drain.reached(Phase::Draining)).await;
+    young.get("/").await;
+    assert!(young.rest().await.ends_with("hello"));
+    assert_eq!(idle.rest().await, "");
+    guarded(run).await.expect("no panic").expect("drained");
+    assert!(
+        clients
+            .into_iter()
+            .all(|client| answer(client).ends_with("hello"))
+    );
+}
+
+/// In a process of its own, whose limit it is that is lowered.
+#[test]
+fn h60_without_file_descriptors_it_neither_spins_nor_hangs() {
+    let child = std::process::Command::new(std::env::current_exe().expect("a test binary"))
+        .args([
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "accept::out_of_file_descriptors",
+        ])
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8_lossy(&child.stdout);
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(
+        child.status.success() && text.contains("1 passed"),
+        "{text}{errors}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "lowers the process's limit; run by h60"]
+async fn out_of_file_descriptors() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let (soft, hard) = rlimit::Resource::NOFILE.get().expect("a limit");
+        let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();
+        // No more than there are.
+        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").count() as u64;
+        rlimit::Resource::NOFILE.set(open, hard).expect("lower");
+        // The server tries, and errs.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = ProcessTime::now();
+        let drained = server.drain.shutdown(Duration::from_secs(10));
+        let drained = guarded(drained).await.expect("drained");
+        let spent = before.elapsed();
+        // Of 100 ms of trying, and the settling.
+        assert!(
+            spent < Duration::from_millis(80),
+            "{kind:?}: {spent:?} of {drained}"
+        );
+        rlimit::Resource::NOFILE.set(soft, hard).expect("as it was");
+        server.drained().await;
+        drop(clients);
+    }
+}
+
+/// Of the listener that is dropped with its server, nothing is left to wait for.
+#[tokio::test]
+async fn a_server_that_is_dropped_takes_its_listener_along() {
+    let drain = Drain::new();
+    let tcp: TcpListener = bind();
+    let address = tcp.local_addr().expect("bound");
+    let app = app(Shared::new(&drain));
+    drop(axum::serve(drain.listener(tcp), app).with_graceful_shutdown(drain.shutdown_signal()));
+    assert!(is_refused(address));
+    guarded(drain.shutdown(Duration::from_secs(5)))
+        .await
+        .expect("nothing is left");
+}

@@ -1,0 +1,192 @@
+//! CONFORMANCE.md, section H: who would hold a drain, and what the deadline does about it.
+
+use crate::{
+    client::{Client, get},
+    guarded,
+    server::{BOTH, Server},
+};
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+use tower_graceful::{Drain, RunError};
+
+fn drain_in(timeout: Duration) -> Drain {
+    Drain::builder().timeout(timeout).build()
+}
+
+async fn trickle(client: Client) -> Duration {
+    let began = Instant::now();
+    let mut bytes = get("/").into_bytes().into_iter().cycle();
+    loop {
+        let byte = bytes.next().expect("endless");
+        if client.stream.try_write(&[byte]).is_err() || !client.is_open() {
+            return began.elapsed();
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn h57_a_trickle_does_not_extend_the_header_limit() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let new = Client::connect(server.address).await;
+        let mut kept = Client::connect(server.address).await;
+        kept.get("/").await;
+        kept.read_until("hello").await;
+        let (new, kept) = (tokio::spawn(trickle(new)), tokio::spawn(trickle(kept)));
+        sleep(Duration::from_millis(300)).await;
+        server.drain.begin();
+        let drained = server.drained().await;
+        let limit = Duration::from_secs(5);
+        assert!(drained.elapsed >= limit, "{kind:?}: {drained}");
+        assert!(drained.elapsed < limit * 2, "{kind:?}: {drained}");
+        guarded(new).await.expect("closed");
+        guarded(kept).await.expect("closed");
+    }
+}
+
+#[tokio::test]
+async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
+    for kind in BOTH {
+        let server = Server::start(kind, drain_in(Duration::from_millis(500))).await;
+        let mut slow = Client::connect(server.address).await;
+        slow.send("POST /upload HTTP/1.1\r\nhost: test\r\ncontent-length: 999\r\n\r\nx")
+            .await;
+        let mut deaf = Client::connect(server.address).await;
+        deaf.get("/big").await;
+        deaf.head().await;
+        // Its handler does not read, and does not answer: no read, no write, only a wait.
+        let mut stuck = Client::connect(server.address).await;
+        stuck
+            .send("POST /stuck HTTP/1.1\r\nhost: test\r\ncontent-length: 99999999\r\n\r\n")
+            .await;
+        let body = vec![b'x'; 1 << 22];
+        let mut sent = 0;
+        while let Ok(n) = stuck.stream.try_write(&body[sent..]) {
+            sent += n;
+        }
+        server.at_the_gate().await;
+        server.drain.begin();
+        let shared = server.shared.clone();
+        let Err(RunError::Timeout(timeout)) = server.outcome().await else {
+            panic!("{kind:?}: nothing was cut");
+        };
+        assert_eq!(timeout.left.connections.total(), 3, "{timeout}");
+        assert_eq!(timeout.left.connections.stalled, 1, "{timeout}");
+        assert_eq!(timeout.left.requests, 3, "{timeout}");
+        // Cut before the waiter returned: whoever held them has let go.
+        assert!(
+            shared.drain.left().is_empty(),
+            "{kind:?}: {}",
+            shared.drain.left()
+        );
+        assert!(timeout.elapsed < Duration::from_millis(1500), "{timeout}");
+        for mut client in [slow, deaf, stuck] {
+            client.end().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g51_a_handler_that_blocks_its_thread_holds_nobody() {
+    use axum::{Router, routing::get};
+    let drain = drain_in(Duration::from_millis(300));
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let opened = std::sync::Arc::new(std::sync::Mutex::new(opened));
+    let reached = std::sync::Arc::new(tokio::sync::Notify::new());
+    let tell = reached.clone();
+    let app: Router = Router::new()
+        .route(
+            "/",
+            get(async move || {
+                tell.notify_one();
+                let _ = opened.lock().expect("no panic").recv();
+            }),
+        )
+        .layer(drain.layer());
+    let tcp = crate::server::bind();
+    let address = tcp.local_addr().expect("bound");
+    let server =
+        axum::serve(drain.listener(tcp), app).with_graceful_shutdown(drain.shutdown_signal());
+    let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+    let mut client = Client::connect(address).await;
+    client.get("/").await;
+    guarded(reached.notified()).await;
+    drain.begin();
+    let Err(RunError::Timeout(timeout)) = guarded(run).await.expect("no panic") else {
+        panic!("nothing was cut");
+    };
+    assert!(timeout.elapsed < Duration::from_millis(1300), "{timeout}");
+    assert_eq!(timeout.left.connections.handling, 1, "{timeout}");
+    drop(open);
+}
+
+#[tokio::test]
+async fn g52_a_deadline_in_the_past_closes_idle_connections_properly() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut idle = Client::connect(server.address).await;
+        idle.get("/").await;
+        idle.read_until("hello").await;
+        let mut silent = Client::connect(server.address).await;
+        server.drain.set_deadline(tokio::time::Instant::now());
+        server.drain.begin();
+        assert_eq!(idle.rest().await, "");
+        assert_eq!(silent.rest().await, "");
+        server.drained().await;
+    }
+}
+
+#[tokio::test]
+async fn g53_force_cuts_at_once() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut client = Client::connect(server.address).await;
+        client.get("/gate").await;
+        server.at_the_gate().await;
+        server.drain.begin();
+        guarded(server.drain.shutdown_signal()).await;
+        server.drain.force();
+        client.end().await;
+        let outcome = server.outcome().await;
+        assert!(matches!(outcome, Err(RunError::Timeout(_))), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn b22_a_deadline_that_is_moved_is_obeyed_by_connections() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut client = Client::connect(server.address).await;
+        client.get("/gate").await;
+        server.at_the_gate().await;
+        server.drain.begin();
+        guarded(server.drain.shutdown_signal()).await;
+        let soon = tokio::time::Instant::now() + Duration::from_millis(200);
+        server.drain.set_deadline(soon);
+        client.end().await;
+        assert!(tokio::time::Instant::now() >= soon);
+        assert!(server.outcome().await.is_err());
+    }
+}
+
+/// Nobody runs or waits for the drain: the connections themselves see to the deadline.
+#[tokio::test]
+async fn the_deadline_needs_no_waiter() {
+    let drain = drain_in(Duration::from_millis(400));
+    let shared = crate::server::Shared::new(&drain);
+    let app = crate::server::app(shared.clone()).layer(drain.layer());
+    let tcp = crate::server::bind();
+    let address = tcp.local_addr().expect("bound");
+    let server = tokio::spawn(
+        axum::serve(drain.listener(tcp), app)
+            .with_graceful_shutdown(drain.shutdown_signal())
+            .into_future(),
+    );
+    let mut client = Client::connect(address).await;
+    client.get("/gate").await;
+    guarded(shared.reached.notified()).await;
+    drain.begin();
+    client.end().await;
+    guarded(server).await.expect("no panic").expect("it ends");
+}

@@ -1,0 +1,21 @@
+//! What clients see of axum::serve and tonic, unmodified, when their connections are the drain's.
+//!
+//! Real sockets, and no clock but the real one: where a case says "for so long", it takes so long.
+
+mod accept;
+mod client;
+mod hangs;
+mod http1;
+mod http2;
+mod limits;
+mod server;
+mod upgrades;
+
+use std::time::Duration;
+
+/// Nothing here takes so long on any machine; without it, what hangs would hang for ever.
+const GUARD: Duration = Duration::from_secs(30);
+
+async fn guarded<F: IntoFuture>(future: F) -> F::Output {
+    tokio::time::timeout(GUARD, future).await.expect("it hangs")
+}
