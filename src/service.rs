@@ -152,8 +152,18 @@ impl<S, R, E> Graceful<S, Http<R, E>> {
     /// tunnel would open what is about to be closed.
     #[cold]
     fn is_late_upgrade<B>(&self, request: &Request<B>) -> bool {
+        // What goes on with another HTTP is answered like any other request.
+        let leaves_http = |protocol: &str| {
+            let protocol = protocol.trim().to_ascii_lowercase();
+            !(protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/"))
+        };
+        let mut upgrades = request.headers().get_all(UPGRADE).iter();
         self.entrance.phase() >= Phase::Draining
-            && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE))
+            && (request.method() == Method::CONNECT
+                || upgrades.any(|value| {
+                    let protocols = value.to_str().unwrap_or_default();
+                    protocols.split(',').any(leaves_http)
+                }))
     }
 
     #[cold]
