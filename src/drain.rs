@@ -488,17 +488,18 @@ impl Drain {
 impl Entrance {
     /// The phase as it was last seen.
     pub(crate) fn phase(&self) -> Phase {
-        self.stage().phase()
-    }
-
-    #[inline]
-    pub(crate) fn stage(&self) -> Stage {
-        self.home().stage()
+        self.home().phase()
     }
 
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
         self.home().is_serving()
+    }
+
+    /// See [`State::is_parting`].
+    #[inline]
+    pub(crate) fn is_parting(&self) -> bool {
+        self.home().is_parting()
     }
 
     pub(crate) fn count_refused(&self) {

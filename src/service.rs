@@ -8,7 +8,7 @@
 //!
 //! | | instructions |
 //! |---|--:|
-//! | all of it | 251 |
+//! | all of it | 253 |
 //! | of that, count, future and body, as the harness has them for the count alone | 103 |
 //! | `Connection: close`: the look at the phase when the head is there | 17 |
 //! | the look for the end of the body after each frame | 14 |
@@ -27,7 +27,7 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Drain, Entrance, InFlight, Phase, Reached, Stage},
+    drain::{Drain, Entrance, InFlight, Phase, Reached},
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
     refusal::{Answer, Closing, Exempt, Refusal},
@@ -171,7 +171,7 @@ where
 impl<S, R, E> Graceful<S, Http<R, E>> {
     #[inline]
     fn admit<B>(&self, request: &Request<B>) -> Option<InFlight> {
-        if !self.entrance.is_serving() && self.is_late_upgrade(request) {
+        if self.entrance.is_parting() && self.is_late_upgrade(request) {
             return None;
         }
         InFlight::enter(&self.entrance)
@@ -181,9 +181,17 @@ impl<S, R, E> Graceful<S, Http<R, E>> {
     /// tunnel would open what is about to be closed.
     #[cold]
     fn is_late_upgrade<B>(&self, request: &Request<B>) -> bool {
-        // Later ones are refused whatever they are.
-        (Stage::Awaiting..Stage::Draining).contains(&self.entrance.stage())
-            && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE))
+        // What goes on with another HTTP is answered like any other request.
+        let leaves_http = |protocol: &str| {
+            let protocol = protocol.trim().to_ascii_lowercase();
+            !(protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/"))
+        };
+        let mut upgrades = request.headers().get_all(UPGRADE).iter();
+        request.method() == Method::CONNECT
+            || upgrades.any(|value| {
+                let protocols = value.to_str().unwrap_or_default();
+                protocols.split(',').any(leaves_http)
+            })
     }
 
     #[cold]

@@ -58,15 +58,16 @@ impl Activity {
 const AWAITED: u8 = 1 << 7;
 /// Requests may come on it until it is closed, whatever else it does.
 const MULTIPLEXED: u8 = 1 << 6;
-/// Its request has been read, and no call has been made of it yet: it could still be refused.
-const DELIVERING: u8 = 1 << 5;
+/// A request is expected on it, whatever it was seen doing: one has been read of which no call has
+/// been made yet, or it is too young for anybody to know.
+const EXPECTED: u8 = 1 << 5;
 
 fn activity(word: u8) -> Activity {
     Activity::ALL[usize::from(word) % Activity::ALL.len()]
 }
 
 fn is_expected(word: u8) -> bool {
-    word & DELIVERING != 0 || activity(word).is_expected()
+    word & EXPECTED != 0 || activity(word).is_expected()
 }
 
 /// All of a drain's connections, in shards: what is accepted and dropped on many threads shall not
@@ -129,8 +130,13 @@ impl Registry {
     /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
     pub(super) fn end_roll_call(&self) {
         self.each(|connection| {
-            if !is_expected(connection.word.load(Ordering::Acquire)) {
-                self.release(connection);
+            // In one step with the look: who begins to say something meanwhile stays awaited.
+            let excused = |word| (!is_expected(word)).then_some(word & !AWAITED);
+            let before = connection
+                .word
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, excused);
+            if before.is_ok_and(|word| word & AWAITED != 0) {
+                self.awaited.fetch_sub(1, Ordering::AcqRel);
             }
         });
     }
@@ -163,12 +169,12 @@ impl Registry {
         seen
     }
 
-    fn await_one(&self, connection: &Connection) {
+    /// True if it was awaited already, and nobody is any more.
+    fn await_one(&self, connection: &Connection) -> bool {
         // First counted, then marked: whoever finds the mark may take it back.
         self.awaited.fetch_add(1, Ordering::AcqRel);
-        if connection.word.fetch_or(AWAITED, Ordering::AcqRel) & AWAITED != 0 {
-            self.awaited.fetch_sub(1, Ordering::AcqRel);
-        }
+        connection.word.fetch_or(AWAITED, Ordering::AcqRel) & AWAITED != 0
+            && self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// True if nobody is awaited any more.
@@ -263,9 +269,9 @@ impl Connection {
         self.hub.advance();
     }
 
-    /// Says what it was seen doing.
-    pub(crate) fn publish(&self, activity: Activity, delivering: bool) {
-        let seen = activity as u8 | if delivering { DELIVERING } else { 0 };
+    /// Says what it was seen doing, and whether a request is expected all the same.
+    pub(crate) fn publish(&self, activity: Activity, expected: bool) {
+        let seen = activity as u8 | if expected { EXPECTED } else { 0 };
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(now) = self.word.compare_exchange_weak(
             word,
@@ -276,8 +282,8 @@ impl Connection {
             word = now;
         }
         // After the roll call it has begun to say something: it is heard out.
-        if is_expected(seen) && self.stage() == Stage::Awaiting {
-            self.registry().await_one(self);
+        if is_expected(seen) && self.stage() == Stage::Awaiting && self.registry().await_one(self) {
+            self.hub.advance();
         }
     }
 

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 /// One that is not polled holds the drain up for no longer than that.
 const EMPTYING: Duration = Duration::from_millis(100);
 
-/// For how long a connection that is not polled may leave the roll call unanswered.
+/// For how long connections that are not polled may leave the roll call unanswered, after the last
+/// one that has answered: a server that is busy answers one after the other.
 const ROLL_CALL: Duration = Duration::from_millis(100);
 
 /// How long the rest of a request's head may take, once draining; a trickle does not extend it.
@@ -54,8 +55,9 @@ pub(crate) struct Plan {
     deadline: Option<Instant>,
     deadline_set: bool,
     awaiting_at: Option<Instant>,
-    /// The connections that did not answer the roll call are not waited for any more.
-    roll_called: bool,
+    /// How many were awaited when that last changed, and when that was; `None` once those who did
+    /// not answer the roll call are not waited for any more.
+    roll_call: Option<(usize, Instant)>,
     parting_at: Option<Instant>,
     forced_at: Option<Instant>,
     /// What was left when the deadline had passed, if any of it was work.
@@ -93,7 +95,7 @@ impl Plan {
             deadline: None,
             deadline_set: false,
             awaiting_at: None,
-            roll_called: false,
+            roll_call: None,
             parting_at: None,
             forced_at: None,
             cut: None,
@@ -186,9 +188,12 @@ impl Plan {
             self.enter(Stage::Settling, now);
         }
         if self.stage == Stage::Settling
-            && (over || open.connections == 0 || waited(self.since, self.settings.settle))
+            && (over
+                || open.listeners + open.connections == 0
+                || waited(self.since, self.settings.settle))
         {
             self.awaiting_at = Some(now);
+            self.roll_call = Some((usize::MAX, now));
             return self.enter(Stage::Awaiting, now);
         }
         if self.stage == Stage::Awaiting
@@ -203,11 +208,19 @@ impl Plan {
     }
 
     /// True once: when connections that have not answered are not to be waited for any more.
-    pub(super) fn end_roll_call(&mut self, now: Instant) -> bool {
-        let ends = self.stage == Stage::Awaiting
-            && !self.roll_called
-            && due(add(self.awaiting_at, ROLL_CALL), now);
-        self.roll_called |= ends;
+    pub(super) fn end_roll_call(&mut self, now: Instant, open: Open) -> bool {
+        let Some((awaited, since)) = self.roll_call.filter(|_| self.stage == Stage::Awaiting)
+        else {
+            return false;
+        };
+        if open.awaited < awaited {
+            self.roll_call = Some((open.awaited, now));
+            return false;
+        }
+        let ends = due(since.checked_add(ROLL_CALL), now);
+        if ends {
+            self.roll_call = None;
+        }
         ends
     }
 
@@ -241,13 +254,7 @@ impl Plan {
 
     /// What the deadline means for a drain in which this is left.
     pub(super) fn settle(&mut self, now: Instant, left: Left, figures: Figures) {
-        if self.stage < Stage::Draining || self.outcome.is_some() {
-            return;
-        }
-        if left.is_empty() {
-            return self.vacated(now, figures);
-        }
-        if !due(self.deadline, now) {
+        if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
         if self.stage < Stage::Forced {
@@ -265,16 +272,22 @@ impl Plan {
         self.end(outcome);
     }
 
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// When to look again if nothing happens until then.
-    pub(super) fn next_step(&self) -> Option<Instant> {
+    pub(crate) fn next_step(&self) -> Option<Instant> {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
             Stage::Forced => return add(self.forced_at, WIND_UP),
             Stage::LameDuck => self.draining_at,
             Stage::Emptying => add(self.since, EMPTYING),
             Stage::Settling => add(self.since, self.settings.settle),
-            Stage::Awaiting if self.roll_called => self.awaiting_until(),
-            Stage::Awaiting => add(self.awaiting_at, ROLL_CALL),
+            Stage::Awaiting => match self.roll_call {
+                Some((_, since)) => since.checked_add(ROLL_CALL),
+                None => self.awaiting_until(),
+            },
             Stage::Parting | Stage::Draining => None,
         };
         [limit, self.deadline].into_iter().flatten().min()
@@ -326,16 +339,14 @@ impl Plan {
 
     /// When a connection is closed that has sent a part of a head.
     pub(crate) fn head_until(&self) -> Option<Instant> {
-        add(self.awaiting_at, HEAD_LIMIT)
+        add(self.awaiting_at, HEAD_LIMIT.max(self.settings.grace))
     }
 
-    /// When an HTTP/2 connection is closed that has no streams and has not answered the PING.
-    pub(crate) fn pong_until(&self) -> Option<Instant> {
-        add(self.parting_at, HEAD_LIMIT)
-    }
-
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// When an HTTP/2 connection is closed that has had no streams since then and has not answered
+    /// the PING.
+    pub(crate) fn pong_until(&self, since: Option<Instant>) -> Option<Instant> {
+        // `None` is less than any instant.
+        add(self.parting_at.max(since), HEAD_LIMIT)
     }
 }
 

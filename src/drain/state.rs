@@ -82,6 +82,13 @@ impl State {
         self.stage.0.load(Ordering::Acquire) == Stage::Serving as u8
     }
 
+    /// Draining, with requests still admitted.
+    #[inline]
+    pub(crate) fn is_parting(&self) -> bool {
+        let stage = self.stage.0.load(Ordering::Acquire);
+        (Stage::Awaiting as u8..Stage::Draining as u8).contains(&stage)
+    }
+
     pub(crate) fn count_completed(&self) {
         // Relaxed: leaving, which comes next, publishes it.
         self.tally.completed.fetch_add(1, Ordering::Relaxed);
@@ -142,11 +149,12 @@ impl State {
     pub(super) fn update(&self, change: impl FnOnce(&mut Plan)) {
         let mut musters = false;
         let changed = self.plan.send_if_modified(|plan| {
-            let before = (plan.stage(), plan.next_step());
+            let seen = |plan: &Plan| (plan.stage(), plan.next_step(), plan.deadline());
+            let before = seen(plan);
             change(plan);
             self.stage.0.store(plan.stage() as u8, Ordering::Release);
             musters = before.0 < Stage::Awaiting && plan.stage() >= Stage::Awaiting;
-            before != (plan.stage(), plan.next_step())
+            before != seen(plan)
         });
         if musters {
             self.registry.muster();
@@ -164,7 +172,8 @@ impl State {
             self.update(|plan| {
                 before = plan.stage();
                 plan.advance(now, self.open());
-                roll_called = plan.end_roll_call(now);
+                // Not before the muster: then nobody is awaited yet.
+                roll_called = before == Stage::Awaiting && plan.end_roll_call(now, self.open());
             });
             if roll_called {
                 self.registry.end_roll_call();
@@ -221,7 +230,9 @@ impl Hub<State> {
             // Before the deadline is judged: only in a closed count is 0 the truth.
             self.close();
             let figures = state.figures();
-            if self.occupancy() == 0 || state.look(|plan| plan.is_due(now)) {
+            if self.occupancy() == 0 {
+                state.update(|plan| plan.vacated(now, figures));
+            } else if state.look(|plan| plan.is_due(now)) {
                 let left = self.left();
                 state.update(|plan| plan.settle(now, left, figures));
             }

@@ -3,21 +3,26 @@ use crate::drain::{Activity, Entrance, Registered, Stage};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
 
 /// For how long what a peer still sends is read and thrown away, so that it may read its response
 /// ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
 const LINGER: Duration = Duration::from_millis(500);
+
+/// Likewise over HTTP/2, after the last that came: a peer that still reads, opens its windows, and
+/// would have the rest of its response destroyed by the reset that answers that.
+const LINGER_HTTP2: Duration = Duration::from_secs(1);
 
 pin_project! {
     /// A connection that a drain knows: counted from its accept to its drop, and cut at the deadline.
@@ -36,7 +41,12 @@ pin_project! {
     ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
     ///   it.
     /// * When the server closes it in the middle of a request, what still comes is read and thrown
-    ///   away for up to 500 ms: else the peer would get a reset in place of its response.
+    ///   away for up to 500 ms, and over HTTP/2 until nothing has come for a second: else the peer
+    ///   would get a reset in place of its response, or of the end of it.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
     #[derive(Debug)]
     pub struct DrainIo<T> {
         #[pin]
@@ -54,17 +64,21 @@ struct Watch {
     /// The head of a request was read, of which the server has not made a call yet: it could
     /// still be refused.
     delivering: bool,
+    /// Since when HTTP/2 has had no streams, as far as that was seen while parting.
+    idle_since: Option<Instant>,
     /// The last read had to wait: its waker will do.
     reading: bool,
-    /// What was said of it last; and whether it is on its way to become a call.
+    /// What was said of it last; and whether a request is expected.
     shown: (Activity, bool),
     multiplexed: bool,
     /// It was closed from here; nothing more is read.
     ended: bool,
     /// Its write half is closed, and until then it lingers.
     lingers_until: Option<Instant>,
-    /// For its next limit. Not there before a drain.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// For the next limit of one who reads, or lingers.
+    reading_timer: Timer,
+    /// For the next step of the plan, while something else is waited for.
+    waiting_timer: Timer,
     registered: Registered,
 }
 
@@ -77,12 +91,14 @@ impl<T> DrainIo<T> {
                 wire: Wire::new(),
                 stalled: false,
                 delivering: false,
+                idle_since: None,
                 reading: false,
                 shown: (Activity::Silent, false),
                 multiplexed: false,
                 ended: false,
                 lingers_until: None,
-                timer: None,
+                reading_timer: Timer::default(),
+                waiting_timer: Timer::default(),
                 registered: Registered::enter(entrance)?,
             },
         })
@@ -101,6 +117,20 @@ impl<T> DrainIo<T> {
     /// The connection itself, which the drain forgets.
     pub fn into_inner(self) -> T {
         self.io
+    }
+}
+
+/// Not there before a drain.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx)
     }
 }
 
@@ -127,7 +157,11 @@ impl Watch {
         self.delivering = false;
         if stage >= Stage::Awaiting {
             self.show(stage);
-            if self.shown.0 != Activity::Streaming {
+            // The others have to look for bytes first.
+            if matches!(
+                self.shown.0,
+                Activity::Handling | Activity::Stalled | Activity::Upgraded
+            ) {
                 self.registered.connection().answer();
             }
         }
@@ -141,21 +175,32 @@ impl Watch {
             true => Activity::Stalled,
             false => self.wire.activity(),
         };
-        // That one is of interest to a drain only, and gone in a moment.
-        let delivering = self.delivering && stage >= Stage::Awaiting;
-        if (activity, delivering) != self.shown {
-            self.publish(activity, delivering);
+        // Of interest to a drain only.
+        let expected = stage >= Stage::Awaiting && (self.delivering || self.is_young());
+        if (activity, expected) != self.shown {
+            self.publish(activity, expected);
         }
     }
 
-    fn publish(&mut self, activity: Activity, delivering: bool) {
+    /// Of what cannot be read, a handshake may be going on, and a request be on its way.
+    fn is_young(&self) -> bool {
+        let young = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
+        self.wire.is_opaque() && young(self.graced_until())
+    }
+
+    fn graced_until(&self) -> Option<Instant> {
+        let connection = self.registered.connection();
+        connection.plan(|plan| plan.first_byte_until(connection.accepted()))
+    }
+
+    fn publish(&mut self, activity: Activity, expected: bool) {
         let connection = self.registered.connection();
         if self.wire.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
             connection.is_multiplexed();
         }
-        connection.publish(activity, delivering);
-        self.shown = (activity, delivering);
+        connection.publish(activity, expected);
+        self.shown = (activity, expected);
     }
 
     #[inline]
@@ -165,6 +210,9 @@ impl Watch {
         self.wire.read(bytes);
         self.delivering |= !owed && self.wire.owes();
         self.show(stage);
+        if stage >= Stage::Parting {
+            self.saw_parting();
+        }
     }
 
     #[inline]
@@ -188,14 +236,41 @@ impl Watch {
         }
         self.show(stage);
         if self.stalled {
-            self.registered.connection().wake_writer(cx.waker());
-            // After that: whoever changes the stage from here on, wakes.
-            self.enter()?;
-        } else if stage >= Stage::Parting && self.wire.waits_for_pong() {
-            // Its last stream has ended: only now there is a limit.
-            self.registered.connection().wake();
+            self.poll_changes(cx)?;
+        } else if stage >= Stage::Parting {
+            self.saw_parting();
         }
         result
+    }
+
+    #[cold]
+    fn saw_parting(&mut self) {
+        if !self.wire.waits_for_pong() {
+            self.idle_since = None;
+        } else if self.idle_since.is_none() {
+            // Its last stream has ended: only now there is a limit, for one who reads.
+            self.idle_since = Some(Instant::now());
+            self.registered.connection().wake();
+        }
+    }
+
+    /// A write has to wait, or a server with nothing to read or write has to wait for something
+    /// else: errs if it is to be cut, and sees to it that the task is woken when it is.
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let connection = self.registered.connection();
+        connection.wake_writer(cx.waker());
+        // After that: whoever changes the stage from here on, wakes.
+        while self.enter()? >= Stage::Awaiting {
+            let next = self.registered.connection().plan(|plan| plan.next_step());
+            match next {
+                // Nobody else may be there to say that it is time.
+                Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
+                    self.registered.connection().advance();
+                }
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// Nothing is there to be read: ready if nothing more is waited for.
@@ -217,8 +292,8 @@ impl Watch {
             self.show(stage);
             let connection = self.registered.connection();
             connection.answer();
-            let wire = &self.wire;
-            let (limit, deadline) = connection.plan(|plan| {
+            let (wire, idle_since) = (&self.wire, self.idle_since);
+            let (limit, next_step) = connection.plan(|plan| {
                 let limit = match wire.activity() {
                     // There is nothing to cut, and nothing more to wait for.
                     Activity::Silent | Activity::Idle if stage >= Stage::Forced => {
@@ -226,36 +301,45 @@ impl Watch {
                     }
                     Activity::Silent => plan.first_byte_until(connection.accepted()),
                     Activity::Reading => plan.head_until(),
-                    _ if wire.waits_for_pong() => plan.pong_until(),
+                    _ if wire.waits_for_pong() => plan.pong_until(idle_since),
                     _ => None,
                 };
-                (limit, plan.deadline().filter(|_| stage < Stage::Forced))
+                (limit, plan.next_step())
             });
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }
-            let Some(next) = [limit, deadline].into_iter().flatten().min() else {
+            // That it is not young any more is worth a look, too.
+            let grown = self.graced_until().filter(|_| self.is_young());
+            let Some(next) = [limit, next_step, grown].into_iter().flatten().min() else {
                 return Poll::Pending;
             };
-            ready!(self.poll_timer(next, cx));
-            // The deadline, if it was that: nobody else may be there to say so.
+            ready!(self.reading_timer.poll(next, cx));
+            // Nobody else may be there to say that it is time.
             self.registered.connection().advance();
         }
     }
 
-    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
+    /// After its write half was closed: for how long the peer is to be heard out.
+    fn lingers(&self, stage: Stage) -> Option<Duration> {
+        if stage == Stage::Serving || stage >= Stage::Forced {
+            None
+        } else if self.wire.is_http2() {
+            Some(LINGER_HTTP2)
+        } else {
+            (!self.ended && self.wire.is_mid_request()).then_some(LINGER)
         }
-        timer.as_mut().poll(cx)
     }
+}
 
-    /// After its write half was closed: whether the peer is to be heard out.
-    fn lingers(&self, stage: Stage) -> bool {
-        stage > Stage::Serving && !self.ended && self.wire.is_mid_request()
-    }
+#[cold]
+fn read_unconstrained<T: AsyncRead>(
+    mut io: Pin<&mut T>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    pin!(unconstrained(poll_fn(|cx| io.as_mut().poll_read(cx, buf)))).poll(cx)
 }
 
 impl<T: AsyncRead> AsyncRead for DrainIo<T> {
@@ -272,7 +356,12 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match this.io.poll_read(cx, buf) {
+        let read = match stage {
+            Stage::Serving => this.io.poll_read(cx, buf),
+            // A task's budget shall not pass for a peer that has nothing to say.
+            _ => read_unconstrained(this.io, cx, buf),
+        };
+        match read {
             Poll::Pending => watch.poll_idle(cx),
             ready => {
                 watch.saw_read(&buf.filled()[before..], stage);
@@ -315,16 +404,12 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        this.watch.enter_write()?;
+        let stage = this.watch.enter_write()?;
         let result = this.io.poll_flush(cx);
         // A server with nothing to read or write, but a handler to wait for, comes by here: it has
-        // to hear of the deadline.
-        if result.is_pending() || !this.watch.reading {
-            let connection = this.watch.registered.connection();
-            connection.wake_writer(cx.waker());
-            if connection.stage() >= Stage::Awaiting {
-                this.watch.enter_write()?;
-            }
+        // to hear of the deadline. The waker of a read will do, until it has been used.
+        if result.is_pending() || !this.watch.reading || stage >= Stage::Awaiting {
+            this.watch.poll_changes(cx)?;
         }
         result
     }
@@ -333,29 +418,43 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let mut this = self.project();
         let watch = this.watch;
         let stage = watch.enter_write()?;
-        let until = match watch.lingers_until {
-            Some(until) => until,
-            None => {
-                ready!(this.io.as_mut().poll_shutdown(cx))?;
-                if !watch.lingers(stage) {
-                    return Poll::Ready(Ok(()));
+        if watch.lingers_until.is_none() {
+            match this.io.as_mut().poll_shutdown(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    watch.poll_changes(cx)?;
+                    return Poll::Pending;
                 }
-                *watch.lingers_until.insert(Instant::now() + LINGER)
             }
+        }
+        let Some(linger) = watch.lingers(stage) else {
+            return Poll::Ready(Ok(()));
         };
+        let mut until = *watch
+            .lingers_until
+            .get_or_insert_with(|| Instant::now() + linger);
         let mut scratch = [MaybeUninit::uninit(); 4096];
         loop {
-            if watch.poll_timer(until, cx).is_ready() {
+            if watch.reading_timer.poll(until, cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut thrown_away = ReadBuf::uninit(&mut scratch);
             match this.io.as_mut().poll_read(cx, &mut thrown_away) {
-                Poll::Ready(Ok(())) if !thrown_away.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if !thrown_away.filled().is_empty() => {
+                    if watch.wire.is_http2() {
+                        until = Instant::now() + linger;
+                        watch.lingers_until = Some(until);
+                    }
+                }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    watch.registered.connection().wake_reader(cx.waker());
-                    watch.enter_write()?;
-                    return Poll::Pending;
+                    let connection = watch.registered.connection();
+                    connection.wake_reader(cx.waker());
+                    // Over at the deadline, whatever is left of it.
+                    return match connection.stage() {
+                        Stage::Forced | Stage::Done => Poll::Ready(Ok(())),
+                        _ => Poll::Pending,
+                    };
                 }
             }
         }

@@ -86,6 +86,9 @@ impl Door {
         mut take: impl FnMut() -> io::Result<T>,
     ) -> Poll<Option<T>> {
         loop {
+            if self.is_late() {
+                return Poll::Ready(None);
+            }
             match take() {
                 Ok(connection) => return Poll::Ready(Some(connection)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -113,6 +116,9 @@ impl Door {
         cx: &mut Context<'_>,
         accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
     ) -> Poll<Option<T>> {
+        if self.is_late() {
+            return Poll::Ready(None);
+        }
         // A task's budget shall not pass for an empty queue.
         let accept = pin!(unconstrained(poll_fn(accept)));
         if let Poll::Ready(connection) = accept.poll(cx) {
@@ -123,6 +129,11 @@ impl Door {
             ready!(self.poll_pause(cx, QUIET));
         }
         Poll::Ready(None)
+    }
+
+    /// A queue that never runs dry ends here.
+    fn is_late(&self) -> bool {
+        self.entrance.hub().home().stage() >= Stage::Parting
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {

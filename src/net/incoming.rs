@@ -75,13 +75,16 @@ where
                 }
             };
             match next {
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                // At the end, one that errs is as good as an empty one.
+                Some(Err(error)) if this.door.state() == State::Open => {
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Some(Ok(io)) => {
                     if let Some(io) = DrainIo::new(io, this.door.entrance()) {
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }
-                None => {}
+                Some(Err(_)) | None => {}
             }
             this.incoming.set(None);
             this.door.close();

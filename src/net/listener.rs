@@ -259,12 +259,11 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
             } = self;
             let next = match listening {
                 Listening::To(listener) => {
-                    let was = door.state();
                     let mut accept = pin!(listener.accept());
                     let next = poll_fn(|cx| match door.poll(cx) {
                         State::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
-                        // It has changed: the queue is to be had, perhaps.
-                        now if now != was => Poll::Ready(Err(())),
+                        _ if Queue::is_of::<L>() => Poll::Ready(Err(())),
+                        // What has begun in it goes on: a handshake, perhaps.
                         _ => door
                             .poll_silence(cx, |cx| accept.as_mut().poll(cx).map(Some))
                             .map(Ok),

@@ -7,6 +7,8 @@
 //! alone, [`shut`](Queue::shut) closes that gap, too.
 
 use socket2::{SockRef, Socket};
+#[cfg(feature = "axum")]
+use std::any::TypeId;
 use std::{any::Any, io, net};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -23,6 +25,17 @@ pub(super) enum Queue {
 }
 
 impl Queue {
+    /// Whether that of such a listener can be looked into.
+    #[cfg(feature = "axum")]
+    pub(super) fn is_of<L: Any>() -> bool {
+        let listener = TypeId::of::<L>();
+        #[cfg(unix)]
+        if listener == TypeId::of::<UnixListener>() {
+            return true;
+        }
+        listener == TypeId::of::<TcpListener>()
+    }
+
     /// Keeps new connections out while those that are in the queue are taken. False if that is not
     /// possible.
     ///

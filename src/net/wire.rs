@@ -8,7 +8,10 @@
 mod http1;
 mod http2;
 
-use self::{http1::Http1, http2::Http2};
+use self::{
+    http1::{Http1, NotHttp},
+    http2::Http2,
+};
 use crate::drain::Activity;
 
 /// What an HTTP/2 client sends first ([RFC 9113, section
@@ -45,14 +48,19 @@ impl Wire {
                 bytes = &bytes[common..];
             } else if before.first().or(bytes.first()).is_some_and(starts_request) {
                 let mut http1 = Http1::default();
-                http1.read(before);
-                *self = Self::Http1(http1);
+                *self = match http1.read(before) {
+                    Ok(()) => Self::Http1(http1),
+                    Err(NotHttp) => Self::Opaque,
+                };
             } else {
                 *self = Self::Opaque;
             }
         }
         match self {
-            Self::Http1(http1) => http1.read(bytes),
+            Self::Http1(http1) => match http1.read(bytes) {
+                Ok(()) => {}
+                Err(NotHttp) => *self = Self::Opaque,
+            },
             Self::Http2(http2) => http2.read(bytes),
             _ => {}
         }
@@ -103,6 +111,15 @@ impl Wire {
     /// The peer is in the middle of a request, and may still be sending.
     pub(super) fn is_mid_request(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
+    }
+
+    /// The peer sends as it reads: what opens its windows.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
+    pub(super) fn is_opaque(&self) -> bool {
+        matches!(self, Self::Opaque)
     }
 }
 
@@ -159,6 +176,29 @@ mod tests {
             Activity::Handling
         );
         assert_eq!(after(&[('>', b"\r\n")]), Activity::Reading);
+        // Behind a body it is none of the next request.
+        let steps = [
+            (
+                '>',
+                &b"POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx\r\n"[..],
+            ),
+            ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
+        ];
+        assert_eq!(after(&steps), Activity::Streaming);
+    }
+
+    #[test]
+    fn pipelined_requests_are_answered_in_turn() {
+        let upgrade = [GET, b"GET /ws HTTP/1.1\r\nupgrade: x\r\n\r\n"].concat();
+        let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        let first = [('>', &upgrade[..]), ('<', &ok[..])];
+        assert_eq!(after(&first), Activity::Handling);
+        let both = [first[0], first[1], ('<', &switching[..])];
+        assert_eq!(after(&both), Activity::Upgraded);
+        // The first one's answer is not the tunnel's.
+        let connect = [GET, b"CONNECT a:1 HTTP/1.1\r\n\r\n"].concat();
+        assert_eq!(after(&[('>', &connect), ('<', ok)]), Activity::Handling);
     }
 
     #[test]
@@ -228,6 +268,14 @@ mod tests {
     fn what_is_not_http_is_opaque() {
         assert_eq!(after(&[('>', b"\x16\x03\x01")]), Activity::Opaque);
         assert_eq!(after(&[('>', b"PRX")]), Activity::Reading);
+        // It looks like a request until its first line ends.
+        let proxy = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n\x16\x03\x01";
+        assert_eq!(after(&[('>', &proxy[..40])]), Activity::Reading);
+        assert_eq!(after(&[('>', proxy)]), Activity::Opaque);
+        assert_eq!(after(&[('>', b"\r\n\r\n\0\r\nQUIT\n")]), Activity::Opaque);
+        assert_eq!(after(&[('>', b"PING\r\n")]), Activity::Opaque);
+        let long = [b"GET /", &[b'x'; 100][..], b" HTTP/1.1\r\n\r\n"].concat();
+        assert_eq!(after(&[('>', &long)]), Activity::Handling);
     }
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {

@@ -7,12 +7,18 @@ use memchr::memchr;
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
     request: Request,
-    /// A request has come to which no response has begun.
-    owes: bool,
-    /// The last request was a CONNECT.
+    /// So many requests have come to which no response has begun.
+    owed: u32,
+    /// The last one was a CONNECT.
     connect: bool,
+    /// The head of one has come.
+    asked: bool,
     upgraded: bool,
 }
+
+/// Its first line is none of HTTP/1.
+#[derive(Debug)]
+pub(super) struct NotHttp;
 
 /// Where the peer is in what it sends.
 #[derive(Debug, Default)]
@@ -37,17 +43,22 @@ struct Head {
     connect: bool,
 }
 
-/// As much of a line as is of interest.
+/// As much of a line as is of interest: how it begins, and how it ends.
 #[derive(Debug)]
 struct Line {
-    bytes: [u8; 48],
+    bytes: [u8; Line::START + Line::END],
     filled: usize,
+}
+
+impl Line {
+    const START: usize = 48;
+    const END: usize = 16;
 }
 
 impl Default for Line {
     fn default() -> Self {
         Self {
-            bytes: [0; 48],
+            bytes: [0; Line::START + Line::END],
             filled: 0,
         }
     }
@@ -67,16 +78,21 @@ enum Chunked {
 }
 
 impl Http1 {
-    pub(super) fn read(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), NotHttp> {
+        while let Some(first) = bytes.first() {
             bytes = match &mut self.request {
+                // One before the request line is skipped.
+                Request::Before if b"\r\n".contains(first) => &bytes[1..],
                 Request::Before => {
                     self.request = Request::Head(Head::default());
                     bytes
                 }
                 Request::Head(head) => {
-                    let Some(rest) = head.read(bytes) else { return };
-                    self.owes = true;
+                    let Some(rest) = head.read(bytes)? else {
+                        return Ok(());
+                    };
+                    self.asked = true;
+                    self.owed = self.owed.saturating_add(1);
                     self.connect = head.connect;
                     self.request = match (head.chunked, head.length) {
                         (true, _) => Request::Chunked(Chunked::start()),
@@ -101,12 +117,13 @@ impl Http1 {
                 }
             };
         }
+        Ok(())
     }
 
     pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
         // What is written while nothing is owed, or does not begin like one, belongs to the
         // response before.
-        while self.owes && bytes.starts_with(b"HTTP/1.") {
+        while self.owed > 0 && bytes.starts_with(b"HTTP/1.") {
             let switches = bytes.get(9..12) == Some(b"101");
             let class = bytes.get(9).copied();
             if class == Some(b'1') && !switches {
@@ -115,15 +132,17 @@ impl Http1 {
                 bytes = &bytes[end.map_or(bytes.len(), |at| at + 4)..];
                 continue;
             }
-            self.owes = false;
-            self.upgraded = switches || (self.connect && class == Some(b'2'));
+            self.owed -= 1;
+            self.upgraded = switches || (self.owed == 0 && self.connect && class == Some(b'2'));
+            return;
         }
     }
 
     pub(super) fn activity(&self) -> Activity {
         match self.request {
-            _ if self.owes => Activity::Handling,
+            _ if self.owed > 0 => Activity::Handling,
             Request::Head(_) => Activity::Reading,
+            _ if !self.asked => Activity::Reading,
             _ => Activity::Streaming,
         }
     }
@@ -139,34 +158,37 @@ impl Http1 {
 
 impl Head {
     /// What comes after it, if its end has come.
-    fn read<'a>(&mut self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
+    fn read<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Option<&'a [u8]>, NotHttp> {
         while let Some(at) = memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..at], &bytes[at + 1..]);
             bytes = rest;
             let ended = if self.line.filled == 0 {
                 // The frequent case: it has come in one piece.
-                self.end_line(line)
+                self.end_line(line)?
             } else {
                 let mut whole = std::mem::take(&mut self.line);
                 whole.push(line);
-                self.end_line(&whole.bytes[..whole.filled])
+                self.end_line(&whole.bytes[..whole.filled])?
             };
             if ended {
-                return Some(bytes);
+                return Ok(Some(bytes));
             }
         }
         self.line.push(bytes);
-        None
+        Ok(None)
     }
 
     /// True if the head ends with it.
-    fn end_line(&mut self, line: &[u8]) -> bool {
+    fn end_line(&mut self, line: &[u8]) -> Result<bool, NotHttp> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
-            // One before the request line is skipped.
-            return self.headers;
+            return Ok(true);
         }
         if !self.headers {
+            let (_, version) = line.split_last_chunk::<8>().ok_or(NotHttp)?;
+            if !version.starts_with(b"HTTP/1.") {
+                return Err(NotHttp);
+            }
             self.headers = true;
             self.connect = line.starts_with(b"CONNECT ");
         } else if let Some(length) = value(line, b"content-length:") {
@@ -182,16 +204,21 @@ impl Head {
             // In a request nothing else may be the last one.
             self.chunked = true;
         }
-        false
+        Ok(false)
     }
 }
 
 impl Line {
     fn push(&mut self, part: &[u8]) {
-        let room = &mut self.bytes[self.filled..];
-        let taken = part.len().min(room.len());
-        room[..taken].copy_from_slice(&part[..taken]);
-        self.filled += taken;
+        for byte in part {
+            if self.filled == self.bytes.len() {
+                // What is between the start and the end goes.
+                self.bytes.copy_within(Self::START + 1.., Self::START);
+                self.filled -= 1;
+            }
+            self.bytes[self.filled] = *byte;
+            self.filled += 1;
+        }
     }
 }
 

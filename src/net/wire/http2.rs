@@ -7,7 +7,7 @@ const RST_STREAM: u8 = 0x3;
 const GOAWAY: u8 = 0x7;
 const END_STREAM: u8 = 0x1;
 
-/// Neither a stream nor a last one has a higher number; in a first GOAWAY it says "not yet".
+/// No stream has a higher number; in a first GOAWAY it says "not yet".
 const MAX_STREAM: u32 = (1 << 31) - 1;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(in crate::net) struct Http2 {
     open: Vec<u32>,
     last: u32,
     /// A GOAWAY was written that says which stream is the last one: the peer knows.
-    parted: bool,
+    parted: Option<u32>,
 }
 
 /// The frames of one direction.
@@ -43,10 +43,13 @@ struct Frame {
 impl Http2 {
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let (open, last) = (&mut self.open, &mut self.last);
+        let served = self.parted.unwrap_or(MAX_STREAM);
         self.incoming.read(bytes, |frame| match frame.kind {
             HEADERS if frame.stream > *last => {
                 *last = frame.stream;
-                open.push(frame.stream);
+                if frame.stream <= served {
+                    open.push(frame.stream);
+                }
             }
             RST_STREAM => open.retain(|stream| *stream != frame.stream),
             _ => {}
@@ -60,7 +63,7 @@ impl Http2 {
             HEADERS | DATA if frame.flags & END_STREAM != 0 => {
                 open.retain(|stream| *stream != frame.stream);
             }
-            GOAWAY => *parted |= frame.last != MAX_STREAM,
+            GOAWAY if frame.last != MAX_STREAM => *parted = Some(frame.last),
             _ => {}
         });
     }
@@ -70,7 +73,7 @@ impl Http2 {
     }
 
     pub(super) fn has_parted(&self) -> bool {
-        self.parted
+        self.parted.is_some()
     }
 }
 

@@ -55,6 +55,56 @@ async fn b16_what_is_in_the_accept_queue_is_served() {
     }
 }
 
+/// The first look comes when all the time for it is over already.
+#[tokio::test]
+async fn b16_likewise_after_a_stall() {
+    for kind in BOTH {
+        let server = Server::start(kind, Drain::new()).await;
+        let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();
+        server.drain.begin();
+        std::thread::sleep(Duration::from_millis(150));
+        let answers = tokio::task::spawn_blocking(|| clients.into_iter().map(answer).collect());
+        let answers: Vec<String> = guarded(answers).await.expect("no reset");
+        assert!(
+            answers.iter().all(|answer| answer.ends_with("hello")),
+            "{kind:?}: {answers:?}"
+        );
+        server.drained().await;
+    }
+}
+
+/// What cannot be read may be a handshake: it has its grace, and then holds nothing up.
+#[tokio::test]
+async fn a15_a_handshake_in_progress_has_the_grace_of_its_connection() {
+    let grace = Duration::from_millis(500);
+    let drain = Drain::builder().grace(grace).build();
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let mut listener = drain.listener(tcp);
+    let accepted = tokio::spawn(async move { listener.accept().await.expect("open").0 });
+    let mut client = Client::connect(address).await;
+    let mut io = guarded(accepted).await.expect("no panic");
+    let accepted = std::time::Instant::now();
+    client.send(b"\x16\x03\x01").await;
+    let reading = tokio::spawn(async move {
+        use tokio::io::AsyncReadExt;
+        let mut read = [0; 8];
+        io.read_exact(&mut read[..3]).await.expect("open");
+        // The rest of it: not cut, and not told to stop, before its time.
+        io.read(&mut read).await
+    });
+    drain.begin();
+    guarded(drain.shutdown_signal()).await;
+    assert!(accepted.elapsed() >= grace, "{:?}", accepted.elapsed());
+    assert!(accepted.elapsed() < grace * 3, "{:?}", accepted.elapsed());
+    drop(client);
+    assert_eq!(
+        guarded(reading).await.expect("no panic").expect("an end"),
+        0
+    );
+    guarded(drain.wait()).await.expect("drained");
+}
+
 /// Of a listener inside of another one, and of a stream, the queue is not seen.
 #[tokio::test]
 async fn b16_likewise_where_the_queue_is_not_seen() {

@@ -21,12 +21,15 @@ impl Client {
     }
 
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        Ok(Self {
+        Ok(Self::over(TcpStream::connect(address).await?))
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
+        Self {
             stream,
             pongs: false,
             goaways: Vec::new(),
-        })
+        }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -100,6 +103,7 @@ pub mod frames {
     pub const SETTINGS: u8 = 0x4;
     pub const PING: u8 = 0x6;
     pub const GOAWAY: u8 = 0x7;
+    pub const WINDOW_UPDATE: u8 = 0x8;
     pub const END_STREAM: u8 = 0x1;
     pub const ACK: u8 = 0x1;
 

@@ -146,6 +146,28 @@ async fn a05_bytes_in_the_buffer_are_served() {
     .await;
 }
 
+/// The server takes its time, one after the other: nobody is refused for being late.
+#[tokio::test]
+async fn a05_a_busy_server_serves_all_that_is_in_its_buffers() {
+    on_both(async |server| {
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            clients.push(kept(&server).await);
+        }
+        for client in &mut clients {
+            let sent = client.stream.try_write(get("/block/3").as_bytes());
+            assert!(sent.is_ok());
+        }
+        server.drain.begin();
+        for client in &mut clients {
+            let answer = client.rest().await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        assert_eq!(server.drained().await.refused, 0);
+    })
+    .await;
+}
+
 /// A client that was quick, and is answered by a server that is slow to look.
 #[tokio::test]
 async fn a05_bytes_that_come_while_it_settles_are_served() {
@@ -283,6 +305,24 @@ async fn a11_expect_continue_is_continued_or_refused() {
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert_eq!(closes(&answer), 1);
+        server.drained().await;
+    })
+    .await;
+}
+
+/// Java's client and `curl --http2` offer h2c with each request, and take another answer.
+#[tokio::test]
+async fn a04_a_request_that_offers_h2c_is_like_any_other() {
+    on_both(async |server| {
+        let mut client = Client::connect(server.address).await;
+        let (begin, rest) = ("GET / HTTP/1.1\r\nhost: test\r\n", "upgrade: h2c\r\n\r\n");
+        client.send(begin).await;
+        kept(&server).await;
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+        client.send(rest).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         server.drained().await;
     })
     .await;

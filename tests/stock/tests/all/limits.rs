@@ -87,6 +87,30 @@ async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
     }
 }
 
+/// Its body was dropped unread, and hyper reads no more: nothing but the handler is waited for.
+#[tokio::test]
+async fn h58_an_upload_that_nobody_reads_is_cut_at_the_deadline() {
+    for kind in BOTH {
+        let server = Server::start(kind, drain_in(Duration::from_millis(500))).await;
+        let mut client = Client::connect(server.address).await;
+        client
+            .send("POST /stuck HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\nhello")
+            .await;
+        server.at_the_gate().await;
+        server.drain.begin();
+        let drain = server.drain.clone();
+        let Err(RunError::Timeout(timeout)) = server.outcome().await else {
+            panic!("{kind:?}: nothing was cut");
+        };
+        assert!(
+            timeout.elapsed < Duration::from_millis(900),
+            "{kind:?}: {timeout}"
+        );
+        assert!(drain.left().is_empty(), "{kind:?}: {}", drain.left());
+        client.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g51_a_handler_that_blocks_its_thread_holds_nobody() {
     use axum::{Router, routing::get};
@@ -129,6 +153,10 @@ async fn g52_a_deadline_in_the_past_closes_idle_connections_properly() {
         idle.get("/").await;
         idle.read_until("hello").await;
         let mut silent = Client::connect(server.address).await;
+        // Accepted: the one after it was served.
+        let mut next = Client::connect(server.address).await;
+        next.get("/").await;
+        next.read_until("hello").await;
         server.drain.set_deadline(tokio::time::Instant::now());
         server.drain.begin();
         assert_eq!(idle.rest().await, "");
@@ -170,23 +198,43 @@ async fn b22_a_deadline_that_is_moved_is_obeyed_by_connections() {
     }
 }
 
-/// Nobody runs or waits for the drain: the connections themselves see to the deadline.
+/// Nobody runs or waits for the drain: the connections themselves see to the deadline, be it that
+/// they read, write, or wait for a handler.
 #[tokio::test]
 async fn the_deadline_needs_no_waiter() {
-    let drain = drain_in(Duration::from_millis(400));
-    let shared = crate::server::Shared::new(&drain);
-    let app = crate::server::app(shared.clone()).layer(drain.layer());
-    let tcp = crate::server::bind();
-    let address = tcp.local_addr().expect("bound");
-    let server = tokio::spawn(
-        axum::serve(drain.listener(tcp), app)
-            .with_graceful_shutdown(drain.shutdown_signal())
-            .into_future(),
-    );
-    let mut client = Client::connect(address).await;
-    client.get("/gate").await;
-    guarded(shared.reached.notified()).await;
-    drain.begin();
-    client.end().await;
-    guarded(server).await.expect("no panic").expect("it ends");
+    let upload = "POST /stuck HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\nhello";
+    let unread = get("/big") + "G";
+    for (request, layered) in [
+        (get("/gate"), true),
+        (upload.to_owned(), true),
+        (unread, true),
+        (get("/events"), true),
+        (get("/events"), false),
+    ] {
+        let drain = drain_in(Duration::from_millis(400));
+        let shared = crate::server::Shared::new(&drain);
+        let mut app = crate::server::app(shared.clone());
+        if layered {
+            app = app.layer(drain.layer());
+        }
+        let tcp = crate::server::bind();
+        let address = tcp.local_addr().expect("bound");
+        let server =
+            axum::serve(drain.listener(tcp), app).with_graceful_shutdown(drain.shutdown_signal());
+        let server = tokio::spawn(server.into_future());
+        let mut client = Client::connect(address).await;
+        client.send(&request).await;
+        while shared.handled() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        drain.begin();
+        guarded(server).await.expect("no panic").expect("it ends");
+        assert!(
+            began.elapsed() < Duration::from_millis(1400),
+            "{request}: {:?}",
+            began.elapsed()
+        );
+        client.end().await;
+    }
 }

@@ -95,7 +95,7 @@ impl Server {
         let done = match kind {
             Kind::Axum => tokio::spawn(
                 drain.run(
-                    axum::serve(drain.listener(tcp), app)
+                    axum::serve(drain.listener(tcp).exclusive(), app)
                         .with_graceful_shutdown(drain.shutdown_signal()),
                     pending,
                 ),
@@ -105,7 +105,7 @@ impl Server {
                     .accept_http1(kind == Kind::Tonic)
                     .serve_with_incoming_shutdown(
                         Routes::from(app),
-                        drain.listener(tcp),
+                        drain.listener(tcp).exclusive(),
                         drain.shutdown_signal(),
                     );
                 let server = async { server.await.map_err(io::Error::other) };
@@ -191,7 +191,9 @@ pub fn app(shared: Shared) -> Router {
         .route("/trailers", get(trailers))
         .route("/upload", post(upload))
         .route("/stuck", any(stuck))
+        .route("/block/{ms}", get(block))
         .route("/big", get(big))
+        .route("/megabyte", get(async || Body::from(vec![b'x'; MEGABYTE])))
         .route("/events", get(events))
         .route("/ws", any(web_socket))
         .route("/ws-polite", any(web_socket_polite))
@@ -256,6 +258,13 @@ async fn stuck(State(shared): State<Shared>) -> &'static str {
     std::future::pending().await
 }
 
+/// Blocks its thread.
+async fn block(axum::extract::Path(ms): axum::extract::Path<u64>) -> &'static str {
+    std::thread::sleep(Duration::from_millis(ms));
+    "hello"
+}
+
+pub const MEGABYTE: usize = 1 << 20;
 pub const BIG: usize = 64 << 20;
 
 async fn big(State(shared): State<Shared>) -> Body {
