@@ -131,7 +131,8 @@ async fn b16_likewise_where_the_queue_is_not_seen() {
             tokio::spawn(async { server.await.expect("it serves") })
         };
         tokio::task::yield_now().await;
-        let clients: Vec<_> = (0..100).map(|_| queued(address)).collect();
+        // More than a task may do in a turn.
+        let clients: Vec<_> = (0..300).map(|_| queued(address)).collect();
         drain.begin();
         guarded(drain.reached(Phase::Draining)).await;
         assert!(is_refused(address));
@@ -144,6 +145,33 @@ async fn b16_likewise_where_the_queue_is_not_seen() {
         guarded(server).await.expect("no panic");
         guarded(drain.wait()).await.expect("drained");
     }
+}
+
+/// tonic closes its connections when its stream ends.
+#[tokio::test]
+async fn a03_a_stream_does_not_end_before_servers_are_told() {
+    let (drain, tcp) = (Drain::new(), bind());
+    let address = tcp.local_addr().expect("bound");
+    let app = app(Shared::new(&drain)).layer(drain.layer());
+    let incoming = drain.incoming(tonic::transport::server::TcpIncoming::from(tcp));
+    let server = tonic::transport::Server::builder()
+        .accept_http1(true)
+        .serve_with_incoming_shutdown(
+            tonic::service::Routes::from(app),
+            incoming,
+            drain.shutdown_signal(),
+        );
+    let server = tokio::spawn(async { server.await.expect("it serves") });
+    let mut young = Client::connect(address).await;
+    let mut kept = Client::connect(address).await;
+    kept.get("/").await;
+    kept.read_until("hello").await;
+    drain.begin();
+    guarded(drain.reached(Phase::Draining)).await;
+    young.get("/").await;
+    assert!(young.rest().await.ends_with("hello"));
+    guarded(server).await.expect("no panic");
+    guarded(drain.wait()).await.expect("drained");
 }
 
 #[cfg(unix)]
@@ -328,8 +356,8 @@ async fn out_of_file_descriptors() {
         let server = Server::start(kind, Drain::new()).await;
         let (soft, hard) = rlimit::Resource::NOFILE.get().expect("a limit");
         let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();
-        // No more than there are.
-        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").count() as u64;
+        // No more than there are, less the one that this takes.
+        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").count() as u64 - 1;
         rlimit::Resource::NOFILE.set(open, hard).expect("lower");
         // The server tries, and errs.
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -140,6 +140,8 @@ async fn with(kind: Kind, bad: Bad) -> String {
     let took = began.elapsed();
     let row = format!("{kind:?}, {}: {took:?}, {outcome:?}", bad.name());
     assert!(took < TIMEOUT + Duration::from_secs(1), "{row}");
+    // Cut, not only counted.
+    assert!(drain.left().is_empty(), "{row}: {}", drain.left());
     let left = match outcome {
         Ok(_) => String::new(),
         Err(RunError::Timeout(timeout)) => timeout.left.to_string(),

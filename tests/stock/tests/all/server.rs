@@ -179,9 +179,11 @@ impl Shared {
 }
 
 pub fn bind() -> TcpListener {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
-    listener.set_nonblocking(true).expect("possible");
-    TcpListener::from_std(listener).expect("a runtime")
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("loopback");
+    // More than the tests ever have in the queue.
+    socket.listen(1024).expect("possible")
 }
 
 pub fn app(shared: Shared) -> Router {
