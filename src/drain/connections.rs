@@ -96,17 +96,15 @@ pub(crate) struct Registered {
     inside: Option<Inside>,
 }
 
-impl Default for Registry {
-    fn default() -> Self {
+impl Registry {
+    pub(super) fn new() -> Self {
         Self {
             shards: Default::default(),
             multiplexed: AtomicUsize::new(0),
             awaited: AtomicUsize::new(1),
         }
     }
-}
 
-impl Registry {
     pub(super) fn multiplexed(&self) -> usize {
         self.multiplexed.load(Ordering::Acquire)
     }

@@ -2,10 +2,13 @@
 
 use super::outcome::Connections;
 
-#[derive(Default)]
 pub(crate) struct Registry;
 
 impl Registry {
+    pub(super) fn new() -> Self {
+        Self
+    }
+
     pub(super) fn multiplexed(&self) -> usize {
         0
     }

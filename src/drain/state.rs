@@ -62,7 +62,7 @@ impl State {
         Self {
             stage: StageCell(AtomicU8::new(Stage::Serving as u8)),
             tally: Tally::default(),
-            registry: Registry::default(),
+            registry: Registry::new(),
             plan: watch::Sender::new(Plan::new(settings)),
         }
     }

@@ -38,7 +38,7 @@ use tokio::{
 ///
 /// # Servers
 ///
-/// With the feature `axum` it implements [`axum::serve::Listener`], over TCP and Unix listeners and
+/// With the feature `axum` it implements axum's `serve::Listener`, over TCP and Unix listeners and
 /// any other that axum can serve:
 ///
 #[cfg_attr(feature = "axum", doc = "```no_run")]
