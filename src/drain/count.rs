@@ -178,7 +178,7 @@ impl<H: Home> Count<H> {
             word: AtomicU64::new(0),
             index,
             mask: count - 1,
-            hub: Raw::from(&*hub),
+            hub: Raw::from(&hub),
         };
         let set = hub.stripes.set((0..count).map(stripe).collect());
         assert!(set.is_ok(), "set once, here");
@@ -442,6 +442,14 @@ impl<T> From<&T> for Raw<T> {
     #[inline]
     fn from(reference: &T) -> Self {
         Self(NonNull::from(reference))
+    }
+}
+
+/// Not by way of `&T`: the counts, which lie beside it, have to be within its reach.
+impl<T> From<&Arc<T>> for Raw<T> {
+    fn from(arc: &Arc<T>) -> Self {
+        let pointer = Arc::as_ptr(arc).cast_mut();
+        Self(NonNull::new(pointer).expect("no Arc is null"))
     }
 }
 
