@@ -39,7 +39,8 @@ use tower_layer::Layer;
 /// who wait are refused in time, not kept waiting; inside of what looks at responses (`Trace`), so
 /// that a refusal is logged like any other. `poll_ready` is the inner service's, except that a drain
 /// makes it ready: a refusal needs no capacity. Who still waits for capacity has not been called,
-/// is not counted, and is refused when the drain comes. tonic's own limits (`Server::timeout`,
+/// is not counted, and is refused when the drain comes; so is what waits in a `Buffer` outside of
+/// the layer. tonic's own limits (`Server::timeout`,
 /// `concurrency_limit_per_connection`, `load_shed`) are outside of all that `Server::layer` gets.
 ///
 /// ```

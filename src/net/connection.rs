@@ -356,10 +356,11 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = match stage {
-            Stage::Serving => this.io.poll_read(cx, buf),
+        let read = if stage < Stage::Awaiting {
+            this.io.poll_read(cx, buf)
+        } else {
             // A task's budget shall not pass for a peer that has nothing to say.
-            _ => read_unconstrained(this.io, cx, buf),
+            read_unconstrained(this.io, cx, buf)
         };
         match read {
             Poll::Pending => watch.poll_idle(cx),
