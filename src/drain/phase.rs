@@ -64,18 +64,18 @@ impl Stage {
     }
 
     /// The stage whose discriminant this is; the last one for any number beyond it.
+    #[inline]
     pub(crate) fn from_u8(discriminant: u8) -> Self {
-        const ALL: [Stage; 9] = [
-            Stage::Serving,
-            Stage::LameDuck,
-            Stage::Emptying,
-            Stage::Settling,
-            Stage::Awaiting,
-            Stage::Parting,
-            Stage::Draining,
-            Stage::Forced,
-            Stage::Done,
-        ];
-        ALL[usize::from(discriminant).min(ALL.len() - 1)]
+        match discriminant {
+            0 => Self::Serving,
+            1 => Self::LameDuck,
+            2 => Self::Emptying,
+            3 => Self::Settling,
+            4 => Self::Awaiting,
+            5 => Self::Parting,
+            6 => Self::Draining,
+            7 => Self::Forced,
+            _ => Self::Done,
+        }
     }
 }

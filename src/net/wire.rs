@@ -67,6 +67,7 @@ impl Wire {
     }
 
     /// These bytes were written to the peer.
+    #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         match self {
             Self::Http1(http1) => {

@@ -4,11 +4,13 @@
 //! `cargo run --release --package throughput` prints a table in Markdown. A server has a thread of
 //! its own, and so has the load: 16 connections, each in a closed loop. Rounds are short and the
 //! servers take turns, in an order that changes, so that all of them see the same of what else
-//! goes on.
+//! goes on. Beside the requests per second there is the server's own CPU time for one, which says
+//! more on a machine where load and server stand in each other's way.
 
 use axum::{Router, routing::get};
 use std::{
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -43,42 +45,52 @@ enum Load {
 }
 
 fn main() {
-    let servers: Vec<SocketAddr> = (0..SERVERS.len()).map(start).collect();
+    let servers: Vec<Server> = (0..SERVERS.len()).map(start).collect();
     let client = runtime();
     println!(
-        "| requests per second, and ratio (quartiles) | {} |",
+        "| median, and ratio (quartiles) | {} |",
         SERVERS.join(" | ")
     );
     println!("|---|{}", "--:|".repeat(SERVERS.len()));
     for (mode, load) in MODES {
         let mut rates = vec![Vec::new(); servers.len()];
+        let mut costs = rates.clone();
         // The first round warms up.
         for round in 0..=ROUNDS {
-            let mut rates_now = vec![0.0; servers.len()];
+            let mut now = vec![(0.0, 0.0); servers.len()];
             for turn in 0..servers.len() {
-                let server = (turn + round) % servers.len();
-                rates_now[server] = client.block_on(rate(servers[server], load));
+                let which = (turn + round) % servers.len();
+                let server = &servers[which];
+                let before = server.cpu_time();
+                let (answered, took) = client.block_on(load_it(server.address, load));
+                let spent = server.cpu_time() - before;
+                now[which] = (answered / took.as_secs_f64(), spent / 1e3 / answered);
             }
             if round > 0 {
-                for (rates, rate) in rates.iter_mut().zip(&rates_now) {
+                for (which, (rate, cost)) in now.iter().enumerate() {
                     // Against the plain one in the same round.
-                    rates.push((*rate, rate / rates_now[0]));
+                    rates[which].push((*rate, rate / now[0].0));
+                    costs[which].push((*cost, cost / now[0].1));
                 }
             }
         }
-        let cells: Vec<String> = rates.iter().map(|rates| cell(rates)).collect();
-        println!("| {mode} | {} |", cells.join(" | "));
+        let row = |values: &[Vec<(f64, f64)>], digits| {
+            let cells = values.iter().map(|values| cell(values, digits));
+            cells.collect::<Vec<_>>().join(" | ")
+        };
+        println!("| {mode}: requests per second | {} |", row(&rates, 0));
+        println!("| the server's CPU for one, µs | {} |", row(&costs, 2));
     }
 }
 
-fn cell(rates: &[(f64, f64)]) -> String {
+fn cell(rates: &[(f64, f64)], digits: usize) -> String {
     let sorted = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
     let (mut absolute, mut ratios): (Vec<f64>, Vec<f64>) = rates.iter().copied().unzip();
     sorted(&mut absolute);
     sorted(&mut ratios);
     let at = |values: &[f64], quarter: usize| values[(values.len() - 1) * quarter / 4];
     format!(
-        "{:.0}, {:.3} ({:.3}–{:.3})",
+        "{:.digits$}, {:.3} ({:.3}–{:.3})",
         at(&absolute, 2),
         at(&ratios, 2),
         at(&ratios, 1),
@@ -91,14 +103,33 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
+struct Server {
+    address: SocketAddr,
+    /// Of its thread.
+    schedstat: PathBuf,
+}
+
+impl Server {
+    /// So far, in nanoseconds.
+    fn cpu_time(&self) -> f64 {
+        let schedstat = std::fs::read_to_string(&self.schedstat).expect("Linux");
+        let spent = schedstat.split(' ').next().expect("a first field");
+        spent.parse().expect("nanoseconds")
+    }
+}
+
 /// On a thread of its own, for as long as the process lives.
-fn start(which: usize) -> SocketAddr {
-    let (tell, address) = mpsc::channel();
+fn start(which: usize) -> Server {
+    let (tell, server) = mpsc::channel();
     thread::spawn(move || {
+        let thread = std::fs::read_link("/proc/thread-self").expect("Linux");
         runtime().block_on(async {
             let tcp = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-            tell.send(tcp.local_addr().expect("bound"))
-                .expect("main waits");
+            let server = Server {
+                address: tcp.local_addr().expect("bound"),
+                schedstat: Path::new("/proc").join(thread).join("schedstat"),
+            };
+            tell.send(server).ok().expect("main waits");
             let drain = Drain::new();
             let app = Router::new().route("/", get(async || "hello"));
             match which {
@@ -121,10 +152,11 @@ fn start(which: usize) -> SocketAddr {
             .expect("it serves");
         });
     });
-    address.recv().expect("a server")
+    server.recv().expect("a server")
 }
 
-async fn rate(server: SocketAddr, load: Load) -> f64 {
+/// How many requests were answered, and in what time.
+async fn load_it(server: SocketAddr, load: Load) -> (f64, Duration) {
     let began = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
@@ -142,7 +174,7 @@ async fn rate(server: SocketAddr, load: Load) -> f64 {
         });
     }
     let answered: u32 = clients.join_all().await.into_iter().sum();
-    f64::from(answered) / began.elapsed().as_secs_f64()
+    (f64::from(answered), began.elapsed())
 }
 
 async fn ask(connection: &mut TcpStream, load: Load) {

@@ -2,7 +2,6 @@
 //! 6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
 
 use crate::drain::Activity;
-use memchr::memchr;
 
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
@@ -120,7 +119,14 @@ impl Http1 {
         Ok(())
     }
 
-    pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
+    #[inline]
+    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+        if self.owed > 0 {
+            self.wrote_response(bytes);
+        }
+    }
+
+    fn wrote_response(&mut self, mut bytes: &[u8]) {
         // What is written while nothing is owed, or does not begin like one, belongs to the
         // response before.
         while self.owed > 0 && bytes.starts_with(b"HTTP/1.") {
@@ -128,7 +134,7 @@ impl Http1 {
             let class = bytes.get(9).copied();
             if class == Some(b'1') && !switches {
                 // Interim. The final one may be right behind it.
-                let end = memchr::memmem::find(bytes, b"\r\n\r\n");
+                let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
                 bytes = &bytes[end.map_or(bytes.len(), |at| at + 4)..];
                 continue;
             }
@@ -158,12 +164,18 @@ impl Http1 {
 
 impl Head {
     /// What comes after it, if its end has come.
-    fn read<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Option<&'a [u8]>, NotHttp> {
-        while let Some(at) = memchr(b'\n', bytes) {
-            let (line, rest) = (&bytes[..at], &bytes[at + 1..]);
-            bytes = rest;
+    fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, NotHttp> {
+        let mut rest = bytes;
+        while let Some(at) = line_end(rest) {
+            let line = &rest[..at];
+            rest = &rest[at + 1..];
+            // The frequent cases: it has come in one piece, and is of no interest.
             let ended = if self.line.filled == 0 {
-                // The frequent case: it has come in one piece.
+                if self.headers
+                    && !matches!(line.first(), None | Some(b'\r' | b'C' | b'c' | b'T' | b't'))
+                {
+                    continue;
+                }
                 self.end_line(line)?
             } else {
                 let mut whole = std::mem::take(&mut self.line);
@@ -171,14 +183,15 @@ impl Head {
                 self.end_line(&whole.bytes[..whole.filled])?
             };
             if ended {
-                return Ok(Some(bytes));
+                return Ok(Some(rest));
             }
         }
-        self.line.push(bytes);
+        self.line.push(rest);
         Ok(None)
     }
 
     /// True if the head ends with it.
+    #[inline]
     fn end_line(&mut self, line: &[u8]) -> Result<bool, NotHttp> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
@@ -234,8 +247,8 @@ impl Chunked {
     fn read<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], bool) {
         match self {
             Self::Size { size, digits_end } => {
-                let line_end = memchr(b'\n', bytes);
-                for byte in &bytes[..line_end.unwrap_or(bytes.len())] {
+                let end = line_end(bytes);
+                for byte in &bytes[..end.unwrap_or(bytes.len())] {
                     match char::from(*byte).to_digit(16) {
                         Some(digit) if !*digits_end => {
                             *size = size.saturating_mul(16).saturating_add(u64::from(digit));
@@ -243,7 +256,7 @@ impl Chunked {
                         _ => *digits_end = true,
                     }
                 }
-                let Some(at) = line_end else {
+                let Some(at) = end else {
                     return (&[], false);
                 };
                 *self = match *size {
@@ -260,7 +273,7 @@ impl Chunked {
                 (rest, false)
             }
             Self::Trailers(begins) => {
-                let Some(at) = memchr(b'\n', bytes) else {
+                let Some(at) = line_end(bytes) else {
                     *begins &= bytes == b"\r";
                     return (&[], false);
                 };
@@ -272,6 +285,25 @@ impl Chunked {
     }
 }
 
+/// Where the first line ends, eight bytes at a time: lines are too short for a search that has more
+/// to set up to be worth it.
+#[inline]
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    let eights = bytes.chunks_exact(8);
+    let rest = eights.remainder();
+    for (index, eight) in eights.enumerate() {
+        // A byte that is a line break is 0 in this, and the lowest one that is 0 is found so.
+        let other = u64::from_le_bytes(eight.try_into().expect("eight")) ^ (ONES * b'\n' as u64);
+        let found = other.wrapping_sub(ONES) & !other & (ONES << 7);
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(bytes.len() - rest.len() + at)
+}
+
 /// What comes after so many bytes, and whether they have all come.
 fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
     let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -280,6 +312,7 @@ fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
 }
 
 /// A header's value, if the line is that header. (A name is ASCII; its case does not matter.)
+#[inline]
 fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, value) = line.split_at_checked(name.len())?;
     start.eq_ignore_ascii_case(name).then_some(value)
