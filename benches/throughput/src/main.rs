@@ -1,5 +1,5 @@
-//! Requests per second of `axum::serve`, plain, with a drain's listener, and with its layer as well:
-//! over loopback, in turns within one run, as ratios.
+//! Requests per second of `axum::serve`, plain, with a drain's listener, with its layer as well, and
+//! with another layer: over loopback, in turns within one run, as ratios.
 //!
 //! `cargo run --release --package throughput` prints a table in Markdown. A server has a thread of
 //! its own, and so has the load: 16 connections, each in a closed loop. Rounds are short and the
@@ -22,15 +22,17 @@ use tokio::{
     task::JoinSet,
 };
 use tower_graceful::Drain;
+use tower_http::metrics::InFlightRequestsLayer;
 
 const CONNECTIONS: usize = 16;
 const ROUND: Duration = Duration::from_millis(30);
 const ROUNDS: usize = 200;
 
-const SERVERS: [&str; 3] = [
+const SERVERS: [&str; 4] = [
     "axum::serve",
     "with the listener",
     "with listener and layer",
+    "with tower-http's InFlightRequests",
 ];
 
 const MODES: [(&str, Load); 2] = [
@@ -143,8 +145,15 @@ fn start(which: usize) -> Server {
                         .with_graceful_shutdown(drain.shutdown_signal())
                         .await
                 }
-                _ => {
+                2 => {
                     axum::serve(drain.listener(tcp), app.layer(drain.layer()))
+                        .with_graceful_shutdown(drain.shutdown_signal())
+                        .await
+                }
+                // A yardstick: what it costs axum to have a layer with a body of its own.
+                _ => {
+                    let (layer, _) = InFlightRequestsLayer::pair();
+                    axum::serve(tcp, app.layer(layer))
                         .with_graceful_shutdown(drain.shutdown_signal())
                         .await
                 }
