@@ -131,7 +131,7 @@ fn start(which: usize) -> Server {
                 address: tcp.local_addr().expect("bound"),
                 schedstat: Path::new("/proc").join(thread).join("schedstat"),
             };
-            tell.send(server).ok().expect("main waits");
+            assert!(tell.send(server).is_ok(), "main waits");
             let drain = Drain::new();
             let app = Router::new().route("/", get(async || "hello"));
             match which {
