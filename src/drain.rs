@@ -1,7 +1,7 @@
 //! The handle that everything else stands on.
 //!
 //! Arrows point down: [`run`] and [`guard`] stand on [`state`], that on [`plan`] (what happens
-//! when) and on [`count`] (who is inside).
+//! when), on [`count`] (who is inside) and on [`connections`] (what they are doing).
 
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
@@ -49,9 +49,9 @@ use tokio::time::Instant;
 /// One shutdown, held together: its phase, its deadline, who is in flight, and how it ended.
 ///
 /// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer), listeners
-/// (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a service or a `Drain`
-/// merely exists holds nothing up. Keep one as long as its services run: when the last one is gone,
-/// nobody can begin the drain, and the threads that were kept apart share one counter.
+/// (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a
+/// service or a `Drain` merely exists holds nothing up. Keep one as long as its services run: when
+/// the last one is gone, nobody can begin the drain any more.
 ///
 /// ```
 /// use std::time::Duration;

@@ -59,7 +59,6 @@ pub(crate) struct Plan {
     /// not answer the roll call are not waited for any more.
     roll_call: Option<(usize, Instant)>,
     parting_at: Option<Instant>,
-    forced_at: Option<Instant>,
     /// What was left when the deadline had passed, if any of it was work.
     cut: Option<Left>,
     outcome: Option<Outcome>,
@@ -97,7 +96,6 @@ impl Plan {
             awaiting_at: None,
             roll_call: None,
             parting_at: None,
-            forced_at: None,
             cut: None,
             outcome: None,
         }
@@ -258,13 +256,12 @@ impl Plan {
             return;
         }
         if self.stage < Stage::Forced {
-            self.forced_at = Some(now);
             self.cut = Some(left.clone()).filter(Left::has_work);
             self.enter(Stage::Forced, now);
         }
         // Connections end by being cut, the others only by themselves.
         let ends = left.connections.any() || self.cut.is_none();
-        if ends && !due(add(self.forced_at, WIND_UP), now) {
+        if ends && !due(add(self.since, WIND_UP), now) {
             return;
         }
         let left = self.cut.take().unwrap_or(left);
@@ -280,7 +277,7 @@ impl Plan {
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
-            Stage::Forced => return add(self.forced_at, WIND_UP),
+            Stage::Forced => return add(self.since, WIND_UP),
             Stage::LameDuck => self.draining_at,
             Stage::Emptying => add(self.since, EMPTYING),
             Stage::Settling => add(self.since, self.settings.settle),

@@ -78,6 +78,14 @@ impl Http2 {
 }
 
 impl Frames {
+    /// How much of a frame is kept: what it is, is known once its header is there.
+    fn wanted(&self) -> usize {
+        match self.start[3] {
+            GOAWAY if self.filled >= 9 => 13,
+            _ => 9,
+        }
+    }
+
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.payload > 0 {
@@ -86,16 +94,11 @@ impl Frames {
                 bytes = &bytes[taken..];
                 continue;
             }
-            let wanted = match self.start[3] {
-                GOAWAY if self.filled >= 9 => 13,
-                _ => 9,
-            };
-            let taken = (wanted - self.filled).min(bytes.len());
+            let taken = (self.wanted() - self.filled).min(bytes.len());
             self.start[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
             self.filled += taken;
             bytes = &bytes[taken..];
-            let is_goaway = self.filled >= 9 && self.start[3] == GOAWAY;
-            if self.filled < if is_goaway { 13 } else { 9 } {
+            if self.filled < self.wanted() {
                 continue;
             }
             let [a, b, c, kind, flags, ..] = self.start;

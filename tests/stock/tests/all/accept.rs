@@ -73,6 +73,29 @@ async fn b16_likewise_after_a_stall() {
     }
 }
 
+/// While the queue is emptied, nobody is let in only to be reset: a SYN goes unanswered, and the
+/// next one finds the port closed. Who was in the queue is served.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn b16_an_exclusive_listener_resets_nobody() {
+    let drain = Drain::new();
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let mut listener = drain.listener(tcp).exclusive();
+    let _queued = queued(address);
+    drain.begin();
+    assert!(guarded(listener.accept()).await.is_some());
+    {
+        let mut last = std::pin::pin!(listener.accept());
+        // It waits for handshakes that have begun.
+        assert!(futures_util::poll!(last.as_mut()).is_pending());
+        let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(5));
+        assert_eq!(late.expect_err("shut").kind(), io::ErrorKind::TimedOut);
+        assert!(guarded(last).await.is_none());
+    }
+    assert!(is_refused(address));
+}
+
 /// What cannot be read may be a handshake: it has its grace, and then holds nothing up.
 #[tokio::test]
 async fn a15_a_handshake_in_progress_has_the_grace_of_its_connection() {
