@@ -14,6 +14,8 @@ mod run;
 mod state;
 mod sync;
 
+#[cfg(feature = "server")]
+pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::{Activity, Registered};
 pub(crate) use self::{guard::InFlight, phase::Stage, sync::contained};
@@ -321,6 +323,51 @@ impl Drain {
         Reached::stage(self.count.hub().clone(), Stage::Parting)
     }
 
+    /// When it is over, whatever is left: the [`timeout`](DrainBuilder::timeout) or
+    /// [`set_deadline`](Self::set_deadline) has said so. `None` before it has begun, unless it was
+    /// set, and where it is never.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.state().look(Plan::deadline)
+    }
+
+    /// Has something done when the drain comes, and waits for it until the deadline: Go's
+    /// `RegisterOnShutdown`.
+    ///
+    /// The hook is run once, in a task of its own, when [`Phase::Draining`] is reached, and is given the
+    /// [deadline](Self::deadline). One that comes later is run at once; it is waited for, too, as
+    /// long as requests are admitted still. A drain that nobody begins runs none.
+    ///
+    /// Until then it shows as a guard in what is [left](Self::left).
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let drain = Drain::new();
+    /// drain.on_shutdown(async |_deadline| { /* take the node out of the ring */ });
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When called outside of a tokio runtime.
+    #[cfg(feature = "net")]
+    pub fn on_shutdown<H, F>(&self, hook: H)
+    where
+        H: FnOnce(Option<Instant>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let inside = Inside::enter(&self.entrance(), Kind::Guard);
+        let drain = self.clone();
+        let told = self.reached(Phase::Draining);
+        tokio::spawn(async move {
+            told.await;
+            hook(drain.deadline()).await;
+            drop(inside);
+        });
+    }
+
     /// How many requests are in flight: called, and their response bodies not ended.
     ///
     /// A sum over threads that come and go meanwhile. From [`Phase::Draining`] on it only falls,
@@ -478,6 +525,12 @@ impl Drain {
 
     pub(crate) fn entrance(&self) -> Entrance {
         self.count.entrance()
+    }
+
+    /// Has all connections looked at again.
+    #[cfg(feature = "server")]
+    pub(crate) fn wake_connections(&self) {
+        self.state().wake_connections();
     }
 
     fn state(&self) -> &State {

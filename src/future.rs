@@ -42,6 +42,29 @@ pin_project! {
     }
 }
 
+#[cfg(feature = "server")]
+impl<F, B> ResponseFuture<F, B> {
+    #[inline]
+    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight) -> Self {
+        Self {
+            state: HttpState::Admitted {
+                inner,
+                closing,
+                in_flight: Some(in_flight),
+            },
+        }
+    }
+
+    pub(crate) fn refused(answer: Answer<B>, closing: Closing) -> Self {
+        Self {
+            state: HttpState::Refused {
+                answer: Seldom::some(answer),
+                closing,
+            },
+        }
+    }
+}
+
 impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,

@@ -123,12 +123,16 @@ mod net;
 mod readiness;
 pub mod refusal;
 mod seldom;
+#[cfg(feature = "server")]
+pub mod server;
 mod service;
 #[cfg(feature = "signal")]
 pub mod signal;
 
 #[cfg(feature = "net")]
 pub use self::net::{DrainIncoming, DrainIo, DrainListener};
+#[cfg(feature = "server")]
+pub use self::server::serve;
 pub use self::{
     body::ResponseBody,
     drain::{

@@ -43,6 +43,14 @@ impl<B> From<Response<ResponseBody<B>>> for Answer<B> {
 }
 
 impl<B> Answer<B> {
+    /// What [`Unavailable`] says by default.
+    #[cfg(feature = "server")]
+    pub(crate) fn unavailable() -> Self {
+        Self {
+            kind: Kind::Http { retry_after: 1 },
+        }
+    }
+
     pub(crate) fn into_response(self, closing: Closing) -> Response<ResponseBody<B>> {
         let response = match self.kind {
             Kind::Http { retry_after } => return http(retry_after, closing),

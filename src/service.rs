@@ -152,7 +152,7 @@ where
         }
         // Written out in place: by way of a constructor, the inner future is copied once more.
         ResponseFuture {
-            state: match self.admit(&request) {
+            state: match admit(&self.entrance, &request) {
                 // Entered before the inner service is called: a panic there leaves again.
                 Some(in_flight) => HttpState::Admitted {
                     inner: self.inner.call(request),
@@ -169,31 +169,6 @@ where
 }
 
 impl<S, R, E> Graceful<S, Http<R, E>> {
-    #[inline]
-    fn admit<B>(&self, request: &Request<B>) -> Option<InFlight> {
-        if self.entrance.is_parting() && self.is_late_upgrade(request) {
-            return None;
-        }
-        InFlight::enter(&self.entrance)
-    }
-
-    /// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
-    /// tunnel would open what is about to be closed.
-    #[cold]
-    fn is_late_upgrade<B>(&self, request: &Request<B>) -> bool {
-        // What goes on with another HTTP is answered like any other request.
-        let leaves_http = |protocol: &str| {
-            let protocol = protocol.trim().to_ascii_lowercase();
-            !(protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/"))
-        };
-        let mut upgrades = request.headers().get_all(UPGRADE).iter();
-        request.method() == Method::CONNECT
-            || upgrades.any(|value| {
-                let protocols = value.to_str().unwrap_or_default();
-                protocols.split(',').any(leaves_http)
-            })
-    }
-
     #[cold]
     fn refuse<ReqBody, ResBody>(&self, request: Request<ReqBody>) -> Answer<ResBody>
     where
@@ -231,6 +206,31 @@ where
             }
         }
     }
+}
+
+#[inline]
+pub(crate) fn admit<B>(entrance: &Entrance, request: &Request<B>) -> Option<InFlight> {
+    if entrance.is_parting() && is_late_upgrade(request) {
+        return None;
+    }
+    InFlight::enter(entrance)
+}
+
+/// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
+/// tunnel would open what is about to be closed.
+#[cold]
+fn is_late_upgrade<B>(request: &Request<B>) -> bool {
+    // What goes on with another HTTP is answered like any other request.
+    let leaves_http = |protocol: &str| {
+        let protocol = protocol.trim().to_ascii_lowercase();
+        !(protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/"))
+    };
+    let mut upgrades = request.headers().get_all(UPGRADE).iter();
+    request.method() == Method::CONNECT
+        || upgrades.any(|value| {
+            let protocols = value.to_str().unwrap_or_default();
+            protocols.split(',').any(leaves_http)
+        })
 }
 
 /// By hand: a clone has not been asked whether it is ready.

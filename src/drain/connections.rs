@@ -16,11 +16,11 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::Waker,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// What a connection was last seen doing; see [`Connections`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub(crate) struct Registry {
     multiplexed: AtomicUsize,
     /// Those that carry [`AWAITED`], and one for the muster that is still to come.
     awaited: AtomicUsize,
+    /// How often all have been woken: who finds it unchanged need not ask to be woken again.
+    wakes: AtomicUsize,
 }
 
 type Shard = Mutex<HashMap<usize, Arc<Connection>>>;
@@ -87,6 +89,12 @@ pub(crate) struct Connection {
     accepted: Instant,
     reader: AtomicWaker,
     writer: AtomicWaker,
+    /// Of who drives it, where that is `serve`.
+    driver: AtomicWaker,
+    /// How many calls have begun or ended on it, where somebody says so: odd while one is on.
+    calls: AtomicU32,
+    /// It is to be closed at the next occasion, drain or not.
+    retires: AtomicBool,
     hub: Arc<Hub<State>>,
 }
 
@@ -94,6 +102,8 @@ pub(crate) struct Connection {
 pub(crate) struct Registered {
     connection: Arc<Connection>,
     inside: Option<Inside>,
+    /// Among as many as there may be, where there is a limit.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Registry {
@@ -102,6 +112,7 @@ impl Registry {
             shards: Default::default(),
             multiplexed: AtomicUsize::new(0),
             awaited: AtomicUsize::new(1),
+            wakes: AtomicUsize::new(0),
         }
     }
 
@@ -140,12 +151,14 @@ impl Registry {
     }
 
     pub(super) fn wake_all(&self) {
+        self.wakes.fetch_add(1, Ordering::AcqRel);
         let mut all = Vec::new();
         self.each(|connection| all.push(connection.clone()));
         // Not under a lock: what a waker does is nobody's business here.
         for connection in all {
             connection.reader.wake();
             connection.writer.wake();
+            connection.driver.wake();
         }
     }
 
@@ -156,6 +169,7 @@ impl Registry {
                 Activity::Silent => &mut seen.silent,
                 Activity::Reading => &mut seen.reading,
                 Activity::Handling => &mut seen.handling,
+                Activity::Streaming if connection.is_between_calls() => &mut seen.idle,
                 Activity::Streaming => &mut seen.streaming,
                 Activity::Stalled => &mut seen.stalled,
                 Activity::Upgraded => &mut seen.upgraded,
@@ -207,6 +221,9 @@ impl Registered {
             accepted: Instant::now(),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
+            driver: AtomicWaker::new(),
+            calls: AtomicU32::new(0),
+            retires: AtomicBool::new(false),
             hub,
         });
         let key = Arc::as_ptr(&connection) as usize;
@@ -221,11 +238,23 @@ impl Registered {
         Some(Self {
             connection,
             inside: Some(inside),
+            place: None,
         })
+    }
+
+    /// It keeps its place until it is dropped.
+    #[cfg(feature = "server")]
+    pub(crate) fn keep(&mut self, place: Option<OwnedSemaphorePermit>) {
+        self.place = place;
     }
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn handle(&self) -> Arc<Connection> {
+        self.connection.clone()
     }
 }
 
@@ -240,6 +269,7 @@ impl Drop for Registered {
         }
         registry.release(connection);
         self.inside = None;
+        self.place = None;
         // Whoever waits for connections may go on.
         if connection.stage() != Stage::Serving {
             connection.hub.advance();
@@ -313,7 +343,56 @@ impl Connection {
         self.writer.register(waker);
     }
 
+    fn is_between_calls(&self) -> bool {
+        let calls = self.calls.load(Ordering::Acquire);
+        calls > 0 && calls % 2 == 0
+    }
+
     fn registry(&self) -> &Registry {
         self.hub.home().registry()
+    }
+}
+
+/// What `serve` asks and says, who sees calls, and not only bytes.
+#[cfg(feature = "server")]
+impl Connection {
+    pub(crate) fn activity(&self) -> Activity {
+        activity(self.word.load(Ordering::Acquire))
+    }
+
+    /// Whether a request is expected on it, whatever it was seen doing.
+    pub(crate) fn expects(&self) -> bool {
+        is_expected(self.word.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn speaks_http2(&self) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & MULTIPLEXED != 0 && activity(word) != Activity::Opaque
+    }
+
+    /// To be woken likewise, by one task and no other; `asked` is when it asked last.
+    pub(crate) fn wake_driver(&self, asked: &mut Option<usize>, waker: &Waker) {
+        let wakes = self.registry().wakes.load(Ordering::Acquire);
+        if asked.replace(wakes) != Some(wakes) {
+            self.driver.register(waker);
+        }
+    }
+
+    /// Of HTTP/1, where one call follows the other: one begins, or ends.
+    pub(crate) fn turn(&self) {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retires.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn retires(&self) -> bool {
+        self.retires.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn turns(&self) -> u32 {
+        self.calls.load(Ordering::Acquire)
     }
 }

@@ -329,6 +329,12 @@ impl Plan {
         self.stage == Stage::Done || self.cut.is_some()
     }
 
+    /// How long a connection has to have been idle to be closed.
+    #[cfg(feature = "server")]
+    pub(crate) fn settle_time(&self) -> Duration {
+        self.settings.settle
+    }
+
     /// When a connection that has not sent a byte, and was accepted then, is closed.
     pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
         accepted.checked_add(self.settings.grace)

@@ -133,6 +133,11 @@ impl State {
         &self.registry
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn wake_connections(&self) {
+        self.registry.wake_all();
+    }
+
     pub(super) fn look<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
         look(&self.plan.borrow())
     }
@@ -159,7 +164,7 @@ impl State {
         if musters {
             self.registry.muster();
         }
-        if changed && self.stage() >= Stage::Awaiting {
+        if changed && self.stage() >= Stage::Settling {
             self.registry.wake_all();
         }
     }

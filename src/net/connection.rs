@@ -85,7 +85,12 @@ struct Watch {
 impl<T> DrainIo<T> {
     /// Counts it; `None` if the drain admits nothing any more.
     pub(super) fn new(io: T, entrance: &Entrance) -> Option<Self> {
-        Some(Self {
+        Some(Self::over(io, Registered::enter(entrance)?))
+    }
+
+    /// For one that has been counted before.
+    pub(crate) fn over(io: T, registered: Registered) -> Self {
+        Self {
             io,
             watch: Watch {
                 wire: Wire::new(),
@@ -99,9 +104,9 @@ impl<T> DrainIo<T> {
                 lingers_until: None,
                 reading_timer: Timer::default(),
                 waiting_timer: Timer::default(),
-                registered: Registered::enter(entrance)?,
+                registered,
             },
-        })
+        }
     }
 
     /// The connection itself.
@@ -356,7 +361,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = if stage < Stage::Awaiting {
+        let read = if stage < Stage::Settling {
             this.io.poll_read(cx, buf)
         } else {
             // A task's budget shall not pass for a peer that has nothing to say.

@@ -3,7 +3,7 @@ use super::{
     door::{Door, State, is_of_the_connection},
     queue::Queue,
 };
-use crate::drain::Drain;
+use crate::drain::{Drain, Registered};
 use futures_core::Stream;
 #[cfg(feature = "axum")]
 use std::pin::pin;
@@ -102,6 +102,12 @@ impl<L> DrainListener<L> {
         }
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn exclusively(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
     fn close(&mut self) {
         // In this order: who is told that it has closed may connect to see.
         self.listening = Listening::Closed;
@@ -146,7 +152,7 @@ impl DrainListener<TcpListener> {
     /// # }
     /// ```
     pub async fn accept(&mut self) -> Option<(DrainIo<TcpStream>, SocketAddr)> {
-        poll_fn(|cx| self.poll_accept(cx, TcpListener::poll_accept)).await
+        poll_fn(|cx| self.poll_accept(cx, |tcp, cx| tcp.poll_accept(cx))).await
     }
 }
 
@@ -154,7 +160,7 @@ impl DrainListener<TcpListener> {
 impl DrainListener<UnixListener> {
     /// Likewise, for a Unix socket: see [the other one](DrainListener::<TcpListener>::accept).
     pub async fn accept(&mut self) -> Option<(DrainIo<UnixStream>, unix::SocketAddr)> {
-        poll_fn(|cx| self.poll_accept(cx, UnixListener::poll_accept)).await
+        poll_fn(|cx| self.poll_accept(cx, |unix, cx| unix.poll_accept(cx))).await
     }
 }
 
@@ -162,8 +168,25 @@ impl<L: 'static> DrainListener<L> {
     fn poll_accept<T: 'static, A: 'static>(
         &mut self,
         cx: &mut Context<'_>,
-        accept: impl Fn(&L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+        accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<(DrainIo<T>, A)>> {
+        self.poll_registered(cx, accept).map(|accepted| {
+            accepted.map(|(io, address, registered)| (DrainIo::over(io, registered), address))
+        })
+    }
+
+    /// Whether connections come as they do: it is neither emptied nor closed.
+    #[cfg(feature = "server")]
+    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
+        self.door.poll(cx) == State::Open
+    }
+
+    /// What was accepted, and counted.
+    pub(crate) fn poll_registered<T: 'static, A: 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+    ) -> Poll<Option<(T, A, Registered)>> {
         self.poll_door(cx);
         let Self {
             listening,
@@ -199,10 +222,10 @@ impl<L: 'static> DrainListener<L> {
     }
 
     /// Counts what was accepted; closes if that was the last one.
-    fn admit<T, A>(&mut self, next: Option<(T, A)>) -> Option<(DrainIo<T>, A)> {
+    fn admit<T, A>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
         let admitted = next.and_then(|(io, address)| {
-            let io = DrainIo::new(io, self.door.entrance())?;
-            Some((io, address))
+            let registered = Registered::enter(self.door.entrance())?;
+            Some((io, address, registered))
         });
         if admitted.is_none() {
             self.close();
@@ -213,7 +236,7 @@ impl<L: 'static> DrainListener<L> {
     fn poll_stream<T: 'static, A: 'static>(
         &mut self,
         cx: &mut Context<'_>,
-        accept: impl Fn(&L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
+        accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<io::Result<DrainIo<T>>>> {
         match ready!(self.poll_accept(cx, accept)) {
             Some((io, _)) => Poll::Ready(Some(Ok(io))),
@@ -227,7 +250,8 @@ impl Stream for DrainListener<TcpListener> {
     type Item = io::Result<DrainIo<TcpStream>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_stream(cx, TcpListener::poll_accept)
+        self.get_mut()
+            .poll_stream(cx, |tcp, cx| tcp.poll_accept(cx))
     }
 }
 
@@ -237,7 +261,8 @@ impl Stream for DrainListener<UnixListener> {
     type Item = io::Result<DrainIo<UnixStream>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_stream(cx, UnixListener::poll_accept)
+        self.get_mut()
+            .poll_stream(cx, |unix, cx| unix.poll_accept(cx))
     }
 }
 
@@ -276,8 +301,8 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
                 }
                 Listening::Closed => return std::future::pending().await,
             };
-            if let Some(admitted) = self.admit(next) {
-                return admitted;
+            if let Some((io, address, registered)) = self.admit(next) {
+                return (DrainIo::over(io, registered), address);
             }
         }
     }

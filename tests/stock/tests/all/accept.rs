@@ -3,7 +3,7 @@
 use crate::{
     client::{Client, closes, get},
     guarded,
-    server::{BOTH, Kind, Server, Shared, app, bind},
+    server::{ALL, Kind, Server, Shared, app, bind},
 };
 use cpu_time::ProcessTime;
 use std::{
@@ -38,7 +38,7 @@ fn is_refused(address: SocketAddr) -> bool {
 
 #[tokio::test]
 async fn b16_what_is_in_the_accept_queue_is_served() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         // The one thread is here, and not in the server.
         let clients: Vec<_> = (0..100).map(|_| queued(server.address)).collect();
@@ -58,7 +58,7 @@ async fn b16_what_is_in_the_accept_queue_is_served() {
 /// The first look comes when all the time for it is over already.
 #[tokio::test]
 async fn b16_likewise_after_a_stall() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();
         server.drain.begin();
@@ -233,7 +233,7 @@ async fn b16_likewise_on_a_unix_socket() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b17_accepted_while_the_drain_starts() {
     for round in 0..30 {
-        let server = Server::start(BOTH[round % 2], Drain::new()).await;
+        let server = Server::start(ALL[round % ALL.len()], Drain::new()).await;
         let address = server.address;
         let clients: Vec<_> = (0..8)
             .map(|_| {
@@ -264,7 +264,7 @@ async fn b17_accepted_while_the_drain_starts() {
 
 #[tokio::test]
 async fn b21_begun_before_serve() {
-    for kind in BOTH {
+    for kind in ALL {
         let drain = Drain::new();
         drain.begin();
         let server = Server::start(kind, drain).await;
@@ -375,7 +375,7 @@ fn h60_without_file_descriptors_it_neither_spins_nor_hangs() {
 #[tokio::test]
 #[ignore = "lowers the process's limit; run by h60"]
 async fn out_of_file_descriptors() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let (soft, hard) = rlimit::Resource::NOFILE.get().expect("a limit");
         let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();

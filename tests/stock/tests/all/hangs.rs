@@ -191,8 +191,11 @@ fn known(kind: Kind, bad: Bad) -> &'static str {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hang_matrix() {
-    println!("| a client that | axum::serve | with drain.listener | tonic | with drain.listener |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "| a client that | axum::serve | with drain.listener | tonic | with drain.listener | \
+         tower_graceful::serve |"
+    );
+    println!("|---|---|---|---|---|---|");
     let mut healed = Vec::new();
     for bad in ALL {
         let kinds: &[Kind] = match bad {
@@ -212,6 +215,7 @@ async fn the_hang_matrix() {
         if kinds.len() == 1 {
             row += " – | – |";
         }
+        row += &format!(" {} |", with(Kind::Serve, bad).await);
         println!("{row}");
     }
     assert!(healed.is_empty(), "the servers have changed: {healed:#?}");

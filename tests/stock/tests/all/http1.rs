@@ -3,7 +3,7 @@
 use crate::{
     client::{Client, closes, get},
     guarded,
-    server::{BOTH, Kind, Server, bind},
+    server::{ALL, Kind, Server, bind},
 };
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use tower_graceful::{Drain, Phase};
 
 /// Does it on each server.
 async fn on_both<F: Future<Output = ()>>(case: impl Fn(Server) -> F) {
-    for kind in BOTH {
+    for kind in ALL {
         println!("on {kind:?}");
         case(Server::start(kind, Drain::new()).await).await;
     }
@@ -44,7 +44,7 @@ async fn a01_idle_connections_are_closed_with_a_fin() {
 #[tokio::test]
 async fn a02_silent_connections_have_their_grace_from_accept() {
     let grace = Duration::from_millis(600);
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::builder().grace(grace).build()).await;
         let mut old = Client::connect(server.address).await;
         sleep(grace).await;
@@ -172,7 +172,7 @@ async fn a05_a_busy_server_serves_all_that_is_in_its_buffers() {
 #[tokio::test]
 async fn a05_bytes_that_come_while_it_settles_are_served() {
     let settle = Duration::from_millis(300);
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::builder().settle(settle).build()).await;
         let mut client = kept(&server).await;
         server.drain.begin();
@@ -330,7 +330,7 @@ async fn a04_a_request_that_offers_h2c_is_like_any_other() {
 
 #[tokio::test]
 async fn a12_a_refused_upload_reads_its_refusal() {
-    for kind in BOTH {
+    for kind in ALL {
         // The layer refuses what the connection side still lets through.
         let refusing = Drain::new();
         refusing.begin();
@@ -358,7 +358,7 @@ async fn a12_a_refused_upload_reads_its_refusal() {
 /// neither axum nor tonic tells it. So this shows that the drain changes nothing about it.
 #[tokio::test]
 async fn a14_a_half_closed_connection_is_as_without_a_drain() {
-    for kind in BOTH {
+    for kind in ALL {
         for draining in [false, true] {
             let server = Server::start(kind, Drain::new()).await;
             let mut client = Client::connect(server.address).await;
@@ -379,7 +379,7 @@ async fn a14_a_half_closed_connection_is_as_without_a_drain() {
 #[tokio::test]
 async fn b23_stress_what_is_answered_is_what_was_handled() {
     for round in 0..10 {
-        let kind = BOTH[round % 2];
+        let kind = ALL[round % ALL.len()];
         let server = Server::start(kind, Drain::new()).await;
         let (address, shared) = (server.address, server.shared.clone());
         let clients: Vec<_> = (0..16)
@@ -439,7 +439,7 @@ async fn h59_a_busy_connection_closes_after_its_response() {
 
 #[tokio::test]
 async fn f45_done_means_written() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::connect(server.address).await;
         client.get("/big").await;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tower_graceful::{Drain, Phase, RunError};
 
-const BOTH: [Kind; 2] = [Kind::Axum, Kind::Tonic2];
+const ALL: [Kind; 3] = [Kind::Axum, Kind::Tonic2, Kind::Serve];
 const NO_ERROR: u32 = 0;
 const MAX_STREAM: u32 = (1 << 31) - 1;
 
@@ -50,7 +50,7 @@ impl Client {
 
 #[tokio::test]
 async fn c24_idle_connections_part_in_two_steps() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::http2(&server).await;
         client.send(frames::get(1, "/")).await;
@@ -66,7 +66,7 @@ async fn c24_idle_connections_part_in_two_steps() {
 
 #[tokio::test]
 async fn c25_a_stream_between_the_two_goaways_is_served() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::http2(&server).await;
         server.drain.begin();
@@ -88,7 +88,7 @@ async fn c25_a_stream_between_the_two_goaways_is_served() {
 
 #[tokio::test]
 async fn c26_a_client_that_answers_no_ping_is_closed() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::http2(&server).await;
         let began = Instant::now();
@@ -110,7 +110,7 @@ async fn c26_a_client_that_answers_no_ping_is_closed() {
 
 #[tokio::test]
 async fn c26_an_idle_client_that_answers_no_ping_is_closed() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::http2(&server).await;
         server.drain.begin();
@@ -125,7 +125,7 @@ async fn c26_an_idle_client_that_answers_no_ping_is_closed() {
 
 #[tokio::test]
 async fn c27_a_preface_or_settings_that_never_come() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut silent = Client::connect(server.address).await;
         let mut half = Client::connect(server.address).await;
@@ -148,7 +148,7 @@ async fn c27_a_preface_or_settings_that_never_come() {
 
 #[tokio::test]
 async fn c28_becomes_http2_after_the_drain_began() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::connect(server.address).await;
         let mut second = Client::connect(server.address).await;
@@ -177,7 +177,7 @@ async fn c28_becomes_http2_after_the_drain_began() {
 
 #[tokio::test]
 async fn c29_streams_in_flight_complete_with_their_trailers() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let socket = tokio::net::TcpStream::connect(server.address)
             .await
@@ -217,7 +217,7 @@ async fn c29_streams_in_flight_complete_with_their_trailers() {
 /// socket would answer that with a reset, and the rest would be gone.
 #[tokio::test]
 async fn c29_the_end_of_a_response_outlives_the_close() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(16 << 10).expect("possible");
@@ -257,7 +257,7 @@ async fn c29_the_end_of_a_response_outlives_the_close() {
 
 #[tokio::test]
 async fn c30_what_is_cut_is_never_said_to_be_unprocessed() {
-    for kind in BOTH {
+    for kind in ALL {
         let timeout = Duration::from_millis(500);
         let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;
         let mut client = Client::http2(&server).await;

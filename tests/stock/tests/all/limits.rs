@@ -3,7 +3,7 @@
 use crate::{
     client::{Client, get},
     guarded,
-    server::{BOTH, Server},
+    server::{ALL, Server},
 };
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -31,7 +31,7 @@ async fn trickle(client: Client) -> Duration {
 
 #[tokio::test]
 async fn h57_a_trickle_does_not_extend_the_header_limit() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let new = Client::connect(server.address).await;
         let mut kept = Client::connect(server.address).await;
@@ -51,7 +51,7 @@ async fn h57_a_trickle_does_not_extend_the_header_limit() {
 
 #[tokio::test]
 async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, drain_in(Duration::from_millis(500))).await;
         let mut slow = Client::connect(server.address).await;
         slow.send("POST /upload HTTP/1.1\r\nhost: test\r\ncontent-length: 999\r\n\r\nx")
@@ -94,7 +94,7 @@ async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
 /// Its body was dropped unread, and hyper reads no more: nothing but the handler is waited for.
 #[tokio::test]
 async fn h58_an_upload_that_nobody_reads_is_cut_at_the_deadline() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, drain_in(Duration::from_millis(500))).await;
         let mut client = Client::connect(server.address).await;
         client
@@ -151,7 +151,7 @@ async fn g51_a_handler_that_blocks_its_thread_holds_nobody() {
 
 #[tokio::test]
 async fn g52_a_deadline_in_the_past_closes_idle_connections_properly() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut idle = Client::connect(server.address).await;
         idle.get("/").await;
@@ -171,7 +171,7 @@ async fn g52_a_deadline_in_the_past_closes_idle_connections_properly() {
 
 #[tokio::test]
 async fn g53_force_cuts_at_once() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;
@@ -187,7 +187,7 @@ async fn g53_force_cuts_at_once() {
 
 #[tokio::test]
 async fn b22_a_deadline_that_is_moved_is_obeyed_by_connections() {
-    for kind in BOTH {
+    for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;

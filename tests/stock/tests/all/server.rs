@@ -34,10 +34,12 @@ pub enum Kind {
     Tonic,
     /// As it is set up for gRPC: HTTP/2 only.
     Tonic2,
+    /// `tower_graceful::serve`.
+    Serve,
 }
 
 /// For what is said in HTTP/1.
-pub const BOTH: [Kind; 2] = [Kind::Axum, Kind::Tonic];
+pub const ALL: [Kind; 3] = [Kind::Axum, Kind::Tonic, Kind::Serve];
 
 /// What a test and its handlers share.
 #[derive(Clone)]
@@ -90,7 +92,11 @@ impl Server {
     ) -> Self {
         let address = tcp.local_addr().expect("bound");
         let shared = Shared::new(&drain);
-        let app = app(shared.clone()).layer(layer);
+        // `serve` counts by itself.
+        let app = match kind {
+            Kind::Serve => app(shared.clone()),
+            _ => app(shared.clone()).layer(layer),
+        };
         let pending = std::future::pending::<()>();
         let done = match kind {
             Kind::Axum => tokio::spawn(
@@ -110,6 +116,12 @@ impl Server {
                     );
                 let server = async { server.await.map_err(io::Error::other) };
                 tokio::spawn(drain.run(server, pending))
+            }
+            Kind::Serve => {
+                let server = tower_graceful::serve(tcp, app)
+                    .with_drain(drain.clone())
+                    .exclusive();
+                tokio::spawn(async { Ok(server.await?) })
             }
         };
         Self {
@@ -134,6 +146,7 @@ impl Server {
                     let server = axum::serve(tcp, app).with_graceful_shutdown(told);
                     server.await.expect("it serves");
                 }
+                Kind::Serve => unreachable!("it does not come without"),
                 Kind::Tonic | Kind::Tonic2 => {
                     let incoming = tonic::transport::server::TcpIncoming::from(tcp);
                     tonic::transport::Server::builder()

@@ -23,6 +23,9 @@ async fn web_socket(server: &Server, path: &str) -> WebSocketStream<MaybeTlsStre
     connected.expect("an upgrade").0
 }
 
+/// tonic serves no upgrades.
+const UPGRADING: [Kind; 2] = [Kind::Axum, Kind::Serve];
+
 async fn echo(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) {
     socket.send(Message::text("here")).await.expect("open");
     let echoed = guarded(socket.next()).await.expect("open").expect("open");
@@ -31,80 +34,86 @@ async fn echo(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) {
 
 #[tokio::test]
 async fn e36_a_web_socket_is_counted_told_waited_for_and_cut() {
-    let timeout = Duration::from_millis(700);
-    let server = Server::start(Kind::Axum, Drain::builder().timeout(timeout).build()).await;
-    let mut socket = web_socket(&server, "/ws").await;
-    echo(&mut socket).await;
-    let left = server.drain.left();
-    assert_eq!((left.requests, left.connections.upgraded), (0, 1), "{left}");
-    server.drain.begin();
-    // Waited for: it still works.
-    guarded(server.drain.shutdown_signal()).await;
-    echo(&mut socket).await;
-    let drain = server.drain.clone();
-    let Err(RunError::Timeout(outcome)) = server.outcome().await else {
-        panic!("it was cut");
-    };
-    assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
-    assert!(!matches!(guarded(socket.next()).await, Some(Ok(_))));
-    assert!(drain.left().is_empty());
+    for kind in UPGRADING {
+        let timeout = Duration::from_millis(700);
+        let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;
+        let mut socket = web_socket(&server, "/ws").await;
+        echo(&mut socket).await;
+        let left = server.drain.left();
+        assert_eq!((left.requests, left.connections.upgraded), (0, 1), "{left}");
+        server.drain.begin();
+        // Waited for: it still works.
+        guarded(server.drain.shutdown_signal()).await;
+        echo(&mut socket).await;
+        let drain = server.drain.clone();
+        let Err(RunError::Timeout(outcome)) = server.outcome().await else {
+            panic!("it was cut");
+        };
+        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        assert!(!matches!(guarded(socket.next()).await, Some(Ok(_))));
+        assert!(drain.left().is_empty());
+    }
 }
 
 #[tokio::test]
 async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
-    let timeout = Duration::from_millis(700);
-    let server = Server::start(Kind::Axum, Drain::builder().timeout(timeout).build()).await;
-    let mut client = Client::connect(server.address).await;
-    client
-        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
-        .await;
-    let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    client.send("here").await;
-    client.read_until("here").await;
-    assert_eq!(server.drain.left().connections.upgraded, 1);
-    server.drain.begin();
-    guarded(server.drain.shutdown_signal()).await;
-    client.send("still").await;
-    client.read_until("still").await;
-    let Err(RunError::Timeout(outcome)) = server.outcome().await else {
-        panic!("it was cut");
-    };
-    assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
-    client.end().await;
+    for kind in UPGRADING {
+        let timeout = Duration::from_millis(700);
+        let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;
+        let mut client = Client::connect(server.address).await;
+        client
+            .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        client.send("here").await;
+        client.read_until("here").await;
+        assert_eq!(server.drain.left().connections.upgraded, 1);
+        server.drain.begin();
+        guarded(server.drain.shutdown_signal()).await;
+        client.send("still").await;
+        client.read_until("still").await;
+        let Err(RunError::Timeout(outcome)) = server.outcome().await else {
+            panic!("it was cut");
+        };
+        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        client.end().await;
+    }
 }
 
 /// Whoever looks, and whenever, sees it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e37_the_hand_over_leaves_no_moment_at_zero() {
-    for _ in 0..20 {
-        let server = Server::start(Kind::Axum, Drain::new()).await;
-        let mut client = Client::connect(server.address).await;
-        while server.drain.left().is_empty_but_for_the_server() {
-            tokio::task::yield_now().await;
-        }
-        let drain = server.drain.clone();
-        let looks = Arc::new(AtomicUsize::new(0));
-        let (stop, seen) = (Arc::new(AtomicBool::new(false)), looks.clone());
-        let stopped = stop.clone();
-        let looking = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                assert!(!drain.left().is_empty_but_for_the_server());
-                seen.fetch_add(1, Ordering::Relaxed);
+    for kind in UPGRADING {
+        for _ in 0..20 {
+            let server = Server::start(kind, Drain::new()).await;
+            let mut client = Client::connect(server.address).await;
+            while server.drain.left().is_empty_but_for_the_server() {
+                tokio::task::yield_now().await;
             }
-        });
-        while looks.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        client
-            .send(
-                "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            let drain = server.drain.clone();
+            let looks = Arc::new(AtomicUsize::new(0));
+            let (stop, seen) = (Arc::new(AtomicBool::new(false)), looks.clone());
+            let stopped = stop.clone();
+            let looking = std::thread::spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    assert!(!drain.left().is_empty_but_for_the_server());
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while looks.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            client
+                .send(
+                    "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                  sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            )
-            .await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101"));
-        stop.store(true, Ordering::Relaxed);
-        looking.join().expect("never 0");
+                )
+                .await;
+            assert!(client.head().await.starts_with("HTTP/1.1 101"));
+            stop.store(true, Ordering::Relaxed);
+            looking.join().expect("never 0");
+        }
     }
 }
 
@@ -120,65 +129,71 @@ impl Seen for tower_graceful::Left {
 
 #[tokio::test]
 async fn e38_a_handler_that_says_goodbye_ends_it() {
-    let server = Server::start(Kind::Axum, Drain::new()).await;
-    let mut socket = web_socket(&server, "/ws-polite").await;
-    server.drain.begin();
-    let goodbye = guarded(socket.next())
-        .await
-        .expect("a message")
-        .expect("a message");
-    let Message::Close(Some(frame)) = goodbye else {
-        panic!("{goodbye:?} is no goodbye");
-    };
-    assert_eq!(u16::from(frame.code), 1001);
-    // Answered by the library, then the end.
-    while let Some(Ok(_)) = guarded(socket.next()).await {}
-    let drained = server.drained().await;
-    assert!(drained.elapsed < Duration::from_secs(2), "{drained}");
+    for kind in UPGRADING {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut socket = web_socket(&server, "/ws-polite").await;
+        server.drain.begin();
+        let goodbye = guarded(socket.next())
+            .await
+            .expect("a message")
+            .expect("a message");
+        let Message::Close(Some(frame)) = goodbye else {
+            panic!("{goodbye:?} is no goodbye");
+        };
+        assert_eq!(u16::from(frame.code), 1001);
+        // Answered by the library, then the end.
+        while let Some(Ok(_)) = guarded(socket.next()).await {}
+        let drained = server.drained().await;
+        assert!(drained.elapsed < Duration::from_secs(2), "{drained}");
+    }
 }
 
 #[tokio::test]
 async fn e39_an_upgrade_while_draining_is_refused() {
-    let server = Server::start(Kind::Axum, Drain::new()).await;
-    let mut first = Client::connect(server.address).await;
-    let mut second = Client::connect(server.address).await;
-    web_socket(&server, "/ws").await;
-    server.drain.begin();
-    guarded(server.drain.reached(Phase::Draining)).await;
-    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    first
-        .send(format!("GET /ws HTTP/1.1\r\nhost: test\r\n{upgrade}\r\n"))
-        .await;
-    second
-        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
-        .await;
-    for client in [&mut first, &mut second] {
-        let answer = client.rest().await;
-        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        assert_eq!(closes(&answer), 1);
+    for kind in UPGRADING {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut first = Client::connect(server.address).await;
+        let mut second = Client::connect(server.address).await;
+        web_socket(&server, "/ws").await;
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                       sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        first
+            .send(format!("GET /ws HTTP/1.1\r\nhost: test\r\n{upgrade}\r\n"))
+            .await;
+        second
+            .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+            .await;
+        for client in [&mut first, &mut second] {
+            let answer = client.rest().await;
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            assert_eq!(closes(&answer), 1);
+        }
+        assert_eq!(server.drained().await.refused, 2);
     }
-    assert_eq!(server.drained().await.refused, 2);
 }
 
 #[tokio::test]
 async fn e39_an_upgrade_in_the_lame_duck_says_nothing_of_closing() {
-    let lame_duck = Duration::from_millis(300);
-    let server = Server::start(Kind::Axum, Drain::builder().lame_duck(lame_duck).build()).await;
-    server.drain.begin();
-    let mut client = Client::connect(server.address).await;
-    client
-        .send(
-            "GET /ws-polite HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .await;
-    let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    assert!(!head.contains("close"), "{head}");
-    // Told at the drain: a Close frame of the server's, which is answered.
-    client.read_until("going away").await;
-    client.send([0x88, 0x80, 0, 0, 0, 0]).await;
-    assert_eq!(client.rest().await, "");
-    server.drained().await;
+    for kind in UPGRADING {
+        let lame_duck = Duration::from_millis(300);
+        let server = Server::start(kind, Drain::builder().lame_duck(lame_duck).build()).await;
+        server.drain.begin();
+        let mut client = Client::connect(server.address).await;
+        client
+            .send(
+                "GET /ws-polite HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            )
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(!head.contains("close"), "{head}");
+        // Told at the drain: a Close frame of the server's, which is answered.
+        client.read_until("going away").await;
+        client.send([0x88, 0x80, 0, 0, 0, 0]).await;
+        assert_eq!(client.rest().await, "");
+        server.drained().await;
+    }
 }

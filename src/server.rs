@@ -1,0 +1,573 @@
+//! [`serve`]: Go's `Serve` and `Shutdown`, for any HTTP tower service.
+//!
+//! One loop accepts and gives each [connection](connection) a task of its own, on hyper's HTTP/1 and
+//! HTTP/2. It stands on what the crate has for other servers' connections, and knows more than they
+//! say: when a call begins and ends. So it closes each connection by itself as soon as nothing can
+//! be lost by it, where a wrapper has to wait for all of them.
+//!
+//! # Coming from Go
+//!
+//! | Go's `http.Server` | here | |
+//! |---|---|---|
+//! | `Serve(l)`, `ListenAndServe()` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
+//! | `ServeTLS`, `ListenAndServeTLS` | [`listen_rustls`](Serve::listen_rustls) | feature `rustls`; the handshake never holds up the next accept |
+//! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go asks every 1 to 500 ms whether it is over; here the last one out says so |
+//! | … closes the listeners | takes what is in the accept queue, then closes | Go resets what is in the queue |
+//! | … closes idle connections | when they have been idle for the [settling](crate::DrainBuilder::settle), and nothing is there to be read | Go closes those whose next request has just arrived |
+//! | … waits up to 7 s for those that are silent | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
+//! | … does not know of an HTTP/2 connection that is late, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it is told when it speaks | |
+//! | … leaves what is left when `ctx` ends | cuts it | |
+//! | the error of `Shutdown` | [`DrainTimeout`] | it says what was left |
+//! | `ErrServerClosed` | `Ok(`[`Drained`]`)` | |
+//! | `Close()` | [`Drain::force`], the second signal; or drop the server | |
+//! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | waited for, and given the deadline; a late one is run |
+//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::Left::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
+//! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
+//! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
+//! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | 30 s unless told otherwise; in Go, none |
+//! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
+//! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and a slow body is not taken for a silent one |
+//! | `MaxHeaderBytes` | hyper's: 400 kB, then 431 | |
+//! | `TLSConfig`, `TLSNextProto` | the `ServerConfig` of rustls, its ALPN | |
+//! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http2_max_concurrent_streams`](Serve::http2_max_concurrent_streams), [`http2_keep_alive`](Serve::http2_keep_alive) | |
+//! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
+//! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
+//! | `Handler` | any `Service<Request<Incoming>>` | |
+//! | `ErrorLog` | – | a panic of a handler ends its connection, as in Go |
+//! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
+
+mod call;
+mod connection;
+mod keep_alive;
+mod limits;
+mod listener;
+mod port;
+#[cfg(feature = "rustls")]
+mod tls;
+
+pub use self::{
+    keep_alive::KeepAlive,
+    listener::{Established, Listener, Peer},
+};
+
+use self::{
+    limits::{Age, Limits},
+    listener::{Plain, Protocol},
+    port::{Accept, Port},
+};
+use crate::drain::{Drain, DrainTimeout, Drained, Insist, RunError};
+use http::{Extensions, Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto,
+};
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, Pending, pending},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tower_service::Service;
+
+/// Serves a service, and drains it when it is told to.
+///
+/// The service is cloned for each connection, and for each of its requests: an axum `Router`, tonic's
+/// `Routes`, a `ServiceBuilder` chain, a `service_fn`. It needs no [layer](Drain::layer) of this
+/// crate: its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
+/// RST_STREAM with REFUSED_STREAM, which clients retry whatever the method
+/// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)).
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// # use std::error::Error;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn Error>> {
+/// let app = Router::new().route("/", get("hello"));
+/// let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+///
+/// let server = tower_graceful::serve(tcp, app);
+/// # #[cfg(feature = "signal")]
+/// let server = server.shutdown_on(tower_graceful::signal::terminate());
+/// println!("{}", server.await?); // drained in 12ms: 3 completed, 0 refused, nothing left
+/// # Ok(())
+/// # }
+/// ```
+///
+/// See [`Serve`] for the settings, and [`server`](crate::server) for what is what in Go.
+pub fn serve<L, S, B>(listener: L, service: S) -> Serve<S>
+where
+    L: Listener,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    Serve::new(service).listen(listener)
+}
+
+/// A server that is set up, from [`serve`]; to be awaited.
+///
+/// It ends with what its [drain](Self::with_drain) ends with: all is over, or the time was. Without a
+/// [signal](Self::shutdown_on) and a drain of one's own it serves for ever.
+///
+/// # Errors
+///
+/// [`DrainTimeout`] if something was left at the deadline; it was cut then. Errors of connections are
+/// theirs, and an accept that fails is tried again.
+///
+/// # Cancel safety
+///
+/// Dropping it closes its listeners and ends its connections in the next turn of the runtime, with
+/// their requests. (Upgraded ones are their handlers', and stay.)
+///
+/// # Panics
+///
+/// When polled outside of a tokio runtime with its time and IO drivers.
+#[must_use = "servers do nothing unless they are awaited"]
+pub struct Serve<S, F = Pending<()>> {
+    make: Box<dyn FnMut(&Peer) -> S + Send>,
+    listeners: Vec<Listen<S>>,
+    exclusive: bool,
+    drain: Drain,
+    signal: F,
+    settings: Settings,
+}
+
+/// A listener, until it is known whose it is.
+type Listen<S> = Box<dyn FnOnce(&Drain, bool) -> Box<dyn Accept<S>> + Send>;
+
+struct Settings {
+    limits: Limits,
+    protocol: Option<Protocol>,
+    keep_alive: KeepAlive,
+    on_connect: Option<OnConnect>,
+    http: auto::Builder<TokioExecutor>,
+    http1: conn::http1::Builder,
+    http2: conn::http2::Builder<TokioExecutor>,
+}
+
+type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
+
+/// What all of a server's connections see.
+struct Shared {
+    drain: Drain,
+    settings: Settings,
+    dropped: AtomicBool,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Shared {
+    fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+}
+
+impl<S, B> Serve<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Without a listener yet: see [`listen`](Self::listen). One that never gets any ends as soon as
+    /// it is awaited.
+    pub fn new(service: S) -> Self {
+        Self::per_connection(move |_| service.clone())
+    }
+
+    /// With a service of its own for each connection, made when it is accepted.
+    ///
+    /// What is known of it only later, after a TLS handshake, [`on_connect`](Self::on_connect) has.
+    ///
+    /// ```no_run
+    /// use axum::{Extension, Router, routing::get};
+    /// use tower_graceful::server::{Peer, Serve};
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
+    /// let app = Router::<()>::new().route("/", get(async |Extension(id): Extension<u64>| id.to_string()));
+    /// let mut connections = 0_u64;
+    /// let server = Serve::per_connection(move |_: &Peer| {
+    ///     connections += 1;
+    ///     app.clone().layer(Extension(connections))
+    /// });
+    /// server.listen(tcp).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn per_connection(make: impl FnMut(&Peer) -> S + Send + 'static) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
+        http.http2().timer(TokioTimer::new());
+        http2.timer(TokioTimer::new());
+        Self {
+            make: Box::new(make),
+            listeners: Vec::new(),
+            exclusive: false,
+            drain: Drain::new(),
+            signal: pending(),
+            settings: Settings {
+                limits: Limits::default(),
+                protocol: None,
+                keep_alive: KeepAlive::new(),
+                on_connect: None,
+                http,
+                http1: conn::http1::Builder::new(),
+                http2,
+            },
+        }
+    }
+}
+
+impl<S, B, F> Serve<S, F>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Listens there, too.
+    ///
+    /// ```no_run
+    /// # use tower_graceful::{Drain, DrainTimeout};
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(unix)]
+    /// let unix = tokio::net::UnixListener::bind("/run/app.sock")?;
+    /// let server = tower_graceful::serve(tcp, app);
+    /// # #[cfg(unix)]
+    /// let server = server.listen(unix);
+    /// server.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listen<L: Listener>(mut self, listener: L) -> Self {
+        self.listeners.push(Box::new(|drain, exclusive| {
+            Box::new(Port::new(
+                drain.listener(listener).exclusively(exclusive),
+                Plain,
+            ))
+        }));
+        self
+    }
+
+    /// Likewise, with TLS. If the configuration offers no protocol (ALPN), `h2` and `http/1.1` are.
+    ///
+    /// The handshake is part of the connection: it is counted as silent, has the
+    /// [header's](Self::header_read_timeout) time, in a drain the
+    /// [grace](crate::DrainBuilder::grace), and holds up nobody else.
+    ///
+    /// ```no_run
+    /// # use std::{error::Error, sync::Arc};
+    /// use tokio::net::TcpListener;
+    /// use tokio_rustls::rustls::ServerConfig;
+    /// use tower_graceful::server::Serve;
+    ///
+    /// # async fn f(config: ServerConfig, app: axum::Router) -> Result<(), Box<dyn Error>> {
+    /// let tcp = TcpListener::bind("0.0.0.0:443").await?;
+    /// Serve::new(app).listen_rustls(tcp, Arc::new(config)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "rustls")]
+    pub fn listen_rustls<L: Listener>(
+        mut self,
+        listener: L,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> Self {
+        let tls = tls::Tls::new(config);
+        self.listeners.push(Box::new(|drain, exclusive| {
+            Box::new(Port::new(
+                drain.listener(listener).exclusively(exclusive),
+                tls,
+            ))
+        }));
+        self
+    }
+}
+
+impl<S, F> Serve<S, F> {
+    /// Says that this process alone has the sockets of its listeners: they were not inherited, and
+    /// are not passed on. Then nobody is reset who connects at the very end; see
+    /// [`DrainListener::exclusive`](crate::DrainListener::exclusive).
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// With this drain: to [begin](Drain::begin) it from elsewhere, to give it a lame duck and a
+    /// timeout, to share it with other servers, guards and tasks.
+    pub fn with_drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Begins the drain when that future ends, and forces it if that [insists](Insist):
+    /// [`signal::terminate()`](crate::signal::terminate), or any other future that ends with `()`.
+    pub fn shutdown_on<G>(self, signal: G) -> Serve<S, G>
+    where
+        G: Future<Output: Insist>,
+    {
+        let Self {
+            make,
+            listeners,
+            exclusive,
+            drain,
+            settings,
+            ..
+        } = self;
+        Serve {
+            make,
+            listeners,
+            exclusive,
+            drain,
+            signal,
+            settings,
+        }
+    }
+
+    /// What each request on a connection gets among its extensions; asked once for each connection,
+    /// after its handshake.
+    ///
+    /// ```no_run
+    /// use axum::{Router, extract::ConnectInfo, routing::get};
+    /// use std::net::SocketAddr;
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
+    /// let app = Router::new().route(
+    ///     "/",
+    ///     get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
+    /// );
+    /// tower_graceful::serve(tcp, app)
+    ///     .on_connect(|connection, extensions| {
+    ///         if let Some(peer) = connection.peer().tcp() {
+    ///             extensions.insert(ConnectInfo(peer)); // tonic's is a `TcpConnectInfo`
+    ///         }
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_connect(
+        mut self,
+        values: impl Fn(Established<'_>, &mut Extensions) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.on_connect = Some(Box::new(values));
+        self
+    }
+
+    /// Whether connections are kept, to be changed while it runs.
+    pub fn keep_alive(mut self, keep_alive: &KeepAlive) -> Self {
+        self.settings.keep_alive = keep_alive.clone();
+        self
+    }
+
+    /// Within which time a connection has to make its handshake and send its first head, from its
+    /// accept on, and each later head, from its first byte on. Else it is closed. Default: 30 s;
+    /// `None` is for ever.
+    pub fn header_read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.limits.head = timeout.into();
+        self
+    }
+
+    /// For how long a connection is kept that has nothing to do. Default: `None`, for ever.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.limits.idle = timeout.into();
+        self
+    }
+
+    /// How many connections there may be, upgraded ones included. Others wait in the accept queue.
+    /// Default: no limit.
+    ///
+    /// When the drain closes the listeners, what is in their queues is taken all the same: it has
+    /// arrived in time, and there is no later.
+    ///
+    /// # Panics
+    ///
+    /// If it is 0, or more than [`Semaphore::MAX_PERMITS`].
+    pub fn max_connections(mut self, limit: usize) -> Self {
+        assert!(limit > 0, "a server without connections serves nobody");
+        self.settings.limits.places = Some(Arc::new(Semaphore::new(limit)));
+        self
+    }
+
+    /// For how long a connection is kept, a tenth more or less at random, so that balancers spread
+    /// their connections anew. After that its next response says `Connection: close`, or it gets a
+    /// GOAWAY, and it has `grace` to end what it is about; `None` is for ever. Default: no limit.
+    ///
+    /// gRPC's `MaxConnectionAge` and `MaxConnectionAgeGrace`.
+    pub fn max_connection_age(mut self, age: Duration, grace: impl Into<Option<Duration>>) -> Self {
+        self.settings.limits.age = Some(Age {
+            limit: age,
+            grace: grace.into(),
+        });
+        self
+    }
+
+    /// HTTP/1 only, on connections without TLS and with it.
+    pub fn http1_only(mut self) -> Self {
+        self.settings.protocol = Some(Protocol::Http1);
+        self
+    }
+
+    /// HTTP/2 only, likewise; without TLS "with prior knowledge".
+    pub fn http2_only(mut self) -> Self {
+        self.settings.protocol = Some(Protocol::Http2);
+        self
+    }
+
+    /// How many streams there may be on an HTTP/2 connection at a time. Default: 200.
+    pub fn http2_max_concurrent_streams(mut self, limit: u32) -> Self {
+        self.settings.http.http2().max_concurrent_streams(limit);
+        self.settings.http2.max_concurrent_streams(limit);
+        self
+    }
+
+    /// Sends a PING on HTTP/2 connections when nothing has come for `interval`, and closes those
+    /// that do not answer within `timeout`. Default: none.
+    pub fn http2_keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        let mut http2 = self.settings.http.http2();
+        http2
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+        let http2 = &mut self.settings.http2;
+        http2
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+        self
+    }
+}
+
+impl<S, F> IntoFuture for Serve<S, F>
+where
+    S: 'static,
+    F: Future<Output: Insist + Send> + Send + 'static,
+{
+    type Output = Result<Drained, DrainTimeout>;
+    type IntoFuture = Serving;
+
+    fn into_future(self) -> Serving {
+        let Self {
+            make,
+            listeners,
+            exclusive,
+            drain,
+            signal,
+            settings,
+        } = self;
+        settings.keep_alive.tells(&drain);
+        let ports = listeners
+            .into_iter()
+            .map(|listen| listen(&drain, exclusive))
+            .collect();
+        let shared = Arc::new(Shared {
+            drain: drain.clone(),
+            settings,
+            dropped: AtomicBool::new(false),
+        });
+        let server = Server {
+            ports,
+            make,
+            shared: shared.clone(),
+        };
+        let run = drain.run(server, signal);
+        Serving {
+            shared,
+            future: Box::pin(async {
+                run.await.map_err(|error| match error {
+                    RunError::Timeout(timeout) => timeout,
+                    RunError::Server { error, .. } => match error {},
+                })
+            }),
+        }
+    }
+}
+
+/// A server that runs; from [`Serve`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Serving {
+    shared: Arc<Shared>,
+    future: Pin<Box<dyn Future<Output = Result<Drained, DrainTimeout>> + Send>>,
+}
+
+impl Future for Serving {
+    type Output = Result<Drained, DrainTimeout>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+/// No orphans: connections have tasks of their own.
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.shared.dropped.store(true, Ordering::Release);
+        // After that, so that whoever is woken sees it.
+        self.shared.drain.wake_connections();
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("drain", &self.shared.drain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, F> fmt::Debug for Serve<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("listeners", &self.listeners.len())
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The listeners, as [`Drain::run`] has them. Ends when they have closed: the connections are the
+/// drain's to wait for.
+struct Server<S> {
+    ports: Vec<Box<dyn Accept<S>>>,
+    make: Box<dyn FnMut(&Peer) -> S + Send>,
+    shared: Arc<Shared>,
+}
+
+impl<S> Unpin for Server<S> {}
+
+impl<S> Future for Server<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self {
+            ports,
+            make,
+            shared,
+        } = &mut *self;
+        ports.retain_mut(|port| port.poll(make, shared, cx).is_pending());
+        match ports.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One call: counted or refused, as by the layer, and known to its connection.
+
+use super::Shared;
+use crate::{
+    body::ResponseBody,
+    drain::{Connection, Entrance, Refused},
+    future::ResponseFuture,
+    refusal::{Answer, Closing},
+    service::admit,
+};
+use http::{Extensions, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use pin_project_lite::pin_project;
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A connection's service, as hyper wants it.
+pub(super) struct Calls<S> {
+    pub(super) inner: TowerToHyperService<S>,
+    pub(super) entrance: Entrance,
+    pub(super) connection: Arc<Connection>,
+    pub(super) shared: Arc<Shared>,
+    /// What each of its requests gets.
+    pub(super) extensions: Option<Extensions>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    type Response = Response<CallBody<B>>;
+    type Error = BoxError;
+    type Future = CallFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, B>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(extensions) = &self.extensions {
+            request.extensions_mut().extend(extensions.clone());
+        }
+        let closing = Closing::of(&request);
+        if !self.shared.keep_alive.is_enabled() {
+            self.connection.retire();
+        }
+        let multiplexed = request.version() == Version::HTTP_2;
+        let turn = (!multiplexed).then(|| Turn::new(&self.connection));
+        let response = match admit(&self.entrance, &request) {
+            Some(in_flight) => {
+                let inner = self.inner.call(request);
+                Some(ResponseFuture::admitted(inner, closing, in_flight))
+            }
+            None => {
+                self.entrance.count_refused();
+                (!multiplexed).then(|| ResponseFuture::refused(Answer::unavailable(), closing))
+            }
+        };
+        CallFuture {
+            response,
+            closing,
+            turn,
+        }
+    }
+}
+
+/// A call of HTTP/1 goes on: its connection is not idle.
+struct Turn(Arc<Connection>);
+
+impl Turn {
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.turn();
+        Self(connection.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.turn();
+    }
+}
+
+pin_project! {
+    pub(super) struct CallFuture<F, B> {
+        // `None` is a stream that is refused.
+        #[pin]
+        response: Option<ResponseFuture<F, B>>,
+        closing: Closing,
+        // Last, so that the connection is not idle before the call is over.
+        turn: Option<Turn>,
+    }
+}
+
+impl<F, B, E> Future for CallFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<CallBody<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(response) = this.response.as_pin_mut() else {
+            return Poll::Ready(Err(refused_stream()));
+        };
+        let mut response = match ready!(response.poll(cx)) {
+            Ok(response) => response,
+            Err(error) => match (error.into(), &this.turn) {
+                (error, Some(_)) if is_refusal(&*error) => {
+                    Answer::unavailable().into_response(*this.closing)
+                }
+                (error, None) if is_refusal(&*error) => {
+                    return Poll::Ready(Err(refused_stream()));
+                }
+                (error, _) => return Poll::Ready(Err(error)),
+            },
+        };
+        if this.turn.as_ref().is_some_and(|turn| turn.0.retires()) {
+            let (mut head, body) = response.into_parts();
+            this.closing.put_on(&mut head);
+            response = Response::from_parts(head, body);
+        }
+        let turn = this.turn.take();
+        Poll::Ready(Ok(response.map(|inner| CallBody { inner, turn })))
+    }
+}
+
+/// hyper makes a RST_STREAM of it, with that reason: the client may send the request elsewhere,
+/// whatever its method (RFC 9113, section 8.7).
+#[cold]
+fn refused_stream() -> BoxError {
+    h2::Error::from(h2::Reason::REFUSED_STREAM).into()
+}
+
+/// Of a service inside that is drained by itself.
+#[cold]
+fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<Refused>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+pin_project! {
+    pub(super) struct CallBody<B> {
+        #[pin]
+        inner: ResponseBody<B>,
+        // Last, likewise.
+        turn: Option<Turn>,
+    }
+}
+
+impl<B: Body> Body for CallBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

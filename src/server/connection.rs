@@ -1,0 +1,301 @@
+//! One connection, from its handshake to its end: a task of its own.
+
+use super::{
+    Shared,
+    call::Calls,
+    listener::{Handshake, Peer, Protocol},
+};
+use crate::{
+    drain::{Activity, Connection, Registered, Stage},
+    net::DrainIo,
+};
+use http::{Extensions, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use std::{
+    error::Error,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::{
+    task::yield_now,
+    time::{Instant, Sleep, sleep_until},
+};
+use tower_service::Service;
+
+/// Ends when the connection has ended, or has become something else (a WebSocket).
+pub(super) async fn serve<T, H, S, B>(
+    // First, so that it is dropped last: what is not counted any more has been closed.
+    registered: Registered,
+    io: T,
+    peer: Peer,
+    handshake: H,
+    service: S,
+    shared: Arc<Shared>,
+) where
+    H: Handshake<T>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let connection = registered.handle();
+    let mut driver = Driver::new(connection.clone(), &shared);
+    let io = {
+        let mut shake = pin!(handshake.shake(io));
+        match poll_fn(|cx| driver.poll_handshake(shake.as_mut(), cx)).await {
+            Some(Ok(io)) => io,
+            // It is the peer who is told why, by the protocol of the handshake.
+            Some(Err(_)) | None => return,
+        }
+    };
+    let protocol = shared.protocol.unwrap_or_else(|| H::protocol(&io));
+    let extensions = shared.on_connect.as_ref().map(|on_connect| {
+        let mut extensions = Extensions::new();
+        on_connect(H::established(&io, &peer), &mut extensions);
+        extensions
+    });
+    let calls = Calls {
+        inner: TowerToHyperService::new(service),
+        entrance: shared.drain.entrance(),
+        connection,
+        shared: shared.clone(),
+        extensions,
+    };
+    let io = TokioIo::new(DrainIo::over(io, registered));
+    let http = &shared.http;
+    match protocol {
+        Protocol::Either => {
+            let connection = pin!(http.serve_connection_with_upgrades(io, calls));
+            driver.drive(connection, |it| it.graceful_shutdown()).await;
+        }
+        Protocol::Http1 => {
+            let connection = shared.http1.serve_connection(io, calls).with_upgrades();
+            driver
+                .drive(pin!(connection), |it| it.graceful_shutdown())
+                .await;
+        }
+        Protocol::Http2 => {
+            let connection = pin!(shared.http2.serve_connection(io, calls));
+            driver.drive(connection, |it| it.graceful_shutdown()).await;
+        }
+    }
+}
+
+/// Sees to it that a connection ends in time.
+///
+/// Whoever is told by it is idle: hyper closes such a connection without another look. So that look
+/// comes first, and both happen in one task, in which a connection is either read or closed.
+struct Driver<'a> {
+    connection: Arc<Connection>,
+    shared: &'a Shared,
+    /// Since when it is idle, and what turn that was seen in.
+    idle: Option<(u32, Instant)>,
+    /// Likewise, since when a head is read.
+    reading: Option<(u32, Instant)>,
+    /// It is to be closed if it is still idle, in the same turn.
+    doomed: Option<u32>,
+    /// It was told to shut down.
+    told: bool,
+    /// To be woken when the drain goes on.
+    asked: Option<usize>,
+    /// When it is too old.
+    retires_at: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is to be done about a connection that waits.
+enum Next {
+    Wait(Option<Instant>),
+    LookAgain,
+    Tell,
+    Drop,
+}
+
+impl<'a> Driver<'a> {
+    fn new(connection: Arc<Connection>, shared: &'a Shared) -> Self {
+        let retires_at = shared.limits.retirement(connection.accepted());
+        Self {
+            connection,
+            shared,
+            idle: None,
+            reading: None,
+            doomed: None,
+            told: false,
+            asked: None,
+            retires_at,
+            timer: None,
+        }
+    }
+
+    /// `None` if it has taken too long.
+    fn poll_handshake<F: Future>(
+        &mut self,
+        handshake: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<F::Output>> {
+        if let Poll::Ready(io) = handshake.poll(cx) {
+            return Poll::Ready(Some(io));
+        }
+        loop {
+            let stage = self.listen(cx);
+            if self.shared.is_dropped() || stage >= Stage::Forced {
+                return Poll::Ready(None);
+            }
+            let accepted = self.connection.accepted();
+            let mut limit = self.shared.limits.head_until(accepted);
+            if stage >= Stage::Awaiting {
+                let grace = self.connection.plan(|plan| plan.first_byte_until(accepted));
+                limit = [limit, grace].into_iter().flatten().min();
+            }
+            if limit.is_some_and(|limit| limit <= Instant::now()) {
+                return Poll::Ready(None);
+            }
+            if !self.poll_timer(limit, cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    async fn drive<C: Future>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) {
+        poll_fn(|cx| {
+            loop {
+                let stage = self.listen(cx);
+                if self.shared.is_dropped() || http.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                match self.look(stage) {
+                    Next::Wait(until) => {
+                        if !self.poll_timer(until, cx) {
+                            return Poll::Pending;
+                        }
+                    }
+                    Next::LookAgain => {
+                        // Once more after the runtime has asked the kernel for news: what it has not
+                        // heard of does not show in a read.
+                        return pin!(yield_now()).poll(cx);
+                    }
+                    Next::Tell => {
+                        self.told = true;
+                        tell(http.as_mut());
+                    }
+                    Next::Drop => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// The stage; when it changes, the task is woken.
+    #[inline]
+    fn listen(&mut self, cx: &Context<'_>) -> Stage {
+        let connection = &self.connection;
+        connection.wake_driver(&mut self.asked, cx.waker());
+        // After that: whoever changes the stage from here on, wakes.
+        connection.stage()
+    }
+
+    fn look(&mut self, stage: Stage) -> Next {
+        let connection = &self.connection;
+        let limits = &self.shared.limits;
+        if !self.shared.keep_alive.is_enabled() {
+            connection.retire();
+        }
+        if let Some(at) = self.retires_at {
+            let now = Instant::now();
+            if limits.is_overdue(at, now) {
+                return Next::Drop;
+            }
+            if at <= now {
+                connection.retire();
+            }
+        }
+        let closes = stage >= Stage::Settling || connection.retires();
+        let age = match self.retires_at {
+            Some(at) if connection.retires() => limits.overdue_at(at),
+            at => at,
+        };
+        let until = |limit: Option<Instant>| Next::Wait([limit, age].into_iter().flatten().min());
+        if self.told {
+            return until(None);
+        }
+        let turn = connection.turns();
+        if connection.speaks_http2() {
+            // Nothing is lost by that: HTTP/2 says which requests it has not seen.
+            if closes {
+                return Next::Tell;
+            }
+            let Some(limit) = limits
+                .idle
+                .filter(|_| connection.activity() == Activity::Idle)
+            else {
+                self.idle = None;
+                return until(None);
+            };
+            let since = since(&mut self.idle, turn);
+            return match since.checked_add(limit) {
+                Some(at) if at <= Instant::now() => Next::Tell,
+                at => until(at),
+            };
+        }
+        match connection.activity() {
+            // In a drain there are other limits for it, which are kept where it is read.
+            Activity::Silent | Activity::Reading => {
+                let began = match turn {
+                    0 => connection.accepted(),
+                    _ => since(&mut self.reading, turn),
+                };
+                match limits.head_until(began) {
+                    Some(at) if at <= Instant::now() => Next::Drop,
+                    at => until(at),
+                }
+            }
+            Activity::Streaming if turn % 2 == 0 && !connection.expects() => {
+                // Whoever has just had an answer may have written the next request by now.
+                let limit = match closes {
+                    true => Some(connection.plan(|plan| plan.settle_time())),
+                    false => limits.idle,
+                };
+                let since = since(&mut self.idle, turn);
+                match limit.and_then(|limit| since.checked_add(limit)) {
+                    Some(at) if at <= Instant::now() || stage >= Stage::Forced => {
+                        if self.doomed.replace(turn) == Some(turn) {
+                            Next::Tell
+                        } else {
+                            Next::LookAgain
+                        }
+                    }
+                    at => until(at),
+                }
+            }
+            _ => {
+                self.doomed = None;
+                until(None)
+            }
+        }
+    }
+
+    /// True if it has fired: then it may be time for something.
+    fn poll_timer(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(at) = at else { return false };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        // One that fires too early costs a look, and is not moved for each request.
+        if timer.is_elapsed() || timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Since when it has been so in this turn.
+fn since(seen: &mut Option<(u32, Instant)>, turn: u32) -> Instant {
+    match seen {
+        Some((then, since)) if *then == turn => *since,
+        _ => seen.insert((turn, Instant::now())).1,
+    }
+}

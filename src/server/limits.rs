@@ -1,0 +1,60 @@
+//! What a connection may take, and how many there may be.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+pub(super) struct Limits {
+    /// For a handshake and a head, each.
+    pub(super) head: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) places: Option<Arc<Semaphore>>,
+    pub(super) age: Option<Age>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Age {
+    pub(super) limit: Duration,
+    pub(super) grace: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Some(Duration::from_secs(30)),
+            idle: None,
+            places: None,
+            age: None,
+        }
+    }
+}
+
+impl Limits {
+    /// When a head, or a handshake, has taken too long.
+    pub(super) fn head_until(&self, since: Instant) -> Option<Instant> {
+        since.checked_add(self.head?)
+    }
+
+    /// When a connection is too old: up to a tenth earlier or later, so that those who have come
+    /// together do not come again together.
+    pub(super) fn retirement(&self, accepted: Instant) -> Option<Instant> {
+        let limit = self.age?.limit;
+        // The one source of randomness in the standard library.
+        let random = RandomState::new().hash_one(0) as u32;
+        let share = f64::from(random) / f64::from(u32::MAX) * 0.2 + 0.9;
+        let limit = Duration::try_from_secs_f64(limit.as_secs_f64() * share).unwrap_or(limit);
+        accepted.checked_add(limit)
+    }
+
+    /// When one that is too old is dropped.
+    pub(super) fn overdue_at(&self, retired: Instant) -> Option<Instant> {
+        retired.checked_add(self.age?.grace?)
+    }
+
+    pub(super) fn is_overdue(&self, retired: Instant, now: Instant) -> bool {
+        self.overdue_at(retired).is_some_and(|at| at <= now)
+    }
+}

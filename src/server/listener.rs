@@ -1,0 +1,181 @@
+//! What can be listened to, and what is done before a request can come.
+
+use std::{
+    future::{Future, ready},
+    io,
+    net::SocketAddr,
+    task::{Context, Poll},
+};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream, unix};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+
+/// Where [`serve`](crate::serve) has its connections from.
+///
+/// Tokio's TCP and Unix listeners are some; of those the accept queue is emptied at the end, of
+/// others what comes until there is silence (20 ms). Implement it for one of your own, such as one
+/// that sets options on what it accepts:
+///
+/// ```
+/// use std::{io, net::SocketAddr, task::{Context, Poll, ready}};
+/// use tokio::net::{TcpListener, TcpStream};
+/// use tower_graceful::server::Listener;
+///
+/// struct NoDelay(TcpListener);
+///
+/// impl Listener for NoDelay {
+///     type Io = TcpStream;
+///     type Addr = SocketAddr;
+///
+///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+///         let (stream, peer) = ready!(TcpListener::poll_accept(&self.0, cx))?;
+///         stream.set_nodelay(true)?;
+///         Poll::Ready(Ok((stream, peer)))
+///     }
+/// }
+/// ```
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// Where it comes from.
+    type Addr: Into<Peer> + 'static;
+
+    /// The next connection.
+    ///
+    /// An error of one connection is skipped; after another one, it is asked again after a while: 5
+    /// ms, then twice as long, up to a second.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Self::Addr)>>;
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        Self::poll_accept(self, cx)
+    }
+}
+
+#[cfg(unix)]
+impl Listener for UnixListener {
+    type Io = UnixStream;
+    type Addr = unix::SocketAddr;
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(UnixStream, unix::SocketAddr)>> {
+        Self::poll_accept(self, cx)
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Peer {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// Over a Unix socket, mostly without a name.
+    #[cfg(unix)]
+    Unix(unix::SocketAddr),
+    /// A listener of one's own does not say.
+    #[default]
+    Unknown,
+}
+
+impl Peer {
+    /// Its address, if it comes over TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+#[cfg(unix)]
+impl From<unix::SocketAddr> for Peer {
+    fn from(address: unix::SocketAddr) -> Self {
+        Self::Unix(address)
+    }
+}
+
+impl From<()> for Peer {
+    fn from((): ()) -> Self {
+        Self::Unknown
+    }
+}
+
+/// A connection on which a request may come now: accepted, and its handshake done.
+///
+/// For [`Serve::on_connect`](super::Serve::on_connect).
+#[derive(Clone, Copy, Debug)]
+pub struct Established<'a> {
+    pub(super) peer: &'a Peer,
+    #[cfg(feature = "rustls")]
+    pub(super) tls: Option<&'a tokio_rustls::rustls::ServerConnection>,
+}
+
+impl<'a> Established<'a> {
+    /// Where it comes from.
+    pub fn peer(&self) -> &'a Peer {
+        self.peer
+    }
+
+    /// What TLS knows of it: the peer's certificates, the server's name, the protocol agreed upon.
+    #[cfg(feature = "rustls")]
+    pub fn tls(&self) -> Option<&'a tokio_rustls::rustls::ServerConnection> {
+        self.tls
+    }
+}
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Its first bytes will tell.
+    Either,
+    Http1,
+    Http2,
+}
+
+/// What is done with a connection before a request can come on it.
+pub(super) trait Handshake<T>: Clone + Send + 'static {
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+
+    fn protocol(_: &Self::Io) -> Protocol {
+        Protocol::Either
+    }
+
+    fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a>;
+}
+
+/// Nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Plain;
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
+    type Io = T;
+
+    fn shake(&self, io: T) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+        ready(Ok(io))
+    }
+
+    fn established<'a>(_: &'a T, peer: &'a Peer) -> Established<'a> {
+        Established {
+            peer,
+            #[cfg(feature = "rustls")]
+            tls: None,
+        }
+    }
+}

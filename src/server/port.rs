@@ -1,0 +1,125 @@
+//! One listener of a server: takes on what comes, as long as there is place for it.
+
+use super::{
+    Shared, connection,
+    listener::{Handshake, Listener, Peer},
+};
+use crate::net::DrainListener;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tower_service::Service;
+
+/// One, of whatever kind.
+pub(super) trait Accept<S>: Send {
+    /// Takes on what has come. Ready once it is closed.
+    fn poll(
+        &mut self,
+        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        shared: &Arc<Shared>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()>;
+}
+
+pub(super) struct Port<L, H> {
+    listener: DrainListener<L>,
+    handshake: H,
+    place: Place,
+}
+
+/// Among as many connections as there may be.
+#[derive(Default)]
+enum Place {
+    #[default]
+    None,
+    Waiting(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+    Found(OwnedSemaphorePermit),
+}
+
+impl<L, H> Port<L, H> {
+    pub(super) fn new(listener: DrainListener<L>, handshake: H) -> Self {
+        Self {
+            listener,
+            handshake,
+            place: Place::None,
+        }
+    }
+}
+
+impl Place {
+    fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(places) = &shared.limits.places else {
+            return Poll::Ready(());
+        };
+        if let Self::None = self {
+            *self = Self::Waiting(Box::pin(places.clone().acquire_owned()));
+        }
+        if let Self::Waiting(place) = self {
+            // It errs only if it is closed, which nobody does.
+            if let Ok(place) = ready!(place.as_mut().poll(cx)) {
+                *self = Self::Found(place);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        match std::mem::take(self) {
+            Self::Found(place) => Some(place),
+            Self::None | Self::Waiting(_) => None,
+        }
+    }
+}
+
+impl<L, H, S, B> Accept<S> for Port<L, H>
+where
+    L: Listener,
+    H: Handshake<L::Io>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn poll(
+        &mut self,
+        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        shared: &Arc<Shared>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            // At the end, what is in the queue is taken without regard to the limit: it arrived in
+            // time, and there is no later.
+            if self.listener.poll_open(cx) {
+                ready!(self.place.poll(shared, cx));
+            }
+            let accepted = self
+                .listener
+                .poll_registered(cx, |listener, cx| listener.poll_accept(cx));
+            let Some((io, address, mut registered)) = ready!(accepted) else {
+                return Poll::Ready(());
+            };
+            let peer = address.into();
+            registered.keep(self.place.take());
+            let service = make(&peer);
+            let handshake = self.handshake.clone();
+            tokio::spawn(connection::serve(
+                registered,
+                io,
+                peer,
+                handshake,
+                service,
+                shared.clone(),
+            ));
+        }
+    }
+}

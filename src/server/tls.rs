@@ -1,0 +1,43 @@
+//! TLS, by rustls.
+
+use super::listener::{Established, Handshake, Peer, Protocol};
+use std::{future::Future, io, sync::Arc};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+
+#[derive(Clone)]
+pub(super) struct Tls(TlsAcceptor);
+
+impl Tls {
+    /// Offers what is served, unless the configuration has an offer of its own.
+    pub(super) fn new(mut config: Arc<ServerConfig>) -> Self {
+        if config.alpn_protocols.is_empty() {
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
+        }
+        Self(TlsAcceptor::from(config))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
+    type Io = TlsStream<T>;
+
+    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
+        self.0.accept(io)
+    }
+
+    fn protocol(io: &Self::Io) -> Protocol {
+        match io.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Protocol::Http2,
+            // Without an agreement, too: whoever speaks HTTP/2 over TLS has to agree upon it (RFC
+            // 9113, section 3.2).
+            _ => Protocol::Http1,
+        }
+    }
+
+    fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a> {
+        Established {
+            peer,
+            tls: Some(io.get_ref().1),
+        }
+    }
+}
