@@ -334,7 +334,7 @@ async fn a12_a_refused_upload_reads_its_refusal() {
         // The layer refuses what the connection side still lets through.
         let refusing = Drain::new();
         refusing.begin();
-        let server = Server::start_with(kind, Drain::new(), refusing.layer(), bind()).await;
+        let server = Server::start_with(kind, Drain::new(), Some(refusing.layer()), bind()).await;
         let mut client = Client::connect(server.address).await;
         let length = 5 << 20;
         let head =

@@ -79,7 +79,8 @@ impl Server {
     }
 
     pub async fn start_on(kind: Kind, drain: Drain, tcp: TcpListener) -> Self {
-        let layer = drain.layer();
+        // `serve` counts by itself.
+        let layer = (kind != Kind::Serve).then(|| drain.layer());
         Self::start_with(kind, drain, layer, tcp).await
     }
 
@@ -87,15 +88,15 @@ impl Server {
     pub async fn start_with(
         kind: Kind,
         drain: Drain,
-        layer: GracefulLayer,
+        layer: Option<GracefulLayer>,
         tcp: TcpListener,
     ) -> Self {
         let address = tcp.local_addr().expect("bound");
         let shared = Shared::new(&drain);
-        // `serve` counts by itself.
-        let app = match kind {
-            Kind::Serve => app(shared.clone()),
-            _ => app(shared.clone()).layer(layer),
+        let app = app(shared.clone());
+        let app = match layer {
+            Some(layer) => app.layer(layer),
+            None => app,
         };
         let pending = std::future::pending::<()>();
         let done = match kind {
@@ -121,6 +122,7 @@ impl Server {
                 let server = tower_graceful::serve(tcp, app)
                     .with_drain(drain.clone())
                     .exclusive();
+                let server = server.into_future();
                 tokio::spawn(async { Ok(server.await?) })
             }
         };
