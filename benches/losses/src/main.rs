@@ -9,7 +9,8 @@
 //! library hides. They write the next request as soon as they have an answer, which is the worst
 //! that a server can meet; real traffic loses less, but of the same kind.
 //!
-//! It fails if ours has lost a request.
+//! A server that is not written in Rust is built first. Where that can not be done it is skipped, and
+//! the run says so. It fails if ours has lost a request.
 
 mod client;
 mod load;
@@ -56,9 +57,16 @@ fn measure(options: &Options) -> Result<usize, BoxError> {
     let mut rows = Vec::new();
     for &server in &options.servers {
         for &mode in &options.modes {
+            let start = match server.prepare(mode) {
+                Ok(start) => start,
+                Err(error) => {
+                    eprintln!("SKIPPED: {}, {}: {error}", server.title, mode.title());
+                    continue;
+                }
+            };
             let mut row = Row::new(server, mode);
             for _ in 0..options.shutdowns {
-                let server = server.start(mode)?;
+                let server = start()?;
                 let load = Load::start(&runtime, server.address(), mode, options.clients);
                 load.warm_up()?;
                 let stopped = server.stop();

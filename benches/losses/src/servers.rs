@@ -1,14 +1,17 @@
 //! The servers that are compared. Each stops as its documentation says, and has the same handler.
 //!
-//! Another one takes a line in [`SERVERS`]; one that is a process of its own, a [`Running`], too.
+//! Another one takes a line in [`SERVERS`]; one that is a process of its own, a [`Running`], too, as
+//! in [`go`].
 
 mod actix;
 mod axum;
 mod axum_server;
+mod go;
 mod hyper_util;
 mod ours;
 
 use crate::{BoxError, client::Mode};
+use Runs::{Apart, Here};
 use std::{
     future::Future,
     io,
@@ -30,18 +33,19 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// In the order of the table.
-pub const SERVERS: [Server; 5] = [
-    Server::other("axum", "axum::serve", axum::serve),
-    Server::other("axum-server", "axum-server", axum_server::serve),
+pub const SERVERS: [Server; 6] = [
+    Server::other("axum", "axum::serve", Here(axum::serve)),
+    Server::other("axum-server", "axum-server", Here(axum_server::serve)),
     Server::other(
         "hyper-util",
         "hyper-util GracefulShutdown",
-        hyper_util::serve,
+        Here(hyper_util::serve),
     ),
-    Server::other("actix-web", "actix-web", actix::serve),
+    Server::other("actix-web", "actix-web", Here(actix::serve)),
+    Server::other("go", "Go http.Server", Apart(go::prepare)),
     Server {
         ours: true,
-        ..Server::other("ours", "axum::serve + tower-graceful", ours::serve)
+        ..Server::other("ours", "axum::serve + tower-graceful", Here(ours::serve))
     },
 ];
 
@@ -53,8 +57,19 @@ pub struct Server {
     pub title: &'static str,
     /// Whether the run fails if it loses a request.
     pub ours: bool,
-    serve: Serve,
+    runs: Runs,
 }
+
+/// Where it runs.
+enum Runs {
+    /// In this process.
+    Here(Serve),
+    /// In one of its own, which takes something that not every machine has.
+    Apart(fn(Mode) -> Result<Start, BoxError>),
+}
+
+/// Starts a server that is prepared, as often as it is called.
+pub type Start = Box<dyn Fn() -> io::Result<Box<dyn Running>>>;
 
 /// Serves on that listener until it is told to stop and thinks that it has.
 type Serve = fn(TcpListener, Mode, Stop) -> Serving;
@@ -73,18 +88,23 @@ pub trait Running {
 }
 
 impl Server {
-    const fn other(name: &'static str, title: &'static str, serve: Serve) -> Self {
+    const fn other(name: &'static str, title: &'static str, runs: Runs) -> Self {
         Self {
             name,
             title,
             ours: false,
-            serve,
+            runs,
         }
     }
 
-    pub fn start(&self, mode: Mode) -> io::Result<Box<dyn Running>> {
-        let running = InProcess::start(self.serve, mode)?;
-        Ok(Box::new(running))
+    /// An error if this machine does not have what it takes.
+    pub fn prepare(&self, mode: Mode) -> Result<Start, BoxError> {
+        match self.runs {
+            Here(serve) => Ok(Box::new(move || {
+                Ok(Box::new(InProcess::start(serve, mode)?))
+            })),
+            Apart(prepare) => prepare(mode),
+        }
     }
 }
 
