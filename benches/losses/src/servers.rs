@@ -9,6 +9,7 @@ mod axum_server;
 mod go;
 mod hyper_util;
 mod ours;
+mod serve;
 
 use crate::{BoxError, client::Mode};
 use Runs::{Apart, Here};
@@ -33,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// In the order of the table.
-pub const SERVERS: [Server; 6] = [
+pub const SERVERS: [Server; 7] = [
     Server::other("axum", "axum::serve", Here(axum::serve)),
     Server::other("axum-server", "axum-server", Here(axum_server::serve)),
     Server::other(
@@ -46,6 +47,10 @@ pub const SERVERS: [Server; 6] = [
     Server {
         ours: true,
         ..Server::other("ours", "axum::serve + tower-graceful", Here(ours::serve))
+    },
+    Server {
+        ours: true,
+        ..Server::other("serve", "tower_graceful::serve", Here(serve::serve))
     },
 ];
 
