@@ -3,7 +3,7 @@
 use crate::{
     gate::{gate_client::GateClient, text},
     python::Python,
-    server::{NAMES, connect, that_stays, that_stops},
+    server::{KINDS, NAMES, connect, that_stays, that_stops},
     soon,
 };
 use prost::Message;
@@ -41,61 +41,65 @@ async fn update(watch: &mut Watch) -> Option<ServingStatus> {
 
 #[tokio::test]
 async fn d35_not_serving_from_lame_duck_on() {
-    let for_long = Duration::from_secs(3600);
-    let drain = Drain::builder().lame_duck(for_long).timeout(2 * for_long);
-    let server = that_stops(drain.build()).await;
-    let (address, drain, gate) = (server.address, server.drain.clone(), server.gate.clone());
-    let mut health = server.health_client().await;
-    let mut watches = Vec::new();
-    for name in NAMES {
-        assert_eq!(check(&mut health, name).await, ServingStatus::Serving);
-        let mut watch = watch(&mut health, name).await;
-        assert_eq!(update(&mut watch).await, Some(ServingStatus::Serving));
-        watches.push(watch);
-    }
+    for kind in KINDS {
+        let for_long = Duration::from_secs(3600);
+        let drain = Drain::builder().lame_duck(for_long).timeout(2 * for_long);
+        let server = that_stops(kind, drain.build()).await;
+        let (address, drain, gate) = (server.address, server.drain.clone(), server.gate.clone());
+        let mut health = server.health_client().await;
+        let mut watches = Vec::new();
+        for name in NAMES {
+            assert_eq!(check(&mut health, name).await, ServingStatus::Serving);
+            let mut watch = watch(&mut health, name).await;
+            assert_eq!(update(&mut watch).await, Some(ServingStatus::Serving));
+            watches.push(watch);
+        }
 
-    let _server = server.signal(Phase::LameDuck).await;
+        let _server = server.signal(Phase::LameDuck).await;
 
-    for watch in &mut watches {
-        assert_eq!(update(watch).await, Some(ServingStatus::NotServing));
+        for watch in &mut watches {
+            assert_eq!(update(watch).await, Some(ServingStatus::NotServing));
+        }
+        // On a connection that comes now, too: a lame duck serves everything, and only says so.
+        let late = connect(address).await;
+        let mut late_health = HealthClient::new(late.clone());
+        for name in NAMES {
+            assert_eq!(check(&mut health, name).await, ServingStatus::NotServing);
+            assert_eq!(
+                check(&mut late_health, name).await,
+                ServingStatus::NotServing
+            );
+        }
+        gate.let_go();
+        let mut late_gate = GateClient::new(late);
+        let response = soon("the answer", late_gate.hold(text("late"))).await;
+        assert_eq!(response.unwrap().into_inner(), text("late"));
+        assert_eq!(drain.phase(), Phase::LameDuck);
     }
-    // On a connection that comes now, too: a lame duck serves everything, and only says so.
-    let late = connect(address).await;
-    let mut late_health = HealthClient::new(late.clone());
-    for name in NAMES {
-        assert_eq!(check(&mut health, name).await, ServingStatus::NotServing);
-        assert_eq!(
-            check(&mut late_health, name).await,
-            ServingStatus::NotServing
-        );
-    }
-    gate.let_go();
-    let mut late_gate = GateClient::new(late);
-    let response = soon("the answer", late_gate.hold(text("late"))).await;
-    assert_eq!(response.unwrap().into_inner(), text("late"));
-    assert_eq!(drain.phase(), Phase::LameDuck);
 }
 
 #[tokio::test]
 async fn d35_watch_gets_the_update_then_ends() {
-    let server = that_stops(Drain::new()).await;
-    let mut health = server.health_client().await;
-    let mut watches = Vec::new();
-    for name in NAMES {
-        let mut watch = watch(&mut health, name).await;
-        assert_eq!(update(&mut watch).await, Some(ServingStatus::Serving));
-        watches.push(watch);
-    }
+    for kind in KINDS {
+        let server = that_stops(kind, Drain::new()).await;
+        let mut health = server.health_client().await;
+        let mut watches = Vec::new();
+        for name in NAMES {
+            let mut watch = watch(&mut health, name).await;
+            assert_eq!(update(&mut watch).await, Some(ServingStatus::Serving));
+            watches.push(watch);
+        }
 
-    let server = server.signal(Phase::Draining).await;
+        let server = server.signal(Phase::Draining).await;
 
-    for watch in &mut watches {
-        assert_eq!(update(watch).await, Some(ServingStatus::NotServing));
-        assert_eq!(update(watch).await, None);
+        for watch in &mut watches {
+            assert_eq!(update(watch).await, Some(ServingStatus::NotServing));
+            assert_eq!(update(watch).await, None);
+        }
+        // Nothing holds the drain now.
+        let drained = server.outcome().await.expect("nothing is cut");
+        assert_eq!((drained.completed, drained.refused), (2, 0));
     }
-    // Nothing holds the drain now.
-    let drained = server.outcome().await.expect("nothing is cut");
-    assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use crate::{
     soon,
 };
 use std::net::SocketAddr;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{
     body::Body,
     server::NamedService,
@@ -39,26 +39,52 @@ impl<T> Drop for Task<T> {
 /// How a server ends that is run by its drain.
 pub type Outcome = Result<Drained, RunError<Error>>;
 
+/// What serves.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Tonic,
+    /// `tower_graceful::serve`.
+    Serve,
+}
+
+pub const KINDS: [Kind; 2] = [Kind::Tonic, Kind::Serve];
+
 /// As in `examples/tonic`: stops at [`Phase::Draining`], and is waited for.
-pub async fn that_stops(drain: Drain) -> Running<Outcome> {
-    let (address, incoming) = bind();
+pub async fn that_stops(kind: Kind, drain: Drain) -> Running<Outcome> {
+    let (address, tcp) = listen().await;
     let (gate, routes) = routes(&drain).await;
-    let server = Server::builder()
-        .layer(drain.layer().exempt(is_probe))
-        .serve_with_incoming_shutdown(routes.prepare(), incoming, drain.reached(Phase::Draining));
     let (signal, signalled) = oneshot::channel();
-    let run = drain.run(server, async {
+    let signalled = async {
         // A test that drops it does not signal.
         if signalled.await.is_err() {
             std::future::pending().await
         }
-    });
+    };
+    let task = match kind {
+        Kind::Tonic => {
+            let server = Server::builder()
+                .layer(drain.layer().exempt(is_probe))
+                .serve_with_incoming_shutdown(
+                    routes.prepare(),
+                    TcpIncoming::from(tcp),
+                    drain.reached(Phase::Draining),
+                );
+            tokio::spawn(drain.run(server, signalled))
+        }
+        Kind::Serve => {
+            let server = tower_graceful::serve(tcp, routes.prepare())
+                .with_drain(drain.clone())
+                .shutdown_on(signalled)
+                .into_future();
+            tokio::spawn(async { Ok(server.await?) })
+        }
+    };
     Running {
         address,
         drain,
         gate,
         signal,
-        task: Task(tokio::spawn(run)),
+        task: Task(task),
     }
 }
 
@@ -117,6 +143,12 @@ pub async fn connect(address: SocketAddr) -> Channel {
         .connect()
         .await
         .expect("a server that listens")
+}
+
+async fn listen() -> (SocketAddr, TcpListener) {
+    let tcp = TcpListener::bind(("127.0.0.1", 0)).await;
+    let tcp = tcp.expect("a free port");
+    (tcp.local_addr().expect("a bound socket"), tcp)
 }
 
 pub fn bind() -> (SocketAddr, TcpIncoming) {
