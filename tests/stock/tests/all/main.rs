@@ -8,6 +8,7 @@ mod hangs;
 mod http1;
 mod http2;
 mod limits;
+mod serve;
 mod server;
 mod upgrades;
 

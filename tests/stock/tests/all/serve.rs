@@ -1,0 +1,658 @@
+//! What `tower_graceful::serve` has beside what the other servers have, too.
+
+use crate::{
+    client::{
+        Client, closes,
+        frames::{self, GOAWAY, RST_STREAM},
+        get,
+    },
+    guarded,
+    server::{Kind, Server, Shared, app, bind},
+};
+use axum::{Extension, Router, extract::ConnectInfo, routing};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{mpsc, oneshot},
+};
+use tower_graceful::{
+    Drain, Phase, Refused,
+    server::{KeepAlive, Listener, Peer, Serve},
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+const SHORT: Duration = Duration::from_millis(100);
+
+/// With settings.
+fn start(drain: Drain, set_up: impl FnOnce(Serve<Router>) -> Serve<Router>) -> Server {
+    let shared = Shared::new(&drain);
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let server = tower_graceful::serve(tcp, app(shared.clone()));
+    let server = set_up(server.with_drain(drain.clone())).into_future();
+    Server {
+        drain,
+        address,
+        shared,
+        done: tokio::spawn(async { Ok(server.await?) }),
+    }
+}
+
+impl Client {
+    async fn hello(&mut self) -> String {
+        self.get("/").await;
+        self.read_until("hello").await
+    }
+}
+
+#[tokio::test]
+async fn b21_begun_before_it_returns_at_once_and_listens_no_more() {
+    let drain = Drain::new();
+    drain.begin();
+    let server = Server::start(Kind::Serve, drain).await;
+    let address = server.address;
+    server.drained().await;
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+/// It does not wait for the others: not for the settling, with nothing that could come.
+#[tokio::test]
+async fn a01_a_connection_that_has_long_been_idle_closes_at_once() {
+    let settle = Duration::from_millis(300);
+    let server = Server::start(Kind::Serve, Drain::builder().settle(settle).build()).await;
+    let mut idle = Client::connect(server.address).await;
+    idle.hello().await;
+    tokio::time::sleep(settle).await;
+    assert_eq!(server.drain.left().connections.idle, 1);
+    let mut fresh = Client::connect(server.address).await;
+    fresh.hello().await;
+    let began = Instant::now();
+    server.drain.begin();
+    assert_eq!(idle.rest().await, "");
+    assert!(began.elapsed() < settle, "{:?}", began.elapsed());
+    assert_eq!(fresh.rest().await, "");
+    assert!(began.elapsed() >= settle, "{:?}", began.elapsed());
+    server.drained().await;
+}
+
+/// A stream that is refused, by a tenant that is drained by itself: the client may send the request
+/// elsewhere.
+#[tokio::test]
+async fn c31_a_refusal_is_a_refused_stream() {
+    let tenant = Drain::new();
+    tenant.begin();
+    let service = tower::ServiceBuilder::new()
+        .layer(tenant.call_layer())
+        .service(tower::service_fn(
+            async |_: http::Request<hyper::body::Incoming>| {
+                Ok::<_, Infallible>(http::Response::new(String::new()))
+            },
+        ));
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let drain = Drain::new();
+    let server = tower_graceful::serve(tcp, service).with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+
+    let mut client = Client::connect(address).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/")).await;
+    let reset = client.frame_of(RST_STREAM).await;
+    assert_eq!((reset.stream, &reset.payload[..]), (1, &[0, 0, 0, 7][..]));
+    let mut client = Client::connect(address).await;
+    client.get("/").await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+
+    drop(client);
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}
+
+/// One that opens a tunnel while the drain goes on.
+#[tokio::test]
+async fn c31_a_late_tunnel_is_a_refused_stream() {
+    let server = Server::start(Kind::Serve, Drain::new()).await;
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    client.frame_of(GOAWAY).await;
+    guarded(server.drain.reached(Phase::Draining)).await;
+    // :method CONNECT, :authority.
+    let connect = [&[0x02, 7][..], b"CONNECT", &[0x01, 5], b"far:1"].concat();
+    client
+        .send(frames::frame(frames::HEADERS, 0x4, 3, &connect))
+        .await;
+    let reset = client.frame_of(RST_STREAM).await;
+    assert_eq!((reset.stream, &reset.payload[..]), (3, &[0, 0, 0, 7][..]));
+    server.shared.open.notify_one();
+    client.pongs = true;
+    // The PING came with the GOAWAY.
+    let ping = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+    client
+        .send(frames::frame(frames::PING, frames::ACK, 0, &ping))
+        .await;
+    while client.frame().await.is_some() {}
+    assert_eq!(server.drained().await.refused, 1);
+}
+
+/// curl is told that the stream was refused, and sends its POST once more: to the server that has
+/// the port by then. (Over a connection that has got a GOAWAY as well, curl 7.88 does not.)
+#[tokio::test]
+async fn c31_a_real_client_sends_its_post_to_another_server() {
+    let version = std::process::Command::new("curl").arg("--version").output();
+    if !version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("HTTP2")) {
+        eprintln!("SKIPPED c31 with a real client: there is no curl that speaks HTTP/2");
+        return;
+    }
+    let reuse = |address: SocketAddr| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("possible");
+        socket.bind(address).expect("free");
+        socket.listen(16).expect("possible")
+    };
+    let first = reuse(([127, 0, 0, 1], 0).into());
+    let address = first.local_addr().expect("bound");
+    let (second, mut started) = mpsc::unbounded_channel();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    // It has closed its listener by then.
+    let refuses = tower::service_fn(move |_: http::Request<hyper::body::Incoming>| {
+        calls.fetch_add(1, Ordering::SeqCst);
+        let answers = Router::new().route(
+            "/",
+            routing::post(async |body: String| format!("the other: {body}")),
+        );
+        let other = tower_graceful::serve(reuse(address), answers).into_future();
+        second.send(other).expect("waited for");
+        async { Err::<http::Response<String>, _>(Refused::default()) }
+    });
+    let drain = Drain::new();
+    let server = tower_graceful::serve(Once(Some(first)), refuses).with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let curl = tokio::process::Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--http2-prior-knowledge",
+            "--data",
+            "once",
+        ])
+        .arg(format!("http://{address}/"))
+        .kill_on_drop(true)
+        .output();
+    let curl = tokio::spawn(curl);
+    let other = guarded(started.recv()).await.expect("asked");
+    let other = tokio::spawn(other);
+    let output = guarded(curl).await.expect("no panic").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let answer = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(answer, "the other: once", "{said}");
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+    other.abort();
+}
+
+/// Accepts one connection, and closes.
+struct Once(Option<TcpListener>);
+
+impl Listener for Once {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let Some(listener) = &self.0 else {
+            return Poll::Pending;
+        };
+        let accepted = ready!(listener.poll_accept(cx));
+        self.0 = None;
+        Poll::Ready(accepted)
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_server_leaves_no_orphans() {
+    let server = start(Drain::new(), |server| server);
+    let mut http1 = Client::connect(server.address).await;
+    http1.get("/stuck").await;
+    server.at_the_gate_of_stuck().await;
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.send(frames::get(1, "/stuck")).await;
+    server.at_the_gate_of_stuck().await;
+    let mut idle = Client::connect(server.address).await;
+    idle.hello().await;
+    assert_eq!(server.drain.left().requests, 2);
+
+    server.done.abort();
+    http1.end().await;
+    http2.end().await;
+    idle.end().await;
+    // Their handlers have been dropped, too.
+    while !server.drain.left().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(std::net::TcpStream::connect(server.address).is_err());
+}
+
+impl Server {
+    /// The handler of `/stuck` is running.
+    async fn at_the_gate_of_stuck(&self) {
+        guarded(self.shared.reached.notified()).await;
+    }
+}
+
+#[tokio::test]
+async fn b55_listeners_of_all_kinds_are_under_one_drain() {
+    let second = bind();
+    let other = second.local_addr().expect("bound");
+    let directory = tempfile::tempdir().expect("possible");
+    let path = directory.path().join("socket");
+    let unix = tokio::net::UnixListener::bind(&path).expect("free");
+    let server = start(Drain::new(), |server| server.listen(second).listen(unix));
+    for address in [server.address, other] {
+        Client::connect(address).await.hello().await;
+    }
+    let mut stream = tokio::net::UnixStream::connect(&path)
+        .await
+        .expect("it listens");
+    let mut answer = Vec::new();
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let request = "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("open");
+    guarded(stream.read_to_end(&mut answer))
+        .await
+        .expect("a FIN");
+    assert!(answer.ends_with(b"hello"));
+    // Neither does one that is held hold the others.
+    let mut held = Client::connect(other).await;
+    held.get("/gate").await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    for address in [server.address, other] {
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_err());
+    server.shared.open.notify_one();
+    assert!(held.rest().await.ends_with("passed"));
+    assert_eq!(server.drained().await.completed, 1);
+}
+
+/// The successor listens before the predecessor stops; the kernel shares out who connects.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn so_reuseport_hands_over_without_a_refused_connection() {
+    let reuse = |address: SocketAddr| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseport(true).expect("possible");
+        socket.bind(address).expect("free");
+        socket.listen(1024).expect("possible")
+    };
+    let tcp = reuse(([127, 0, 0, 1], 0).into());
+    let address = tcp.local_addr().expect("bound");
+    let serve = |tcp: TcpListener| {
+        let drain = Drain::new();
+        let app = app(Shared::new(&drain));
+        let server = tower_graceful::serve(tcp, app).with_drain(drain.clone());
+        (drain, tokio::spawn(server.into_future()))
+    };
+    let (mut drain, mut done) = serve(tcp);
+    for _ in 0..5 {
+        let (next, next_done) = serve(reuse(address));
+        let clients: Vec<_> = (0..32)
+            .map(|_| tokio::spawn(async move { Client::connect(address).await.hello().await }))
+            .collect();
+        drain.begin();
+        for client in clients {
+            guarded(client).await.expect("served");
+        }
+        guarded(done).await.expect("no panic").expect("drained");
+        (drain, done) = (next, next_done);
+    }
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}
+
+#[tokio::test]
+async fn heads_have_a_time_limit() {
+    let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let mut silent = Client::connect(server.address).await;
+    let mut half = Client::connect(server.address).await;
+    half.send("GET / HT").await;
+    let mut second = Client::connect(server.address).await;
+    second.hello().await;
+    let mut preface = Client::connect(server.address).await;
+    preface.send(&frames::PREFACE[..10]).await;
+    let began = Instant::now();
+    // An idle one is none that is slow.
+    tokio::time::sleep(2 * SHORT).await;
+    second.hello().await;
+    second.send("GET / HT").await;
+    for client in [&mut silent, &mut half, &mut preface] {
+        client.end().await;
+    }
+    second.end().await;
+    assert!(began.elapsed() >= 3 * SHORT, "{:?}", began.elapsed());
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn idle_connections_have_a_time_limit() {
+    let server = start(Drain::new(), |server| server.idle_timeout(SHORT));
+    let mut http1 = Client::connect(server.address).await;
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.pongs = true;
+    let began = Instant::now();
+    http1.hello().await;
+    http2.send(frames::get(1, "/")).await;
+    // A busy one is not idle.
+    let mut busy = Client::connect(server.address).await;
+    busy.get("/gate").await;
+    server.at_the_gate().await;
+    assert_eq!(http1.rest().await, "");
+    assert!(began.elapsed() >= SHORT, "{:?}", began.elapsed());
+    while http2.frame().await.is_some() {}
+    assert_eq!(http2.goaways.len(), 2);
+    assert!(busy.is_open());
+    server.shared.open.notify_one();
+    busy.read_until("passed").await;
+    assert_eq!(busy.rest().await, "");
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_in_the_queue() {
+    let server = start(Drain::new(), |server| server.max_connections(2));
+    let mut first = Client::connect(server.address).await;
+    let mut second = Client::connect(server.address).await;
+    first.hello().await;
+    second.hello().await;
+    let mut third = Client::connect(server.address).await;
+    third.get("/").await;
+    // One that has a place goes on.
+    first.hello().await;
+    assert_eq!(
+        (
+            server.drain.left().connections.total(),
+            server.shared.handled()
+        ),
+        (2, 3)
+    );
+    assert!(third.is_open());
+    drop(second);
+    third.read_until("hello").await;
+    // What arrived in time is served, limit or not.
+    let mut fourth = Client::connect(server.address).await;
+    fourth.get("/").await;
+    server.drain.begin();
+    let answer = fourth.rest().await;
+    assert!(answer.ends_with("hello"), "{answer}");
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn old_connections_are_sent_away() {
+    let server = start(Drain::new(), |server| {
+        server.max_connection_age(SHORT, None)
+    });
+    let began = Instant::now();
+    let mut busy = Client::connect(server.address).await;
+    let mut idle = Client::connect(server.address).await;
+    let mut http2 = Client::connect(server.address).await;
+    idle.hello().await;
+    busy.get("/gate").await;
+    server.at_the_gate().await;
+    http2.send(frames::hello()).await;
+    http2.pongs = true;
+    while http2.frame().await.is_some() {}
+    assert_eq!(http2.goaways.len(), 2);
+    assert_eq!(idle.rest().await, "");
+    // A tenth less, at most.
+    assert!(began.elapsed() >= SHORT * 9 / 10, "{:?}", began.elapsed());
+    server.shared.open.notify_one();
+    let answer = busy.rest().await;
+    assert!(answer.ends_with("passed"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn old_connections_have_a_grace_and_then_none() {
+    let server = start(Drain::new(), |server| {
+        server.max_connection_age(SHORT, SHORT)
+    });
+    let began = Instant::now();
+    let mut stuck = Client::connect(server.address).await;
+    stuck.get("/stuck").await;
+    stuck.end().await;
+    assert!(began.elapsed() >= SHORT * 19 / 10, "{:?}", began.elapsed());
+    while !server.drain.left().connections.eq(&Default::default()) {
+        tokio::task::yield_now().await;
+    }
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn connections_are_kept_or_not_while_it_runs() {
+    let keep_alive = KeepAlive::new();
+    let settle = Duration::from_millis(10);
+    let drain = Drain::builder().settle(settle).build();
+    let server = start(drain, |server| server.keep_alive(&keep_alive));
+    let mut idle = Client::connect(server.address).await;
+    idle.hello().await;
+    let mut busy = Client::connect(server.address).await;
+    busy.get("/gate").await;
+    server.at_the_gate().await;
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.frame_of(frames::SETTINGS).await;
+    keep_alive.disable();
+    assert_eq!(idle.rest().await, "");
+    http2.pongs = true;
+    while http2.frame().await.is_some() {}
+    assert_eq!(http2.goaways.len(), 2);
+    server.shared.open.notify_one();
+    let answer = busy.rest().await;
+    assert!(answer.ends_with("passed"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    // It is no shutdown.
+    let mut new = Client::connect(server.address).await;
+    new.get("/").await;
+    assert_eq!(closes(&new.rest().await), 1);
+    keep_alive.enable();
+    let mut kept = Client::connect(server.address).await;
+    kept.hello().await;
+    kept.hello().await;
+    keep_alive.disable();
+    assert_eq!(kept.rest().await, "");
+    server.drain.begin();
+    assert_eq!(server.drained().await.refused, 0);
+}
+
+#[tokio::test]
+async fn hooks_run_once_are_waited_for_and_get_the_deadline() {
+    let drain = Drain::builder().timeout(LONG).build();
+    let (said, mut hooks) = mpsc::unbounded_channel();
+    let (go_on, waits) = oneshot::channel::<()>();
+    let first = said.clone();
+    drain.on_shutdown(async move |deadline| {
+        first.send(deadline).expect("listened to");
+        waits.await.expect("told");
+    });
+    let server = start(drain, |server| server);
+    assert!(hooks.try_recv().is_err());
+    server.drain.begin();
+    let deadline = guarded(hooks.recv()).await.expect("run");
+    assert_eq!(deadline, server.drain.deadline());
+    let left = deadline.expect("there is one") - tokio::time::Instant::now();
+    assert!(left > LONG - Duration::from_secs(60) && left <= LONG);
+    assert_eq!(server.drain.left().guards, 1);
+    go_on.send(()).expect("waited for");
+    let drain = server.drain.clone();
+    server.drained().await;
+    assert!(hooks.try_recv().is_err());
+    // Too late to be waited for, not to be run.
+    drain.on_shutdown(async move |_| said.send(None).expect("listened to"));
+    assert_eq!(guarded(hooks.recv()).await, Some(None));
+}
+
+#[tokio::test]
+async fn connections_have_values_and_services_of_their_own() {
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let peers = Arc::new(Mutex::new(Vec::new()));
+    let seen = peers.clone();
+    let app = Router::new().route(
+        "/",
+        routing::get(
+            async |Extension(number): Extension<usize>,
+                   ConnectInfo(peer): ConnectInfo<SocketAddr>| {
+                format!("{number} {peer} hello")
+            },
+        ),
+    );
+    let drain = Drain::new();
+    let server = Serve::per_connection(move |peer: &Peer| {
+        let mut peers = peers.lock().expect("no panic");
+        peers.push(peer.tcp().expect("TCP"));
+        app.clone().layer(Extension(peers.len()))
+    })
+    .listen(tcp)
+    .on_connect(|connection, extensions| {
+        extensions.insert(ConnectInfo(connection.peer().tcp().expect("TCP")));
+    })
+    .with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    for number in 1..=2 {
+        let mut client = Client::connect(address).await;
+        let own = client.stream.local_addr().expect("connected");
+        for _ in 0..2 {
+            let answer = client.hello().await;
+            assert!(
+                answer.ends_with(&format!("{number} {own} hello")),
+                "{answer}"
+            );
+        }
+        assert_eq!(seen.lock().expect("no panic").last(), Some(&own));
+    }
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}
+
+#[tokio::test]
+async fn connections_are_seen_by_their_states() {
+    let server = start(Drain::new(), |server| server);
+    let mut client = Client::connect(server.address).await;
+    let state = |expected: &'static str| {
+        let drain = server.drain.clone();
+        async move {
+            let seen = guarded(async {
+                while drain.left().connections.to_string() != expected {
+                    tokio::task::yield_now().await;
+                }
+            });
+            seen.await;
+        }
+    };
+    state("1 silent").await;
+    client.send("GET /gate HTTP/1.1\r\n").await;
+    state("1 reading a head").await;
+    client.send("host: test\r\n\r\n").await;
+    state("1 handling").await;
+    server.shared.open.notify_one();
+    client.read_until("passed").await;
+    state("1 idle").await;
+    client.get("/events").await;
+    client.read_until("tick").await;
+    state("1 streaming").await;
+    drop(client);
+    state("none").await;
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn either_http_can_be_asked_for() {
+    let server = start(Drain::new(), Serve::http1_only);
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.end().await;
+    Client::connect(server.address).await.hello().await;
+    server.drain.begin();
+    server.drained().await;
+
+    let server = start(Drain::new(), Serve::http2_only);
+    let mut client = Client::connect(server.address).await;
+    client.send(get("/")).await;
+    client.end().await;
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/")).await;
+    client.frame_of(frames::DATA).await;
+    server.drain.begin();
+    client.pongs = true;
+    while client.frame().await.is_some() {}
+    server.drained().await;
+}
+
+/// A PING that is not answered ends it, drain or not.
+#[tokio::test]
+async fn http2_is_kept_alive_only_while_it_answers() {
+    let server = start(Drain::new(), |server| server.http2_keep_alive(SHORT, SHORT));
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    let began = Instant::now();
+    client.end().await;
+    assert!(began.elapsed() >= 2 * SHORT, "{:?}", began.elapsed());
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// A listener of one's own, whose queue is not seen.
+#[tokio::test]
+async fn b16_likewise_of_any_listener() {
+    struct NoDelay(TcpListener);
+
+    impl Listener for NoDelay {
+        type Io = TcpStream;
+        type Addr = SocketAddr;
+
+        fn poll_accept(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+            let (stream, peer) = ready!(self.0.poll_accept(cx))?;
+            stream.set_nodelay(true)?;
+            Poll::Ready(Ok((stream, peer)))
+        }
+    }
+
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let server = start(Drain::new(), |server| server.listen(NoDelay(tcp)));
+    Client::connect(address).await.hello().await;
+    let mut queued = Client::connect(address).await;
+    queued.get("/").await;
+    server.drain.begin();
+    assert!(queued.rest().await.ends_with("hello"));
+    server.drained().await;
+}
