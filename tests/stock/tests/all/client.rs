@@ -3,12 +3,12 @@
 use crate::guarded;
 use std::{io, net::SocketAddr};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<T = TcpStream> {
+    pub stream: T,
     /// Of HTTP/2: answers PINGs as they come.
     pub pongs: bool,
     /// The GOAWAYs that have come: the last stream, and the error.
@@ -24,7 +24,24 @@ impl Client {
         Ok(Self::over(TcpStream::connect(address).await?))
     }
 
-    pub fn over(stream: TcpStream) -> Self {
+    /// Nothing has come, and it is open.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The next frame, or the end, be it a FIN or a reset.
+    pub async fn frame_or_end(&mut self) -> Option<Frame> {
+        guarded(self.stream.readable()).await.expect("readable");
+        let mut first = [0];
+        match guarded(self.stream.peek(&mut first)).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => self.frame().await,
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
+    pub fn over(stream: T) -> Self {
         Self {
             stream,
             pongs: false,
@@ -76,11 +93,6 @@ impl Client {
             guarded(self.stream.read(&mut scratch)).await,
             Ok(0) | Err(_)
         ) {}
-    }
-
-    /// Nothing has come, and it is open.
-    pub fn is_open(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -140,7 +152,7 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
-impl Client {
+impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     /// The next frame; `None` at the end, which must be a FIN.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
@@ -169,16 +181,6 @@ impl Client {
             self.goaways.push(frame.goaway());
         }
         Some(frame)
-    }
-
-    /// Likewise; a reset is an end, too.
-    pub async fn frame_or_end(&mut self) -> Option<Frame> {
-        guarded(self.stream.readable()).await.expect("readable");
-        let mut first = [0];
-        match guarded(self.stream.peek(&mut first)).await {
-            Ok(0) | Err(_) => None,
-            Ok(_) => self.frame().await,
-        }
     }
 
     /// The next frame of that kind that is no acknowledgement; others are skipped.

@@ -10,6 +10,7 @@ mod http2;
 mod limits;
 mod serve;
 mod server;
+mod tls;
 mod upgrades;
 
 use std::time::Duration;

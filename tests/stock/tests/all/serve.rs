@@ -35,17 +35,7 @@ const SHORT: Duration = Duration::from_millis(100);
 
 /// With settings.
 fn start(drain: Drain, set_up: impl FnOnce(Serve<Router>) -> Serve<Router>) -> Server {
-    let shared = Shared::new(&drain);
-    let tcp = bind();
-    let address = tcp.local_addr().expect("bound");
-    let server = tower_graceful::serve(tcp, app(shared.clone()));
-    let server = set_up(server.with_drain(drain.clone())).into_future();
-    Server {
-        drain,
-        address,
-        shared,
-        done: tokio::spawn(async { Ok(server.await?) }),
-    }
+    Server::serve(drain, |tcp, app| set_up(tower_graceful::serve(tcp, app)))
 }
 
 impl Client {

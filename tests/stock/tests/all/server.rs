@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::service::Routes;
-use tower_graceful::{Drain, Drained, GracefulLayer, Phase, RunError};
+use tower_graceful::{Drain, Drained, GracefulLayer, Phase, RunError, server::Serve};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -131,6 +131,21 @@ impl Server {
             address,
             shared,
             done,
+        }
+    }
+
+    /// `tower_graceful::serve`, as it is set up.
+    pub fn serve(drain: Drain, set_up: impl FnOnce(TcpListener, Router) -> Serve<Router>) -> Self {
+        let tcp = bind();
+        let address = tcp.local_addr().expect("bound");
+        let shared = Shared::new(&drain);
+        let server = set_up(tcp, app(shared.clone())).with_drain(drain.clone());
+        let server = server.into_future();
+        Self {
+            drain,
+            address,
+            shared,
+            done: tokio::spawn(async { Ok(server.await?) }),
         }
     }
 
