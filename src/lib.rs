@@ -4,7 +4,7 @@
 //! they are: a layer around any [tower] service, which counts requests and refuses new ones; a
 //! listener in front of it, which counts connections, empties the accept queue and cuts what would
 //! hang; and one [`Drain`] that they share, with phases, a deadline, a second signal that forces,
-//! and a report that says what was left.
+//! and a report that says what was left. Who owns the loop has all of it in one call, [`serve`].
 //!
 #![cfg_attr(all(feature = "axum", feature = "signal"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "axum", feature = "signal")), doc = "```ignore")]
@@ -20,6 +20,21 @@
 //! let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
 //! let drained = drain.run(server, signal::terminate()).await?;
 //! println!("{drained}"); // drained in 1.2s: 31 completed, 0 refused, nothing left
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or, without axum's or tonic's server, for any HTTP tower service: Go's `Serve` and `Shutdown`.
+//!
+#![cfg_attr(all(feature = "server", feature = "signal"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "server", feature = "signal")), doc = "```ignore")]
+//! # use axum::{Router, routing::get};
+//! # use tower_graceful::signal;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let app = Router::new().route("/", get("hello"));
+//! let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! let drained = tower_graceful::serve(tcp, app).shutdown_on(signal::terminate()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -57,6 +72,15 @@
 //! * **A response is not destroyed by the close**: the rest of an upload is read for a moment, so
 //!   that its refusal can be.
 //!
+//! # What `serve` promises
+//!
+//! All of that, and:
+//!
+//! * **Each connection is closed as soon as nothing can be lost by it**, and not before: see
+//!   [`server`]. Over HTTP/2 a refusal is a REFUSED_STREAM, which clients send elsewhere.
+//! * **A handshake is part of its connection**: counted, limited in time, and nobody waits for it.
+//! * **No orphans**: who drops the server ends its connections.
+//!
 //! # What is not promised
 //!
 //! * **A layer alone sees requests, not connections.** Its count falls to 0 when the *server* has
@@ -65,7 +89,8 @@
 //! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
 //!   ([`Connections`]), unless they are encrypted: put TLS inside of it, `drain.listener(tls)`.
 //! * A client that connects in the very microsecond in which the listener closes is reset by the
-//!   kernel, unless the listener is the process's own (`Drain::bind`) and this is Linux. A client that sends a request on a kept connection later than the
+//!   kernel, unless the listener is the process's own (`Drain::bind`, `Serve::exclusive`) and this is
+//!   Linux. A client that sends a request on a kept connection later than the
 //!   [settling](DrainBuilder::settle) allows finds it closed.
 //! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
 //!
@@ -80,9 +105,17 @@
     feature = "net",
     doc = "| [`Drain::bind`], [`Drain::listener`], [`Drain::incoming`] | the connections, for `axum::serve`, tonic and loops by hand |"
 )]
+#![cfg_attr(
+    feature = "server",
+    doc = "| [`serve`] | a server of this crate's own: listeners, TLS, limits, and what Go's has |"
+)]
 //! | [`Drain::shutdown_signal`] | tells a server when to stop |
 //! | [`Drain::reached`] | tells handlers, streams and tasks when to stop |
 //! | [`Drain::guard`], [`Drain::track`] | work that is no request and is waited for |
+#![cfg_attr(
+    feature = "net",
+    doc = "| [`Drain::on_shutdown`] | work that begins with the drain |"
+)]
 //! | [`Drain::readiness`] | `/readyz` |
 //! | [`signal::terminate`] | SIGTERM, SIGINT, Ctrl-C |
 //! | [`refusal`] | what is said to those who come too late |
@@ -99,7 +132,9 @@
 //!
 //! # Features
 //!
-//! * `net` (default): listeners and connections, with tokio's `net`.
+//! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
+//! * `rustls`: TLS for it.
+//! * `net` (with `server`): listeners and connections, with tokio's `net`.
 //! * `signal` (default): the [`signal`] module, with tokio's signal driver.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
@@ -111,6 +146,10 @@
 #![cfg_attr(
     not(feature = "signal"),
     doc = "\n[`signal`]: https://docs.rs/tower-graceful\n[`signal::terminate`]: https://docs.rs/tower-graceful"
+)]
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "\n[`serve`]: https://docs.rs/tower-graceful\n[`server`]: https://docs.rs/tower-graceful"
 )]
 #![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 

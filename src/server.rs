@@ -1,9 +1,36 @@
 //! [`serve`]: Go's `Serve` and `Shutdown`, for any HTTP tower service.
 //!
-//! One loop accepts and gives each [connection](connection) a task of its own, on hyper's HTTP/1 and
-//! HTTP/2. It stands on what the crate has for other servers' connections, and knows more than they
-//! say: when a call begins and ends. So it closes each connection by itself as soon as nothing can
-//! be lost by it, where a wrapper has to wait for all of them.
+//! One loop accepts, and each connection has a task of its own, on hyper's HTTP/1 and HTTP/2. It
+//! stands on what the crate has for other servers' connections, and knows more than they say: when a
+//! call begins and ends. So it closes each connection by itself as soon as nothing can be lost by
+//! that, where a wrapper has to wait for all of them:
+//!
+//! * HTTP/1, idle: when it has been idle for the [settling](crate::DrainBuilder::settle) (a client that
+//!   has just had its answer may have written its next request), and two looks into the socket have
+//!   found nothing, with the runtime asking the kernel for news between them. Both the looks and the
+//!   close are the task's: one that is decided closed executes nothing more, one that has executed
+//!   something is answered.
+//! * HTTP/1, busy: its response says `Connection: close`, if its head is not out yet.
+//! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
+//!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)): streams that are opened between the two
+//!   are served.
+//! * Silent, or in the middle of a head or a handshake: each has its limit, see
+//!   [`DrainIo`](crate::DrainIo).
+//!
+//! # Without a drain
+//!
+//! A handshake and a head have [30 s](Serve::header_read_timeout); connections may be limited in
+//! [number](Serve::max_connections), [idleness](Serve::idle_timeout) and
+//! [age](Serve::max_connection_age). None of these costs a request a timer.
+//!
+//! # Sockets that others have, too
+//!
+//! A socket inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`) or shared with a successor is
+//! given to [`serve`] like any other. At the end its accept queue is emptied and it is closed; what comes
+//! then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. Sockets with `SO_REUSEPORT`
+//! have a queue each, and theirs is emptied likewise; with `exclusive`, a client that comes in the very
+//! moment tries again, a second later, and finds the other one; without, it is reset.
+//! `examples/restart` replaces a server under load without refusing or losing anything.
 //!
 //! # Coming from Go
 //!

@@ -12,11 +12,13 @@ use super::{
     state::{Kind, State},
 };
 use atomic_waker::AtomicWaker;
+#[cfg(feature = "server")]
+use std::sync::atomic::AtomicBool;
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -94,6 +96,7 @@ pub(crate) struct Connection {
     /// How many calls have begun or ended on it, where somebody says so: odd while one is on.
     calls: AtomicU32,
     /// It is to be closed at the next occasion, drain or not.
+    #[cfg(feature = "server")]
     retires: AtomicBool,
     hub: Arc<Hub<State>>,
 }
@@ -223,6 +226,7 @@ impl Registered {
             writer: AtomicWaker::new(),
             driver: AtomicWaker::new(),
             calls: AtomicU32::new(0),
+            #[cfg(feature = "server")]
             retires: AtomicBool::new(false),
             hub,
         });
