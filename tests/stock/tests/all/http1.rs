@@ -463,27 +463,29 @@ async fn f45_done_means_written() {
 
 #[test]
 fn f45_the_process_may_exit_when_the_waiter_returns() {
-    // The runtime goes with everything in it the moment the waiter has returned.
-    let (send, receive) = std::sync::mpsc::channel();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let clients = tokio::runtime::Runtime::new().expect("a runtime");
-    let server = runtime.block_on(Server::start(Kind::Axum, Drain::new()));
-    let address = server.address;
-    clients.spawn(async move {
-        let mut client = Client::connect(address).await;
-        client.get("/big").await;
-        client.head().await;
-        send.send(None).expect("the test waits");
-        // Slower than the server.
-        sleep(Duration::from_millis(300)).await;
-        send.send(Some(client.rest().await.len()))
-            .expect("the test waits");
-    });
-    assert_eq!(receive.recv(), Ok(None));
-    runtime.block_on(async {
-        server.drain.begin();
-        server.drained().await
-    });
-    runtime.shutdown_background();
-    assert!(receive.recv().expect("the client ends").expect("a length") > crate::server::BIG);
+    for kind in ALL {
+        // The runtime goes with everything in it the moment the waiter has returned.
+        let (send, receive) = std::sync::mpsc::channel();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let clients = tokio::runtime::Runtime::new().expect("a runtime");
+        let server = runtime.block_on(Server::start(kind, Drain::new()));
+        let address = server.address;
+        clients.spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.get("/big").await;
+            client.head().await;
+            send.send(None).expect("the test waits");
+            // Slower than the server.
+            sleep(Duration::from_millis(300)).await;
+            send.send(Some(client.rest().await.len()))
+                .expect("the test waits");
+        });
+        assert_eq!(receive.recv(), Ok(None));
+        runtime.block_on(async {
+            server.drain.begin();
+            server.drained().await
+        });
+        runtime.shutdown_background();
+        assert!(receive.recv().expect("the client ends").expect("a length") > crate::server::BIG);
+    }
 }

@@ -1,4 +1,5 @@
-//! What clients see of axum::serve and tonic, unmodified, when their connections are the drain's.
+//! What clients see of axum::serve and tonic, unmodified, when their connections are the drain's; and
+//! of `tower_graceful::serve`.
 //!
 //! Real sockets, and no clock but the real one: where a case says "for so long", it takes so long.
 
