@@ -8,9 +8,12 @@ mod connection;
 mod door;
 mod incoming;
 mod listener;
+mod probe;
 mod queue;
 mod wire;
 
+#[cfg(feature = "server")]
+pub(crate) use self::probe::has_news;
 pub use self::{connection::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;

@@ -12,13 +12,11 @@ use super::{
     state::{Kind, State},
 };
 use atomic_waker::AtomicWaker;
-#[cfg(feature = "server")]
-use std::sync::atomic::AtomicBool;
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -96,7 +94,6 @@ pub(crate) struct Connection {
     /// How many calls have begun or ended on it, where somebody says so: odd while one is on.
     calls: AtomicU32,
     /// It is to be closed at the next occasion, drain or not.
-    #[cfg(feature = "server")]
     retires: AtomicBool,
     hub: Arc<Hub<State>>,
 }
@@ -226,7 +223,6 @@ impl Registered {
             writer: AtomicWaker::new(),
             driver: AtomicWaker::new(),
             calls: AtomicU32::new(0),
-            #[cfg(feature = "server")]
             retires: AtomicBool::new(false),
             hub,
         });
@@ -325,6 +321,12 @@ impl Connection {
         self.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
     }
 
+    /// Whether it is to be closed at the next occasion.
+    #[inline]
+    pub(crate) fn retires(&self) -> bool {
+        self.retires.load(Ordering::Acquire)
+    }
+
     /// Answers the roll call: it has been looked at.
     pub(crate) fn answer(&self) {
         let expected = is_expected(self.word.load(Ordering::Relaxed));
@@ -389,11 +391,6 @@ impl Connection {
 
     pub(crate) fn retire(&self) {
         self.retires.store(true, Ordering::Release);
-    }
-
-    #[inline]
-    pub(crate) fn retires(&self) -> bool {
-        self.retires.load(Ordering::Acquire)
     }
 
     pub(crate) fn turns(&self) -> u32 {

@@ -1,5 +1,5 @@
 use super::wire::Wire;
-use crate::drain::{Activity, Entrance, Registered, Stage};
+use crate::drain::{Activity, Registered, Stage};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
@@ -51,6 +51,8 @@ pin_project! {
     pub struct DrainIo<T> {
         #[pin]
         io: T,
+        // Whether it has something to be read that the runtime has not heard of.
+        has_news: fn(&T) -> bool,
         watch: Watch,
     }
 }
@@ -64,6 +66,8 @@ struct Watch {
     /// The head of a request was read, of which the server has not made a call yet: it could
     /// still be refused.
     delivering: bool,
+    /// Something is there to be read that the runtime has not heard of.
+    news: bool,
     /// Since when HTTP/2 has had no streams, as far as that was seen while parting.
     idle_since: Option<Instant>,
     /// The last read had to wait: its waker will do.
@@ -83,19 +87,15 @@ struct Watch {
 }
 
 impl<T> DrainIo<T> {
-    /// Counts it; `None` if the drain admits nothing any more.
-    pub(super) fn new(io: T, entrance: &Entrance) -> Option<Self> {
-        Some(Self::over(io, Registered::enter(entrance)?))
-    }
-
-    /// For one that has been counted before.
-    pub(crate) fn over(io: T, registered: Registered) -> Self {
+    pub(crate) fn new(io: T, registered: Registered, has_news: fn(&T) -> bool) -> Self {
         Self {
             io,
+            has_news,
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
                 delivering: false,
+                news: false,
                 idle_since: None,
                 reading: false,
                 shown: (Activity::Silent, false),
@@ -181,7 +181,8 @@ impl Watch {
             false => self.wire.activity(),
         };
         // Of interest to a drain only.
-        let expected = stage >= Stage::Awaiting && (self.delivering || self.is_young());
+        let expected =
+            self.news || (stage >= Stage::Awaiting && (self.delivering || self.is_young()));
         if (activity, expected) != self.shown {
             self.publish(activity, expected);
         }
@@ -278,6 +279,21 @@ impl Watch {
         Ok(())
     }
 
+    /// Whether it matters what is there to be read, and has not been: the connection is closed soon.
+    fn looks_closely(&self, stage: Stage) -> bool {
+        let closes = stage >= Stage::Settling || self.registered.connection().retires();
+        closes && stage < Stage::Forced && !matches!(self.wire, Wire::Upgraded)
+    }
+
+    /// Something is there to be read, and the runtime will hear of it.
+    #[cold]
+    fn expect(&mut self, cx: &mut Context<'_>) {
+        self.reading = false;
+        self.news = true;
+        self.publish(self.shown.0, true);
+        cx.waker().wake_by_ref();
+    }
+
     /// Nothing is there to be read: ready if nothing more is waited for.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.reading = true;
@@ -361,13 +377,19 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
+        let mut io = this.io;
         let read = if stage < Stage::Settling {
-            this.io.poll_read(cx, buf)
+            io.as_mut().poll_read(cx, buf)
         } else {
             // A task's budget shall not pass for a peer that has nothing to say.
-            read_unconstrained(this.io, cx, buf)
+            read_unconstrained(io.as_mut(), cx, buf)
         };
+        watch.news = false;
         match read {
+            Poll::Pending if watch.looks_closely(stage) && (this.has_news)(&io) => {
+                watch.expect(cx);
+                Poll::Pending
+            }
             Poll::Pending => watch.poll_idle(cx),
             ready => {
                 watch.saw_read(&buf.filled()[before..], stage);

@@ -1,8 +1,9 @@
 use super::{
     connection::DrainIo,
     door::{Door, State},
+    probe::has_news,
 };
-use crate::drain::Drain;
+use crate::drain::{Drain, Registered};
 use futures_core::Stream;
 use pin_project_lite::pin_project;
 use std::{
@@ -61,6 +62,7 @@ impl<S> DrainIncoming<S> {
 impl<S, T, E> Stream for DrainIncoming<S>
 where
     S: Stream<Item = Result<T, E>>,
+    T: 'static,
 {
     type Item = Result<DrainIo<T>, E>;
 
@@ -80,7 +82,8 @@ where
                     return Poll::Ready(Some(Err(error)));
                 }
                 Some(Ok(io)) => {
-                    if let Some(io) = DrainIo::new(io, this.door.entrance()) {
+                    if let Some(registered) = Registered::enter(this.door.entrance()) {
+                        let io = DrainIo::new(io, registered, has_news);
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }

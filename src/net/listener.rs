@@ -1,6 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State, is_of_the_connection},
+    probe::has_news,
     queue::Queue,
 };
 use crate::drain::{Drain, Registered};
@@ -171,7 +172,8 @@ impl<L: 'static> DrainListener<L> {
         accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<(DrainIo<T>, A)>> {
         self.poll_registered(cx, accept).map(|accepted| {
-            accepted.map(|(io, address, registered)| (DrainIo::over(io, registered), address))
+            let (io, address, registered) = accepted?;
+            Some((DrainIo::new(io, registered, has_news), address))
         })
     }
 
@@ -308,7 +310,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
                 Listening::Closed => return std::future::pending().await,
             };
             if let Some((io, address, registered)) = self.admit(next) {
-                return (DrainIo::over(io, registered), address);
+                return (DrainIo::new(io, registered, has_news), address);
             }
         }
     }

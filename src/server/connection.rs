@@ -20,10 +20,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::{
-    task::yield_now,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 /// Ends when the connection has ended, or has become something else (a WebSocket).
@@ -67,7 +64,7 @@ pub(super) async fn serve<T, H, S, B>(
         shared: shared.clone(),
         extensions,
     };
-    let io = TokioIo::new(DrainIo::over(io, registered));
+    let io = TokioIo::new(DrainIo::new(io, registered, H::has_news));
     let http = &shared.http;
     match protocol {
         Protocol::Either => {
@@ -98,8 +95,6 @@ struct Driver<'a> {
     idle: Option<(u32, Instant)>,
     /// Likewise, since when a head is read.
     reading: Option<(u32, Instant)>,
-    /// It is to be closed if it is still idle, in the same turn.
-    doomed: Option<u32>,
     /// It was told to shut down.
     told: bool,
     /// To be woken when the drain goes on.
@@ -125,7 +120,6 @@ impl<'a> Driver<'a> {
             shared,
             idle: None,
             reading: None,
-            doomed: None,
             told: false,
             asked: None,
             retires_at,
@@ -166,20 +160,18 @@ impl<'a> Driver<'a> {
         poll_fn(|cx| {
             loop {
                 let stage = self.listen(cx);
+                // Whether what is read from here on is looked at closely.
+                let closes = self.closes(stage);
                 if self.shared.is_dropped() || http.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                match self.look(stage) {
+                match self.look(stage, closes) {
                     Next::Wait(until) => {
                         if !self.poll_timer(until, cx) {
                             return Poll::Pending;
                         }
                     }
-                    Next::LookAgain => {
-                        // Once more after the runtime has asked the kernel for news: what it has not
-                        // heard of does not show in a read.
-                        return pin!(yield_now()).poll(cx);
-                    }
+                    Next::LookAgain => {}
                     Next::Tell => {
                         self.told = true;
                         tell(http.as_mut());
@@ -200,7 +192,12 @@ impl<'a> Driver<'a> {
         connection.stage()
     }
 
-    fn look(&mut self, stage: Stage) -> Next {
+    /// Whether it is to be closed at the next occasion.
+    fn closes(&self, stage: Stage) -> bool {
+        stage >= Stage::Settling || self.connection.retires()
+    }
+
+    fn look(&mut self, stage: Stage, closed: bool) -> Next {
         let connection = &self.connection;
         let limits = &self.shared.limits;
         if !self.shared.keep_alive.is_enabled() {
@@ -215,7 +212,7 @@ impl<'a> Driver<'a> {
                 connection.retire();
             }
         }
-        let closes = stage >= Stage::Settling || connection.retires();
+        let closes = self.closes(stage);
         let age = match self.retires_at {
             Some(at) if connection.retires() => limits.overdue_at(at),
             at => at,
@@ -264,19 +261,18 @@ impl<'a> Driver<'a> {
                 let since = since(&mut self.idle, turn);
                 match limit.and_then(|limit| since.checked_add(limit)) {
                     Some(at) if at <= Instant::now() || stage >= Stage::Forced => {
-                        if self.doomed.replace(turn) == Some(turn) {
-                            Next::Tell
-                        } else {
-                            Next::LookAgain
+                        if closed {
+                            return Next::Tell;
                         }
+                        // Once more, closely: what the runtime has not heard of does not show in a
+                        // read.
+                        connection.retire();
+                        Next::LookAgain
                     }
                     at => until(at),
                 }
             }
-            _ => {
-                self.doomed = None;
-                until(None)
-            }
+            _ => until(None),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can be listened to, and what is done before a request can come.
 
+use crate::net::has_news;
 use std::{
     future::{Future, ready},
     io,
@@ -153,6 +154,9 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
 
     fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
 
+    /// Whether there is something to be read that the runtime has not heard of.
+    fn has_news(io: &Self::Io) -> bool;
+
     fn protocol(_: &Self::Io) -> Protocol {
         Protocol::Either
     }
@@ -169,6 +173,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
 
     fn shake(&self, io: T) -> impl Future<Output = io::Result<T>> + Send + use<T> {
         ready(Ok(io))
+    }
+
+    fn has_news(io: &T) -> bool {
+        has_news(io)
     }
 
     fn established<'a>(_: &'a T, peer: &'a Peer) -> Established<'a> {

@@ -1,6 +1,7 @@
 //! TLS, by rustls.
 
 use super::listener::{Established, Handshake, Peer, Protocol};
+use crate::net::has_news;
 use std::{future::Future, io, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
@@ -23,6 +24,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
 
     fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
         self.0.accept(io)
+    }
+
+    fn has_news(io: &Self::Io) -> bool {
+        has_news(io.get_ref().0)
     }
 
     fn protocol(io: &Self::Io) -> Protocol {

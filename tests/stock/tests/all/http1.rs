@@ -3,7 +3,7 @@
 use crate::{
     client::{Client, closes, get},
     guarded,
-    server::{ALL, Kind, Server, bind},
+    server::{ALL, Server, bind},
 };
 use std::{
     future::Future,

@@ -75,6 +75,26 @@ async fn a01_a_connection_that_has_long_been_idle_closes_at_once() {
     server.drained().await;
 }
 
+/// Its next request is in the socket, and the runtime has not been told.
+#[tokio::test]
+async fn a05_what_the_runtime_has_not_heard_of_is_served() {
+    for _ in 0..20 {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let server = start(drain, |server| server);
+        let mut client = Client::connect(server.address).await;
+        client.hello().await;
+        // All of it before the one thread asks the kernel for news again.
+        let request = get("/");
+        let written = client.stream.try_write(request.as_bytes());
+        assert_eq!(written.expect("room"), request.len());
+        server.drain.begin();
+        let answer = client.rest().await;
+        assert!(answer.ends_with("hello"), "{answer:?}");
+        assert_eq!(closes(&answer), 1);
+        server.drained().await;
+    }
+}
+
 /// A stream that is refused, by a tenant that is drained by itself: the client may send the request
 /// elsewhere.
 #[tokio::test]
@@ -389,11 +409,19 @@ async fn connections_beyond_the_limit_wait_in_the_queue() {
     drop(second);
     third.read_until("hello").await;
     // What arrived in time is served, limit or not.
+    for held in [&mut first, &mut third] {
+        held.get("/gate").await;
+        server.at_the_gate().await;
+    }
     let mut fourth = Client::connect(server.address).await;
     fourth.get("/").await;
     server.drain.begin();
     let answer = fourth.rest().await;
     assert!(answer.ends_with("hello"), "{answer}");
+    server.shared.open.notify_one();
+    first.read_until("passed").await;
+    server.shared.open.notify_one();
+    third.read_until("passed").await;
     server.drained().await;
 }
 

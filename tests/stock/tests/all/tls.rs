@@ -191,6 +191,24 @@ async fn a15_a_handshake_has_the_grace_of_its_connection() {
     assert!(drained.elapsed < 2 * grace, "{drained}");
 }
 
+#[tokio::test]
+async fn a15_a_handshake_is_cut_at_the_deadline() {
+    let timeout = Duration::from_millis(200);
+    let drain = Drain::builder().timeout(timeout).grace(20 * timeout);
+    let server = start(drain.build());
+    let mut stalled = TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    while server.drain.left().connections.silent == 0 {
+        tokio::task::yield_now().await;
+    }
+    server.drain.begin();
+    let drained = server.drained().await;
+    assert!(drained.elapsed < 5 * timeout, "{drained}");
+    let end = guarded(stalled.read(&mut [0; 64])).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
 /// One that stalls in its handshake holds up nobody, and is closed in time.
 #[tokio::test]
 async fn a15_handshakes_hold_up_nobody_and_have_a_time_limit() {

@@ -1,0 +1,28 @@
+//! A look into a socket that does not go by way of the runtime: what the kernel has, the runtime may
+//! not have heard of yet.
+
+use socket2::SockRef;
+use std::{any::Any, mem::MaybeUninit};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+/// Whether there is something to be read; false where it cannot be seen, too.
+pub(crate) fn has_news<T: Any>(io: &T) -> bool {
+    let io: &dyn Any = io;
+    if let Some(tcp) = io.downcast_ref::<TcpStream>() {
+        return peeks(SockRef::from(tcp));
+    }
+    #[cfg(unix)]
+    if let Some(unix) = io.downcast_ref::<UnixStream>() {
+        return peeks(SockRef::from(unix));
+    }
+    false
+}
+
+/// At the end of what the peer sends there is nothing to be read.
+fn peeks(socket: SockRef<'_>) -> bool {
+    socket
+        .peek(&mut [MaybeUninit::uninit()])
+        .is_ok_and(|seen| seen > 0)
+}
