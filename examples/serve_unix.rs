@@ -1,0 +1,92 @@
+//! A Unix socket, as for a proxy on the same machine, and TCP beside it, under one drain.
+//!
+//! `cargo run --example serve_unix -- app.sock`, then `curl --unix-socket app.sock http://localhost`
+//! or `curl localhost:3000`, and Ctrl-C here.
+
+#[cfg(unix)]
+mod unix {
+    use axum::{Extension, Router, routing::get};
+    use std::{
+        env,
+        error::Error,
+        fs::{self, Permissions},
+        io,
+        os::unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::UnixStream,
+        },
+        path::{Path, PathBuf},
+    };
+    use tokio::net::{TcpListener, UnixListener};
+    use tower_graceful::{Drain, server::Peer, signal};
+
+    #[tokio::main]
+    pub async fn main() -> Result<(), Box<dyn Error>> {
+        let path = match env::args_os().nth(1) {
+            Some(path) => PathBuf::from(path),
+            None => env::temp_dir().join("serve_unix.sock"),
+        };
+        let unix = bind(&path)?;
+        // Who may write to the file may connect: here its owner and its group. Until this line the
+        // umask said who, so where that matters, let it lie in a directory that only they may enter.
+        fs::set_permissions(&path, Permissions::from_mode(0o660))?;
+        let tcp = TcpListener::bind("127.0.0.1:3000").await?;
+        println!(
+            "{} and http://localhost:3000, Ctrl-C to stop",
+            path.display()
+        );
+
+        let drain = Drain::new();
+        // When nobody listens any more, not at the end of `main`: what lies there by then may be the
+        // file of a successor.
+        drain.on_shutdown(async move |_deadline| {
+            if let Err(error) = fs::remove_file(&path) {
+                eprintln!("{}: {error}", path.display());
+            }
+        });
+
+        let server = tower_graceful::serve(unix, Router::new().route("/", get(hello)))
+            .listen(tcp)
+            .with_drain(drain)
+            .shutdown_on(signal::terminate())
+            .exclusive()
+            .on_connect(|connection, extensions| {
+                extensions.insert(connection.peer().clone());
+            });
+        println!("{}", server.await?);
+        Ok(())
+    }
+
+    /// Binds it, in place of the file that a process left behind which could not remove it.
+    fn bind(path: &Path) -> io::Result<UnixListener> {
+        match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path)? => {
+                fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        }
+    }
+
+    /// A socket, which connecting to any other file does not tell, and nobody listens.
+    fn is_stale(path: &Path) -> io::Result<bool> {
+        let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        Ok(fs::symlink_metadata(path)?.file_type().is_socket()
+            && UnixStream::connect(path).is_err_and(refuses))
+    }
+
+    async fn hello(Extension(peer): Extension<Peer>) -> String {
+        match peer.tcp() {
+            Some(address) => format!("hello, {address}\n"),
+            None => "hello, neighbour\n".to_owned(),
+        }
+    }
+}
+
+#[cfg(unix)]
+use unix::main;
+
+#[cfg(not(unix))]
+fn main() {
+    println!("There are no Unix sockets here.");
+}
