@@ -517,6 +517,8 @@ async fn hooks_run_once_are_waited_for_and_get_the_deadline() {
         waits.await.expect("told");
     });
     let server = start(drain, |server| server);
+    // Whoever wanted to run has run by then.
+    Client::connect(server.address).await.hello().await;
     assert!(hooks.try_recv().is_err());
     server.drain.begin();
     let deadline = guarded(hooks.recv()).await.expect("run");
