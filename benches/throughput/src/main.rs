@@ -1,5 +1,6 @@
 //! Requests per second of `axum::serve`, plain, with a drain's listener, with its layer as well, and
-//! with another layer: over loopback, in turns within one run, as ratios.
+//! with another layer: over loopback, in turns within one run, as ratios. (What `serve` costs, the
+//! other binary of this package says: `--bin serve`.)
 //!
 //! `cargo run --release --package throughput` prints a table in Markdown. A server has a thread of
 //! its own, and so has the load: 16 connections, each in a closed loop. Rounds are short and the
@@ -13,14 +14,10 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    runtime::{Builder, Runtime},
-    task::JoinSet,
-};
+use throughput::{Http1, cell, load, runtime};
+use tokio::net::TcpListener;
 use tower_graceful::Drain;
 use tower_http::metrics::InFlightRequestsLayer;
 
@@ -35,16 +32,10 @@ const SERVERS: [&str; 4] = [
     "with tower-http's InFlightRequests",
 ];
 
-const MODES: [(&str, Load); 2] = [
-    ("HTTP/1, kept connections", Load::Kept),
-    ("HTTP/1, a connection for each request", Load::Fresh),
+const MODES: [(&str, Http1); 2] = [
+    ("HTTP/1, kept connections", Http1::Kept),
+    ("HTTP/1, a connection for each request", Http1::Fresh),
 ];
-
-#[derive(Clone, Copy)]
-enum Load {
-    Kept,
-    Fresh,
-}
 
 fn main() {
     let servers: Vec<Server> = (0..SERVERS.len()).map(start).collect();
@@ -54,7 +45,7 @@ fn main() {
         SERVERS.join(" | ")
     );
     println!("|---|{}", "--:|".repeat(SERVERS.len()));
-    for (mode, load) in MODES {
+    for (mode, http1) in MODES {
         let mut rates = vec![Vec::new(); servers.len()];
         let mut costs = rates.clone();
         // The first round warms up.
@@ -64,7 +55,8 @@ fn main() {
                 let which = (turn + round) % servers.len();
                 let server = &servers[which];
                 let before = server.cpu_time();
-                let (answered, took) = client.block_on(load_it(server.address, load));
+                let load = load(server.address, http1, CONNECTIONS, ROUND);
+                let (answered, took) = client.block_on(load);
                 let spent = server.cpu_time() - before;
                 now[which] = (answered / took.as_secs_f64(), spent / 1e3 / answered);
             }
@@ -83,26 +75,6 @@ fn main() {
         println!("| {mode}: requests per second | {} |", row(&rates, 0));
         println!("| the server's CPU for one, µs | {} |", row(&costs, 2));
     }
-}
-
-fn cell(rates: &[(f64, f64)], digits: usize) -> String {
-    let sorted = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
-    let (mut absolute, mut ratios): (Vec<f64>, Vec<f64>) = rates.iter().copied().unzip();
-    sorted(&mut absolute);
-    sorted(&mut ratios);
-    let at = |values: &[f64], quarter: usize| values[(values.len() - 1) * quarter / 4];
-    format!(
-        "{:.digits$}, {:.3} ({:.3}–{:.3})",
-        at(&absolute, 2),
-        at(&ratios, 2),
-        at(&ratios, 1),
-        at(&ratios, 3)
-    )
-}
-
-fn runtime() -> Runtime {
-    let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime")
 }
 
 struct Server {
@@ -162,49 +134,4 @@ fn start(which: usize) -> Server {
         });
     });
     server.recv().expect("a server")
-}
-
-/// How many requests were answered, and in what time.
-async fn load_it(server: SocketAddr, load: Load) -> (f64, Duration) {
-    let began = Instant::now();
-    let mut clients = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        clients.spawn(async move {
-            let mut answered = 0u32;
-            let mut connection = TcpStream::connect(server).await.expect("it listens");
-            while began.elapsed() < ROUND {
-                ask(&mut connection, load).await;
-                answered += 1;
-                if let Load::Fresh = load {
-                    connection = TcpStream::connect(server).await.expect("it listens");
-                }
-            }
-            answered
-        });
-    }
-    let answered: u32 = clients.join_all().await.into_iter().sum();
-    (f64::from(answered), began.elapsed())
-}
-
-async fn ask(connection: &mut TcpStream, load: Load) {
-    let request = match load {
-        Load::Kept => {
-            "GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: throughput/0\r\naccept: */*\r\n\r\n"
-        }
-        Load::Fresh => {
-            "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naccept: */*\r\n\r\n"
-        }
-    };
-    connection
-        .write_all(request.as_bytes())
-        .await
-        .expect("open");
-    let mut answer = [0; 1024];
-    let mut filled = 0;
-    while !answer[..filled].ends_with(b"hello") {
-        match connection.read(&mut answer[filled..]).await.expect("open") {
-            0 => panic!("no whole answer"),
-            read => filled += read,
-        }
-    }
 }
