@@ -154,12 +154,17 @@ impl State {
     pub(super) fn update(&self, change: impl FnOnce(&mut Plan)) {
         let mut musters = false;
         let changed = self.plan.send_if_modified(|plan| {
-            let seen = |plan: &Plan| (plan.stage(), plan.next_step(), plan.deadline());
-            let before = seen(plan);
+            let seen = |plan: &Plan| (plan.stage(), plan.deadline());
+            let (before, next) = (seen(plan), plan.next_step());
             change(plan);
             self.stage.0.store(plan.stage() as u8, Ordering::Release);
             musters = before.0 < Stage::Awaiting && plan.stage() >= Stage::Awaiting;
-            before != seen(plan)
+            // Who waits for a step that comes later now, looks in vain and waits again. To wake all
+            // for that would be to wake all whenever one of them answers the roll call.
+            let sooner = plan
+                .next_step()
+                .is_some_and(|at| next.is_none_or(|next| at < next));
+            before != seen(plan) || sooner
         });
         if musters {
             self.registry.muster();
