@@ -154,6 +154,9 @@ impl Registry {
         self.wakes.fetch_add(1, Ordering::AcqRel);
         let mut all = Vec::new();
         self.each(|connection| all.push(connection.clone()));
+        // As they lie in memory, more or less as they came: what they have beside this, here and in
+        // the kernel, lies in that order, too, and each of them is about to touch all of that.
+        all.sort_unstable_by_key(Arc::as_ptr);
         // Not under a lock: what a waker does is nobody's business here.
         for connection in all {
             connection.reader.wake();
