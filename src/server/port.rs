@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
 /// One, of whatever kind.
@@ -55,10 +55,7 @@ impl<L, H> Port<L, H> {
 }
 
 impl Place {
-    fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(places) = &shared.limits.places else {
-            return Poll::Ready(());
-        };
+    fn poll(&mut self, places: &Arc<Semaphore>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::None = self {
             *self = Self::Waiting(Box::pin(places.clone().acquire_owned()));
         }
@@ -99,8 +96,10 @@ where
         loop {
             // At the end, what is in the queue is taken without regard to the limit: it arrived in
             // time, and there is no later.
-            if self.listener.poll_open(cx) {
-                ready!(self.place.poll(shared, cx));
+            if let Some(places) = &shared.limits.places {
+                if self.listener.poll_open(cx) {
+                    ready!(self.place.poll(places, cx));
+                }
             }
             let accepted = self
                 .listener
