@@ -19,7 +19,7 @@ use std::{
         unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     sync::mpsc::{self, Receiver},
     thread,
 };
@@ -64,9 +64,9 @@ impl Executable {
 }
 
 pub struct Server {
-    /// That of all its processes, and the first of them. It is not given away by the system before
-    /// the first one is reaped, which is the last that is done here.
-    group: Pid,
+    /// Whose id is that of the group that all of them are in. The system does not give it to others
+    /// before this one is reaped, which is the last that is done here.
+    first: Child,
     lines: Receiver<String>,
     unread: Vec<String>,
 }
@@ -96,7 +96,7 @@ impl Server {
         set_child_subreaper(true).expect("Linux has it since 3.4");
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let theirs = OwnedFd::from(theirs);
-        let child = command
+        let first = command
             .stdout(theirs.try_clone().expect("a descriptor"))
             .stderr(theirs)
             .process_group(0)
@@ -112,7 +112,7 @@ impl Server {
             }
         });
         Self {
-            group: pid(child.id()),
+            first,
             lines,
             unread: Vec::new(),
         }
@@ -172,10 +172,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = killpg(self.group, Signal::SIGKILL);
+        let group = pid(self.first.id());
+        let _ = killpg(group, Signal::SIGKILL);
         // The end of one makes its successor ours, so there is always one until there is none.
-        let group = Pid::from_raw(-self.group.as_raw());
-        while waitpid(group, None).is_ok() {}
+        while waitpid(Pid::from_raw(-group.as_raw()), None).is_ok() {}
     }
 }
 
