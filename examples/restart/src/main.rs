@@ -38,8 +38,9 @@ async fn serve(mut inheritance: Inheritance) -> Result<(), Box<dyn Error>> {
     // From here on signals wait for `stop`.
     let mut terminate = signal::terminate();
     let successors = Successors::of(socket)?;
-    // Without a lame duck, which is for balancers: this address stays in service.
-    let drain = Drain::new();
+    // Without a lame duck, which is for balancers: this address stays in service. And without hurry:
+    // a client that keeps its connection, and is slow, may have its next request on the way.
+    let drain = Drain::builder().settle(Duration::from_secs(1)).build();
     let begin = drain.clone();
     let stop = async move {
         // Whichever it is, by now nothing of the socket is here, where a drain would not close it.

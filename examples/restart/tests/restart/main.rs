@@ -54,6 +54,27 @@ fn twenty_restarts_under_load_refuse_and_lose_nothing() {
     server.is_over();
 }
 
+/// As `systemctl restart` does it, where there is a socket unit.
+#[test]
+fn whoever_holds_the_socket_may_start_one_after_the_other() {
+    let executable = Executable::new("held");
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    let address = socket.local_addr().expect("bound");
+    let mut load = Load::start(
+        address,
+        &[(Per::Connection, "/", 4), (Per::Request, "/", 4)],
+    );
+    for _ in 0..10 {
+        let socket = socket.try_clone().expect("a descriptor");
+        let mut server = Server::inherit(&executable, socket);
+        let (serving, _) = server.serves();
+        load.is_answered_by(serving, 8);
+        server.signal(serving, SIGTERM);
+        server.drained(serving);
+        assert_eq!(server.exit_code(serving), 0);
+    }
+}
+
 #[test]
 fn a_successor_that_fails_leaves_everything_as_it_was() {
     let executable = Executable::new("fails");
