@@ -14,23 +14,26 @@ mod run;
 mod state;
 mod sync;
 
-#[cfg(feature = "server")]
-pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::{Activity, Registered};
-pub(crate) use self::{guard::InFlight, phase::Stage, sync::contained};
+#[cfg(feature = "server")]
+pub(crate) use self::{connections::Connection, plan::Plan};
 pub use self::{
     guard::{DrainGuard, Tracked},
     outcome::{Connections, DrainTimeout, Drained, Left, Refused, RunError},
     phase::Phase,
     run::{Insist, ServerOutput},
 };
+pub(crate) use self::{
+    guard::{InFlight, Inside},
+    phase::Stage,
+    sync::contained,
+};
 pub(crate) type Entrance = count::Entrance<state::State>;
 
 use self::{
     count::{Count, Hub},
-    guard::Inside,
-    plan::{Plan, Settings},
+    plan::Settings,
     state::{Kind, State},
 };
 use crate::{
@@ -141,7 +144,9 @@ impl DrainBuilder {
     /// 100 ms.
     ///
     /// Only for connections that a listener of the drain has accepted. A client whose next request
-    /// is on its way when the drain begins gets its answer if it arrives within this time.
+    /// is on its way when the drain begins gets its answer if it arrives within this time. A server
+    /// that knows since when a connection has been idle ([`serve`](crate::serve)) counts from then:
+    /// whoever has been idle for longer is as likely to send something now as later.
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settings.settle = settle;
         self

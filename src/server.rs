@@ -73,10 +73,13 @@ mod port;
 mod tls;
 
 pub use self::{
+    call::NotExecuted,
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
 };
 
+#[cfg(feature = "rustls")]
+use self::tls::Tls;
 use self::{
     limits::{Age, Limits},
     listener::{Plain, Protocol},
@@ -166,16 +169,16 @@ where
 pub struct Serve<S, F = Pending<()>> {
     make: Box<dyn FnMut(&Peer) -> S + Send>,
     listeners: Vec<Listen<S>>,
-    exclusive: bool,
     drain: Drain,
     signal: F,
     settings: Settings,
 }
 
 /// A listener, until it is known whose it is.
-type Listen<S> = Box<dyn FnOnce(&Drain, bool) -> Box<dyn Accept<S>> + Send>;
+type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
 struct Settings {
+    exclusive: bool,
     limits: Limits,
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
@@ -184,6 +187,9 @@ struct Settings {
     http1: conn::http1::Builder,
     http2: conn::http2::Builder<TokioExecutor>,
 }
+
+/// Longer than any connection lasts, and short enough to be added to the time of day.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
 
@@ -245,21 +251,25 @@ where
     pub fn per_connection(make: impl FnMut(&Peer) -> S + Send + 'static) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
+        let mut http1 = conn::http1::Builder::new();
+        // Whoever has sent a request and then a FIN waits for its response.
+        http.http1().half_close(true);
+        http1.half_close(true);
         http.http2().timer(TokioTimer::new());
         http2.timer(TokioTimer::new());
         Self {
             make: Box::new(make),
             listeners: Vec::new(),
-            exclusive: false,
             drain: Drain::new(),
             signal: pending(),
             settings: Settings {
+                exclusive: false,
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),
                 on_connect: None,
                 http,
-                http1: conn::http1::Builder::new(),
+                http1,
                 http2,
             },
         }
@@ -290,11 +300,9 @@ where
     /// # }
     /// ```
     pub fn listen<L: Listener>(mut self, listener: L) -> Self {
-        self.listeners.push(Box::new(|drain, exclusive| {
-            Box::new(Port::new(
-                drain.listener(listener).exclusively(exclusive),
-                Plain,
-            ))
+        self.listeners.push(Box::new(|settings, drain| {
+            let listener = drain.listener(listener).exclusively(settings.exclusive);
+            Box::new(Port::new(listener, Plain))
         }));
         self
     }
@@ -323,12 +331,9 @@ where
         listener: L,
         config: Arc<tokio_rustls::rustls::ServerConfig>,
     ) -> Self {
-        let tls = tls::Tls::new(config);
-        self.listeners.push(Box::new(|drain, exclusive| {
-            Box::new(Port::new(
-                drain.listener(listener).exclusively(exclusive),
-                tls,
-            ))
+        self.listeners.push(Box::new(|settings, drain| {
+            let listener = drain.listener(listener).exclusively(settings.exclusive);
+            Box::new(Port::new(listener, Tls::new(config, settings.protocol)))
         }));
         self
     }
@@ -339,7 +344,7 @@ impl<S, F> Serve<S, F> {
     /// are not passed on. Then nobody is reset who connects at the very end; see
     /// [`DrainListener::exclusive`](crate::DrainListener::exclusive).
     pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
+        self.settings.exclusive = true;
         self
     }
 
@@ -359,7 +364,6 @@ impl<S, F> Serve<S, F> {
         let Self {
             make,
             listeners,
-            exclusive,
             drain,
             settings,
             ..
@@ -367,7 +371,6 @@ impl<S, F> Serve<S, F> {
         Serve {
             make,
             listeners,
-            exclusive,
             drain,
             signal,
             settings,
@@ -452,6 +455,15 @@ impl<S, F> Serve<S, F> {
         self
     }
 
+    /// Whether a client over HTTP/1 that closes its half of a connection after its request still gets
+    /// its response. Default: true, as in Go. With `false`, such a client is taken for one that has
+    /// gone, as by axum and hyper, and its handler is cancelled.
+    pub fn http1_half_close(mut self, allowed: bool) -> Self {
+        self.settings.http.http1().half_close(allowed);
+        self.settings.http1.half_close(allowed);
+        self
+    }
+
     /// HTTP/1 only, on connections without TLS and with it.
     pub fn http1_only(mut self) -> Self {
         self.settings.protocol = Some(Protocol::Http1);
@@ -474,6 +486,7 @@ impl<S, F> Serve<S, F> {
     /// Sends a PING on HTTP/2 connections when nothing has come for `interval`, and closes those
     /// that do not answer within `timeout`. Default: none.
     pub fn http2_keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        let [interval, timeout] = [interval, timeout].map(|duration| duration.min(FOR_EVER));
         let mut http2 = self.settings.http.http2();
         http2
             .keep_alive_interval(interval)
@@ -498,21 +511,20 @@ where
         let Self {
             make,
             listeners,
-            exclusive,
             drain,
             signal,
             settings,
         } = self;
-        settings.keep_alive.tells(&drain);
         let ports = listeners
             .into_iter()
-            .map(|listen| listen(&drain, exclusive))
+            .map(|listen| listen(&settings, &drain))
             .collect();
         let shared = Arc::new(Shared {
             drain: drain.clone(),
             settings,
             dropped: AtomicBool::new(false),
         });
+        shared.settings.keep_alive.tells(&shared);
         let server = Server {
             ports,
             make,

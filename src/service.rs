@@ -219,7 +219,7 @@ pub(crate) fn admit<B>(entrance: &Entrance, request: &Request<B>) -> Option<InFl
 /// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
 /// tunnel would open what is about to be closed.
 #[cold]
-fn is_late_upgrade<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
     // What goes on with another HTTP is answered like any other request.
     let leaves_http = |protocol: &str| {
         let protocol = protocol.trim().to_ascii_lowercase();

@@ -24,6 +24,14 @@ impl InFlight {
         entrance.enter().map(|pass| Self { pass })
     }
 
+    /// One more on a connection that is inside, whether or not others are admitted still.
+    #[cfg(feature = "server")]
+    pub(crate) fn of(connection: &Inside) -> Self {
+        Self {
+            pass: connection.pass.clone(),
+        }
+    }
+
     /// Whether the drain has begun.
     #[inline]
     pub(crate) fn is_last_call(&self) -> bool {
@@ -41,7 +49,7 @@ impl Drop for InFlight {
 }
 
 /// Something inside that is no request.
-pub(super) struct Inside {
+pub(crate) struct Inside {
     kind: Kind,
     pass: Pass<State>,
 }

@@ -63,6 +63,8 @@ struct Watch {
     wire: Wire,
     /// The last write had to wait.
     stalled: bool,
+    /// Likewise, the last flush.
+    unflushed: bool,
     /// The head of a request was read, of which the server has not made a call yet: it could
     /// still be refused.
     delivering: bool,
@@ -94,6 +96,7 @@ impl<T> DrainIo<T> {
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
+                unflushed: false,
                 delivering: false,
                 news: false,
                 idle_since: None,
@@ -176,7 +179,7 @@ impl Watch {
     /// Says what it was seen doing.
     #[inline]
     fn show(&mut self, stage: Stage) {
-        let activity = match self.stalled {
+        let activity = match self.stalled || self.unflushed {
             true => Activity::Stalled,
             false => self.wire.activity(),
         };
@@ -434,6 +437,11 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let this = self.project();
         let stage = this.watch.enter_write()?;
         let result = this.io.poll_flush(cx);
+        // What TLS holds has not been written.
+        if result.is_pending() != this.watch.unflushed {
+            this.watch.unflushed = result.is_pending();
+            this.watch.show(stage);
+        }
         // A server with nothing to read or write, but a handler to wait for, comes by here: it has
         // to hear of the deadline. The waker of a read will do, until it has been used.
         if result.is_pending() || !this.watch.reading || stage >= Stage::Awaiting {

@@ -77,9 +77,13 @@ where
                 }
             };
             match next {
-                // At the end, one that errs is as good as an empty one.
                 Some(Err(error)) if this.door.state() == State::Open => {
                     return Poll::Ready(Some(Err(error)));
+                }
+                // At the end, nobody is told, and the next one may be fine. It is over in time.
+                Some(Err(_)) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 Some(Ok(io)) => {
                     if let Some(registered) = Registered::enter(this.door.entrance()) {
@@ -87,7 +91,7 @@ where
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }
-                Some(Err(_)) | None => {}
+                None => {}
             }
             this.incoming.set(None);
             this.door.close();

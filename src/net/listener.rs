@@ -200,10 +200,9 @@ impl<L: 'static> DrainListener<L> {
             Listening::To(listener) if door.state() == State::Open => {
                 Some(ready!(backoff.poll(cx, |cx| accept(listener, cx))))
             }
-            // At the end, one that errs is as good as an empty one.
-            Listening::To(listener) => {
-                ready!(door.poll_silence(cx, |cx| accept(listener, cx).map(Result::ok)))
-            }
+            Listening::To(listener) => ready!(door.poll_silence(cx, |cx| {
+                backoff.poll(cx, |cx| accept(listener, cx)).map(Some)
+            })),
             Listening::Emptying(queue) => ready!(door.poll_queue(cx, || queue.take())),
             Listening::Closed => return Poll::Ready(None),
         };

@@ -87,6 +87,7 @@ impl Wire {
             Self::Unknown(_) => Activity::Reading,
             Self::Http1(http1) => http1.activity(),
             Self::Http2(http2) if http2.has_streams() => Activity::Handling,
+            Self::Http2(http2) if http2.is_reading() => Activity::Reading,
             Self::Http2(_) => Activity::Idle,
             Self::Upgraded => Activity::Upgraded,
             Self::Opaque => Activity::Opaque,
@@ -298,6 +299,13 @@ mod tests {
         assert_eq!(after(&more), Activity::Handling);
         let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
         assert_eq!(after(&all), Activity::Idle);
+        // Half a head is none: neither a part of its frame nor a frame that says that more is to come.
+        let half = frame(1, 0x1, 3, b"abc");
+        let rest = frame(9, 0x4, 3, b"de");
+        assert_eq!(after(&[start[0], ('>', &half[..10])]), Activity::Reading);
+        assert_eq!(after(&[start[0], ('>', &half)]), Activity::Reading);
+        let both = [start[0], ('>', &half[..]), ('>', &rest[..])];
+        assert_eq!(after(&both), Activity::Handling);
         // Trailers of the client open no stream, and a reset ends one.
         let trailers = frame(1, 0x5, 1, b"abc");
         let again = [start[0], start[1], ('<', &end[..]), ('>', &trailers[..])];

@@ -3,10 +3,10 @@
 use super::Shared;
 use crate::{
     body::ResponseBody,
-    drain::{Connection, Entrance, Refused},
+    drain::{Connection, Entrance, InFlight, Inside, Stage},
     future::ResponseFuture,
     refusal::{Answer, Closing},
-    service::admit,
+    service::{admit, is_late_upgrade},
 };
 use http::{Extensions, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -15,6 +15,7 @@ use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
 use std::{
     error::Error,
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -29,6 +30,8 @@ pub(super) struct Calls<S> {
     pub(super) inner: TowerToHyperService<S>,
     pub(super) entrance: Entrance,
     pub(super) connection: Arc<Connection>,
+    /// That connection, as the drain counts it.
+    pub(super) inside: Option<Inside>,
     pub(super) shared: Arc<Shared>,
     /// What each of its requests gets.
     pub(super) extensions: Option<Extensions>,
@@ -54,7 +57,8 @@ where
         }
         let multiplexed = request.version() == Version::HTTP_2;
         let turn = (!multiplexed).then(|| Turn::new(&self.connection));
-        let response = match admit(&self.entrance, &request) {
+        let admitted = admit(&self.entrance, &request).or_else(|| self.admit_late(&request));
+        let response = match admitted {
             Some(in_flight) => {
                 let inner = self.inner.call(request);
                 Some(ResponseFuture::admitted(inner, closing, in_flight))
@@ -69,6 +73,18 @@ where
             closing,
             turn,
         }
+    }
+}
+
+impl<S> Calls<S> {
+    /// Nobody has told this client yet: the response before, which has only just ended, could not say
+    /// `Connection: close` any more. The drain waits for the connection, and this one will be told.
+    #[cold]
+    fn admit_late(&self, request: &Request<Incoming>) -> Option<InFlight> {
+        let late = request.version() == Version::HTTP_2
+            || self.connection.stage() >= Stage::Forced
+            || is_late_upgrade(request);
+        self.inside.as_ref().filter(|_| !late).map(InFlight::of)
     }
 }
 
@@ -115,10 +131,10 @@ where
         let mut response = match ready!(response.poll(cx)) {
             Ok(response) => response,
             Err(error) => match (error.into(), &this.turn) {
-                (error, Some(_)) if is_refusal(&*error) => {
+                (error, Some(_)) if error.is::<NotExecuted>() => {
                     Answer::unavailable().into_response(*this.closing)
                 }
-                (error, None) if is_refusal(&*error) => {
+                (error, None) if error.is::<NotExecuted>() => {
                     return Poll::Ready(Err(refused_stream()));
                 }
                 (error, _) => return Poll::Ready(Err(error)),
@@ -141,18 +157,40 @@ fn refused_stream() -> BoxError {
     h2::Error::from(h2::Reason::REFUSED_STREAM).into()
 }
 
-/// Of a service inside that is drained by itself.
-#[cold]
-fn is_refusal(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<Refused>() {
-            return true;
-        }
-        next = error.source();
+/// An error of a service under [`serve`](crate::serve) that has not begun to execute the request.
+///
+/// Over HTTP/2 it is answered by a RST_STREAM with REFUSED_STREAM, after which clients send the request
+/// elsewhere, whatever its method ([RFC 9113, section
+/// 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)); over HTTP/1 by a 503. Any other error of a
+/// service ends its stream, or its connection. So it is for the outermost layers, which know; a handler
+/// that has done something must not say so.
+///
+/// ```
+/// use http::{Request, Response};
+/// use tower::{ServiceBuilder, service_fn};
+/// use tower_graceful::server::NotExecuted;
+/// # use std::convert::Infallible;
+///
+/// // More than that is shed, and may go to another server.
+/// let service = ServiceBuilder::new()
+///     .map_err(|_| NotExecuted::default())
+///     .load_shed()
+///     .concurrency_limit(1000)
+///     .service(service_fn(async |_: Request<hyper::body::Incoming>| {
+///         Ok::<_, Infallible>(Response::new(String::new()))
+///     }));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotExecuted;
+
+impl fmt::Display for NotExecuted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request was not executed")
     }
-    false
 }
+
+impl Error for NotExecuted {}
 
 pin_project! {
     pub(super) struct CallBody<B> {

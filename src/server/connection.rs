@@ -6,7 +6,7 @@ use super::{
     listener::{Handshake, Peer, Protocol},
 };
 use crate::{
-    drain::{Activity, Connection, Registered, Stage},
+    drain::{Activity, Connection, Plan, Registered, Stage},
     net::DrainIo,
 };
 use http::{Extensions, Request, Response};
@@ -19,6 +19,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
@@ -57,10 +58,12 @@ pub(super) async fn serve<T, H, S, B>(
         on_connect(H::established(&io, &peer), &mut extensions);
         extensions
     });
+    let inside = registered.inside();
     let calls = Calls {
         inner: TowerToHyperService::new(service),
         entrance: shared.drain.entrance(),
         connection,
+        inside,
         shared: shared.clone(),
         extensions,
     };
@@ -92,17 +95,18 @@ struct Driver<'a> {
     connection: Arc<Connection>,
     shared: &'a Shared,
     /// Since when it is idle, and what turn that was seen in.
-    idle: Option<(u32, Instant)>,
+    idle: Option<(u64, Instant)>,
     /// Likewise, since when a head is read.
-    reading: Option<(u32, Instant)>,
+    reading: Option<(u64, Instant)>,
     /// It was told to shut down.
     told: bool,
-    /// To be woken when the drain goes on.
-    asked: Option<usize>,
     /// When it is too old.
     retires_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long an HTTP/2 peer has, which was told, to answer the PING.
+const PONG: Duration = Duration::from_secs(5);
 
 /// What is to be done about a connection that waits.
 enum Next {
@@ -121,7 +125,6 @@ impl<'a> Driver<'a> {
             idle: None,
             reading: None,
             told: false,
-            asked: None,
             retires_at,
             timer: None,
         }
@@ -187,7 +190,7 @@ impl<'a> Driver<'a> {
     #[inline]
     fn listen(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.wake_driver(&mut self.asked, cx.waker());
+        connection.wake_driver(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
         connection.stage()
     }
@@ -218,39 +221,55 @@ impl<'a> Driver<'a> {
             at => at,
         };
         let until = |limit: Option<Instant>| Next::Wait([limit, age].into_iter().flatten().min());
-        if self.told {
-            return until(None);
-        }
+        let activity = connection.activity();
         let turn = connection.turns();
-        if connection.speaks_http2() {
-            // Nothing is lost by that: HTTP/2 says which requests it has not seen.
-            if closes {
-                return Next::Tell;
-            }
-            let Some(limit) = limits
-                .idle
-                .filter(|_| connection.activity() == Activity::Idle)
-            else {
-                self.idle = None;
-                return until(None);
-            };
-            let since = since(&mut self.idle, turn);
-            return match since.checked_add(limit) {
-                Some(at) if at <= Instant::now() => Next::Tell,
-                at => until(at),
-            };
+        let http2 = connection.speaks_http2();
+        if activity != Activity::Reading {
+            self.reading = None;
         }
-        match connection.activity() {
-            // In a drain there are other limits for it, which are kept where it is read.
-            Activity::Silent | Activity::Reading => {
-                let began = match turn {
-                    0 => connection.accepted(),
-                    _ => since(&mut self.reading, turn),
-                };
-                match limits.head_until(began) {
-                    Some(at) if at <= Instant::now() => Next::Drop,
-                    at => until(at),
+        if activity != Activity::Idle && http2 {
+            self.idle = None;
+        }
+        let over = |at: Option<Instant>, next: Next| match at {
+            Some(at) if at <= Instant::now() => next,
+            at => until(at),
+        };
+        if http2 && closes && !self.told {
+            // Nothing is lost by that: HTTP/2 says which requests it has not seen.
+            return Next::Tell;
+        }
+        match activity {
+            // In a drain there are other limits for these, too, which are kept where it is read.
+            Activity::Silent => {
+                let mut limit = limits.head_until(connection.accepted());
+                if connection.retires() {
+                    // Its request may be on its way, as in a drain.
+                    let grace = |plan: &Plan| plan.first_byte_until(connection.accepted());
+                    limit = [limit, connection.plan(grace)].into_iter().flatten().min();
                 }
+                over(limit, Next::Drop)
+            }
+            // Not while a response is on: then it is the beginning of the next head.
+            Activity::Reading if turn % 2 == 0 => {
+                let first = turn == 0 && !http2;
+                let began = match first {
+                    true => connection.accepted(),
+                    false => since(&mut self.reading, turn),
+                };
+                over(limits.head_until(began), Next::Drop)
+            }
+            // Whoever does not answer the PING that came with the GOAWAY is gone.
+            Activity::Idle if self.told && http2 => over(
+                since(&mut self.idle, u64::MAX).checked_add(PONG),
+                Next::Drop,
+            ),
+            _ if self.told => until(None),
+            Activity::Idle if http2 => {
+                let since = since(&mut self.idle, turn);
+                over(
+                    limits.idle.and_then(|limit| since.checked_add(limit)),
+                    Next::Tell,
+                )
             }
             Activity::Streaming if turn % 2 == 0 && !connection.expects() => {
                 // Whoever has just had an answer may have written the next request by now.
@@ -259,18 +278,19 @@ impl<'a> Driver<'a> {
                     false => limits.idle,
                 };
                 let since = since(&mut self.idle, turn);
-                match limit.and_then(|limit| since.checked_add(limit)) {
-                    Some(at) if at <= Instant::now() || stage >= Stage::Forced => {
-                        if closed {
-                            return Next::Tell;
-                        }
-                        // Once more, closely: what the runtime has not heard of does not show in a
-                        // read.
-                        connection.retire();
-                        Next::LookAgain
-                    }
-                    at => until(at),
+                let mut at = limit.and_then(|limit| since.checked_add(limit));
+                if stage >= Stage::Forced {
+                    at = Some(since);
                 }
+                if closed {
+                    return over(at, Next::Tell);
+                }
+                // Once more, closely: what the runtime has not heard of does not show in a read.
+                let next = over(at, Next::LookAgain);
+                if let Next::LookAgain = next {
+                    connection.retire();
+                }
+                next
             }
             _ => until(None),
         }
@@ -289,7 +309,7 @@ impl<'a> Driver<'a> {
 }
 
 /// Since when it has been so in this turn.
-fn since(seen: &mut Option<(u32, Instant)>, turn: u32) -> Instant {
+fn since(seen: &mut Option<(u64, Instant)>, turn: u64) -> Instant {
     match seen {
         Some((then, since)) if *then == turn => *since,
         _ => seen.insert((turn, Instant::now())).1,

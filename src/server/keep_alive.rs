@@ -1,8 +1,8 @@
-use crate::drain::Drain;
+use super::Shared as Server;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -33,7 +33,7 @@ pub struct KeepAlive {
 struct Shared {
     enabled: AtomicBool,
     /// Whose connections are to be told.
-    drains: Mutex<Vec<Drain>>,
+    servers: Mutex<Vec<Weak<Server>>>,
 }
 
 impl KeepAlive {
@@ -42,7 +42,7 @@ impl KeepAlive {
         Self {
             shared: Arc::new(Shared {
                 enabled: AtomicBool::new(true),
-                drains: Mutex::default(),
+                servers: Mutex::default(),
             }),
         }
     }
@@ -55,9 +55,11 @@ impl KeepAlive {
     /// From now on no connection is kept.
     pub fn disable(&self) {
         self.shared.enabled.store(false, Ordering::Release);
-        let drains = self.drains().clone();
+        let servers: Vec<_> = self.servers().iter().filter_map(Weak::upgrade).collect();
         // After that, so that whoever is woken sees it.
-        drains.iter().for_each(Drain::wake_connections);
+        for server in servers {
+            server.drain.wake_connections();
+        }
     }
 
     /// Whether connections are kept.
@@ -66,15 +68,15 @@ impl KeepAlive {
         self.shared.enabled.load(Ordering::Acquire)
     }
 
-    pub(super) fn tells(&self, drain: &Drain) {
-        self.drains().push(drain.clone());
+    pub(super) fn tells(&self, server: &Arc<Server>) {
+        let mut servers = self.servers();
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(Arc::downgrade(server));
     }
 
-    fn drains(&self) -> std::sync::MutexGuard<'_, Vec<Drain>> {
-        self.shared
-            .drains
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn servers(&self) -> MutexGuard<'_, Vec<Weak<Server>>> {
+        let servers = self.shared.servers.lock();
+        servers.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

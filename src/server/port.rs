@@ -57,7 +57,10 @@ impl<L, H> Port<L, H> {
 impl Place {
     fn poll(&mut self, places: &Arc<Semaphore>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::None = self {
-            *self = Self::Waiting(Box::pin(places.clone().acquire_owned()));
+            *self = match places.clone().try_acquire_owned() {
+                Ok(place) => Self::Found(place),
+                Err(_) => Self::Waiting(Box::pin(places.clone().acquire_owned())),
+            };
         }
         if let Self::Waiting(place) = self {
             // It errs only if it is closed, which nobody does.
@@ -104,7 +107,12 @@ where
             let accepted = self
                 .listener
                 .poll_registered(cx, |listener, cx| listener.poll_accept(cx));
-            let Some((io, address, mut registered)) = ready!(accepted) else {
+            let Poll::Ready(accepted) = accepted else {
+                // Whoever waits for a connection keeps no other from it.
+                self.place = Place::None;
+                return Poll::Pending;
+            };
+            let Some((io, address, mut registered)) = accepted else {
                 return Poll::Ready(());
             };
             let peer = address.into();

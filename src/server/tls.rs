@@ -10,11 +10,18 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 pub(super) struct Tls(TlsAcceptor);
 
 impl Tls {
-    /// Offers what is served, unless the configuration has an offer of its own.
-    pub(super) fn new(mut config: Arc<ServerConfig>) -> Self {
-        if config.alpn_protocols.is_empty() {
-            Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
+    /// Offers what is served, or as much of it as the configuration offers.
+    pub(super) fn new(mut config: Arc<ServerConfig>, protocol: Option<Protocol>) -> Self {
+        let served = |name: &Vec<u8>| match protocol {
+            Some(Protocol::Http1) => name != b"h2",
+            Some(Protocol::Http2) => name == b"h2",
+            Some(Protocol::Either) | None => true,
+        };
+        let offer = &mut Arc::make_mut(&mut config).alpn_protocols;
+        if offer.is_empty() {
+            *offer = vec![b"h2".into(), b"http/1.1".into()];
         }
+        offer.retain(served);
         Self(TlsAcceptor::from(config))
     }
 }

@@ -5,7 +5,9 @@ const HEADERS: u8 = 0x1;
 const DATA: u8 = 0x0;
 const RST_STREAM: u8 = 0x3;
 const GOAWAY: u8 = 0x7;
+const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 
 /// No stream has a higher number; in a first GOAWAY it says "not yet".
 const MAX_STREAM: u32 = (1 << 31) - 1;
@@ -17,6 +19,8 @@ pub(in crate::net) struct Http2 {
     /// The streams that the client has opened and the server has not ended.
     open: Vec<u32>,
     last: u32,
+    /// The one whose head the client has begun to send.
+    head: Option<u32>,
     /// A GOAWAY was written that says which stream is the last one: the peer knows.
     parted: Option<u32>,
 }
@@ -29,9 +33,11 @@ struct Frames {
     filled: usize,
     /// Of its payload, what is still to come.
     payload: usize,
+    /// What it is, once that is known.
+    frame: Option<Frame>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Frame {
     kind: u8,
     flags: u8,
@@ -42,13 +48,16 @@ struct Frame {
 
 impl Http2 {
     pub(super) fn read(&mut self, bytes: &[u8]) {
-        let (open, last) = (&mut self.open, &mut self.last);
+        let (open, last, head) = (&mut self.open, &mut self.last, &mut self.head);
         let served = self.parted.unwrap_or(MAX_STREAM);
         self.incoming.read(bytes, |frame| match frame.kind {
-            HEADERS if frame.stream > *last => {
-                *last = frame.stream;
-                if frame.stream <= served {
-                    open.push(frame.stream);
+            HEADERS | CONTINUATION => {
+                if frame.kind == HEADERS && frame.stream > *last {
+                    *last = frame.stream;
+                    *head = Some(frame.stream).filter(|stream| *stream <= served);
+                }
+                if frame.flags & END_HEADERS != 0 {
+                    open.extend(head.take());
                 }
             }
             RST_STREAM => open.retain(|stream| *stream != frame.stream),
@@ -72,6 +81,15 @@ impl Http2 {
         !self.open.is_empty()
     }
 
+    /// A part of a head has come.
+    pub(super) fn is_reading(&self) -> bool {
+        let comes = self
+            .incoming
+            .frame
+            .is_some_and(|frame| frame.kind == HEADERS && frame.stream > self.last);
+        comes || self.head.is_some()
+    }
+
     pub(super) fn has_parted(&self) -> bool {
         self.parted.is_some()
     }
@@ -86,13 +104,19 @@ impl Frames {
         }
     }
 
+    /// Says of each that it has come, when all of it has.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
-        while !bytes.is_empty() {
-            if self.payload > 0 {
-                let taken = self.payload.min(bytes.len());
-                self.payload -= taken;
-                bytes = &bytes[taken..];
-                continue;
+        loop {
+            let taken = self.payload.min(bytes.len());
+            self.payload -= taken;
+            bytes = &bytes[taken..];
+            if self.payload == 0 {
+                if let Some(frame) = self.frame.take() {
+                    each(frame);
+                }
+            }
+            if bytes.is_empty() {
+                return;
             }
             let taken = (self.wanted() - self.filled).min(bytes.len());
             self.start[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
@@ -106,7 +130,7 @@ impl Frames {
                 let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.start[at + i]);
                 u32::from_be_bytes([a, b, c, d]) & MAX_STREAM
             };
-            each(Frame {
+            self.frame = Some(Frame {
                 kind,
                 flags,
                 stream: number(5),

@@ -1,9 +1,9 @@
 //! CONFORMANCE.md, section H: who would hold a drain, and what the deadline does about it.
 
 use crate::{
-    client::{Client, get},
+    client::{Client, frames, get},
     guarded,
-    server::{ALL, Server},
+    server::{ALL, Kind, Server},
 };
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -46,6 +46,29 @@ async fn h57_a_trickle_does_not_extend_the_header_limit() {
         assert!(drained.elapsed < limit * 2, "{kind:?}: {drained}");
         guarded(new).await.expect("closed");
         guarded(kept).await.expect("closed");
+    }
+}
+
+/// Half a head of HTTP/2: HEADERS that say that more is to come.
+#[tokio::test]
+async fn h57_half_a_head_over_http2_is_cut_at_the_limit() {
+    let servers = [Kind::Axum, Kind::Tonic2, Kind::Serve].map(|kind| async move {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut client = Client::connect(server.address).await;
+        client.send(frames::hello()).await;
+        client.frame_of(frames::SETTINGS).await;
+        let half = frames::frame(frames::HEADERS, frames::END_STREAM, 1, &[0x82, 0x86]);
+        client.send(half).await;
+        sleep(Duration::from_millis(100)).await;
+        server.drain.begin();
+        let drained = server.drained().await;
+        assert!(
+            drained.elapsed < Duration::from_secs(10),
+            "{kind:?}: {drained}"
+        );
+    });
+    for server in servers.map(tokio::spawn) {
+        guarded(server).await.expect("in time");
     }
 }
 

@@ -22,12 +22,13 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
 };
 use tower_graceful::{
-    Drain, Phase, Refused,
-    server::{KeepAlive, Listener, Peer, Serve},
+    Drain, Phase,
+    server::{KeepAlive, Listener, NotExecuted, Peer, Serve},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -95,6 +96,117 @@ async fn a05_what_the_runtime_has_not_heard_of_is_served() {
     }
 }
 
+/// Likewise, while the drain has all connections looked at again and again.
+#[tokio::test]
+async fn a05_a_wake_up_is_no_second_look() {
+    let server = start(Drain::new(), |server| server);
+    let mut client = Client::connect(server.address).await;
+    client.hello().await;
+    // It has long been idle.
+    tokio::time::sleep(2 * SHORT).await;
+    let request = get("/");
+    let written = client.stream.try_write(request.as_bytes());
+    assert_eq!(written.expect("room"), request.len());
+    server.drain.begin();
+    let drain = server.drain.clone();
+    tokio::spawn(async move {
+        for round in 0..20 {
+            drain.set_deadline(tokio::time::Instant::now() + LONG - round * SHORT);
+            tokio::task::yield_now().await;
+        }
+    });
+    let answer = client.rest().await;
+    assert!(answer.ends_with("hello"), "{answer:?}");
+    server.drained().await;
+}
+
+/// Its response before began so early that it could not say that the connection closes, and ended so
+/// late that nobody else is admitted any more.
+#[tokio::test]
+async fn a05_who_was_not_told_is_served_while_draining() {
+    let server = start(Drain::new(), |server| server);
+    let mut client = Client::connect(server.address).await;
+    client.get("/trailers").await;
+    client.read_until("first\r\n").await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    guarded(server.drain.shutdown_signal()).await;
+    while server.drain.guard().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.shared.open.notify_one();
+    client.read_until("0\r\n\r\n").await;
+    client.get("/").await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
+
+/// Go's answer, and nginx's; see `http1_half_close` for the other one.
+#[tokio::test]
+async fn a14_a_half_closed_connection_gets_its_response() {
+    for draining in [false, true] {
+        let server = start(Drain::new(), |server| server);
+        let mut client = Client::connect(server.address).await;
+        client.get("/gate").await;
+        server.at_the_gate().await;
+        if draining {
+            server.drain.begin();
+            guarded(server.drain.reached(Phase::Draining)).await;
+        }
+        client.stream.shutdown().await.expect("open");
+        server.shared.open.notify_one();
+        assert!(client.rest().await.ends_with("passed"), "{draining}");
+        server.drain.begin();
+        server.drained().await;
+    }
+    let server = start(Drain::new(), |server| server.http1_half_close(false));
+    let mut client = Client::connect(server.address).await;
+    client.get("/gate").await;
+    server.at_the_gate().await;
+    client.stream.shutdown().await.expect("open");
+    assert_eq!(client.rest().await, "");
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// What a listener says of one connection says nothing of the next.
+#[tokio::test]
+async fn b16_errors_of_a_listener_cost_nobody_else() {
+    struct Errs(TcpListener, Option<io::ErrorKind>);
+
+    impl Listener for Errs {
+        type Io = TcpStream;
+        type Addr = SocketAddr;
+
+        fn poll_accept(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+            let accepted = ready!(self.0.poll_accept(cx));
+            Poll::Ready(match self.1.take() {
+                Some(kind) => Err(kind.into()),
+                None => accepted,
+            })
+        }
+    }
+
+    for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::Other] {
+        let tcp = bind();
+        let address = tcp.local_addr().expect("bound");
+        let _gone = Client::connect(address).await;
+        let mut queued = Client::connect(address).await;
+        queued.get("/").await;
+        let server = start(Drain::new(), |server| server.listen(Errs(tcp, Some(kind))));
+        // It is polled for the first time when the queue is emptied.
+        server.drain.begin();
+        assert!(queued.rest().await.ends_with("hello"), "{kind:?}");
+        server.drained().await;
+    }
+}
+
 /// A stream that is refused, by a tenant that is drained by itself: the client may send the request
 /// elsewhere.
 #[tokio::test]
@@ -102,6 +214,7 @@ async fn c31_a_refusal_is_a_refused_stream() {
     let tenant = Drain::new();
     tenant.begin();
     let service = tower::ServiceBuilder::new()
+        .map_err(|_| NotExecuted::default())
         .layer(tenant.call_layer())
         .service(tower::service_fn(
             async |_: http::Request<hyper::body::Incoming>| {
@@ -127,6 +240,32 @@ async fn c31_a_refusal_is_a_refused_stream() {
     drop(client);
     drain.begin();
     guarded(done).await.expect("no panic").expect("drained");
+}
+
+/// A handler may have done something before it came to one that is drained.
+#[tokio::test]
+async fn c31_what_was_executed_is_no_refused_stream() {
+    let tenant = Drain::new();
+    tenant.begin();
+    let inner = tower::ServiceBuilder::new()
+        .layer(tenant.call_layer())
+        .service(tower::service_fn(async |(): ()| Ok::<_, Infallible>(())));
+    let service = tower::service_fn(move |_: http::Request<hyper::body::Incoming>| {
+        let inner = inner.clone();
+        async move {
+            tower::ServiceExt::oneshot(inner, ()).await?;
+            Ok::<_, tower::BoxError>(http::Response::new(String::new()))
+        }
+    });
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let done = tokio::spawn(tower_graceful::serve(tcp, service).into_future());
+    let mut client = Client::connect(address).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/")).await;
+    let reset = client.frame_of(RST_STREAM).await;
+    assert_ne!(reset.payload, [0, 0, 0, 7]);
+    done.abort();
 }
 
 /// One that opens a tunnel while the drain goes on.
@@ -187,7 +326,7 @@ async fn c31_a_real_client_sends_its_post_to_another_server() {
         );
         let other = tower_graceful::serve(reuse(address), answers).into_future();
         second.send(other).expect("waited for");
-        async { Err::<http::Response<String>, _>(Refused::default()) }
+        async { Err::<http::Response<String>, _>(NotExecuted::default()) }
     });
     let drain = Drain::new();
     let server = tower_graceful::serve(Once(Some(first)), refuses).with_drain(drain.clone());
@@ -280,7 +419,7 @@ async fn b55_listeners_of_all_kinds_are_under_one_drain() {
         .await
         .expect("it listens");
     let mut answer = Vec::new();
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     let request = "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("open");
     guarded(stream.read_to_end(&mut answer))
@@ -361,6 +500,40 @@ async fn heads_have_a_time_limit() {
     server.drained().await;
 }
 
+/// A part of the next head is no reason to end the response before.
+#[tokio::test]
+async fn heads_that_come_early_have_their_time_after_the_response() {
+    let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let mut client = Client::connect(server.address).await;
+    client.get("/trailers").await;
+    client.read_until("first\r\n").await;
+    server.at_the_gate().await;
+    client.send("GET / HT").await;
+    tokio::time::sleep(3 * SHORT).await;
+    server.shared.open.notify_one();
+    client.read_until("0\r\n\r\n").await;
+    // Not for ever, either.
+    client.end().await;
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// Half of one: HEADERS that say that more is to come.
+#[tokio::test]
+async fn heads_have_a_time_limit_over_http2() {
+    let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.frame_of(frames::SETTINGS).await;
+    let began = Instant::now();
+    let half = frames::frame(frames::HEADERS, frames::END_STREAM, 1, &[0x82, 0x86]);
+    client.send(half).await;
+    client.end().await;
+    assert!(began.elapsed() >= SHORT, "{:?}", began.elapsed());
+    server.drain.begin();
+    server.drained().await;
+}
+
 #[tokio::test]
 async fn idle_connections_have_a_time_limit() {
     let server = start(Drain::new(), |server| server.idle_timeout(SHORT));
@@ -385,6 +558,70 @@ async fn idle_connections_have_a_time_limit() {
     assert_eq!(busy.rest().await, "");
     server.drain.begin();
     server.drained().await;
+}
+
+/// Whom an idle timeout is for: it has gone, and says nothing to the PING that comes with the GOAWAY.
+#[tokio::test]
+async fn http2_peers_that_have_gone_are_not_kept() {
+    let keep_alive = KeepAlive::new();
+    let idle = start(Drain::new(), |server| server.idle_timeout(SHORT));
+    let old = start(Drain::new(), |server| {
+        server.max_connection_age(SHORT, None)
+    });
+    let unkept = start(Drain::new(), |server| server.keep_alive(&keep_alive));
+    let mut clients = Vec::new();
+    for server in [&idle, &old, &unkept] {
+        let mut client = Client::connect(server.address).await;
+        client.send(frames::hello()).await;
+        client.frame_of(frames::SETTINGS).await;
+        clients.push(client);
+    }
+    keep_alive.disable();
+    for client in &mut clients {
+        client.frame_of(GOAWAY).await;
+        client.end().await;
+    }
+    for server in [idle, old, unkept] {
+        server.drain.begin();
+        server.drained().await;
+    }
+}
+
+#[tokio::test]
+async fn places_are_for_connections_and_not_for_listeners() {
+    let second = bind();
+    let other = second.local_addr().expect("bound");
+    let server = start(Drain::new(), |server| {
+        server.listen(second).max_connections(1)
+    });
+    for address in [other, server.address, other] {
+        Client::connect(address).await.hello().await;
+    }
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn no_time_is_too_long() {
+    for time in [Duration::MAX, Duration::from_secs(1 << 40)] {
+        let drain = Drain::builder().settle(time).grace(time).build();
+        let server = start(drain, |server| {
+            server
+                .http2_keep_alive(time, time)
+                .idle_timeout(time)
+                .header_read_timeout(time)
+                .max_connection_age(time, time)
+        });
+        let mut idle = Client::connect(server.address).await;
+        idle.hello().await;
+        let mut http2 = Client::connect(server.address).await;
+        http2.send(frames::hello()).await;
+        http2.send(frames::get(1, "/")).await;
+        http2.frame_of(frames::DATA).await;
+        // Nothing is left that is work.
+        server.drain.force();
+        server.drained().await;
+    }
 }
 
 #[tokio::test]

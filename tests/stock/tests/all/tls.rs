@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -318,6 +318,26 @@ async fn either_http_is_chosen_by_alpn() {
     server.drained().await;
 }
 
+/// Who offers both is told what is served, and who offers only the other one is told so.
+#[tokio::test]
+async fn only_what_is_served_is_agreed_upon() {
+    let server = start_with(Drain::new(), Serve::http1_only);
+    let mut client = Secure::secure(server.address, &["h2", "http/1.1"]).await;
+    client.get("/").await;
+    client.read_until("hello").await;
+    server.drain.begin();
+    server.drained().await;
+
+    let server = start_with(Drain::new(), Serve::http2_only);
+    let tcp = TcpStream::connect(server.address)
+        .await
+        .expect("it listens");
+    assert!(Secure::shake_hands(tcp, &["http/1.1"]).await.is_err());
+    Secure::http2(&server).await;
+    server.drain.begin();
+    server.drained().await;
+}
+
 /// curl speaks both.
 #[tokio::test]
 async fn a_real_client_is_served_in_both() {
@@ -366,6 +386,40 @@ async fn h58_a_client_that_never_reads_is_cut_at_the_deadline() {
     let mut rest = Vec::new();
     let _ = guarded(deaf.stream.read_to_end(&mut rest)).await;
     assert!(rest.len() < BIG);
+}
+
+/// The last of a response has been taken by TLS, and by nobody else.
+#[tokio::test]
+async fn h58_what_tls_holds_is_not_written() {
+    let narrow = |socket: &TcpSocket| {
+        socket.set_send_buffer_size(4096).expect("possible");
+        socket.set_recv_buffer_size(4096).expect("possible");
+    };
+    let socket = TcpSocket::new_v4().expect("a socket");
+    narrow(&socket);
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback");
+    let listener = socket.listen(16).expect("possible");
+    let address = listener.local_addr().expect("bound");
+    let app = axum::Router::new().route("/", axum::routing::get(async || vec![b'x'; 60_000]));
+    let timeout = Duration::from_millis(700);
+    let drain = Drain::builder().timeout(timeout).build();
+    let server = Serve::new(app)
+        .listen_rustls(listener, keys().server.clone())
+        .with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let socket = TcpSocket::new_v4().expect("a socket");
+    narrow(&socket);
+    let tcp = socket.connect(address).await.expect("it listens");
+    let mut client = Secure::shake_hands(tcp, &["http/1.1"])
+        .await
+        .expect("it agrees");
+    client.get("/").await;
+    while drain.left().connections.stalled == 0 {
+        tokio::task::yield_now().await;
+    }
+    drain.begin();
+    let outcome = guarded(done).await.expect("no panic");
+    assert_eq!(outcome.expect_err("cut").left.connections.stalled, 1);
 }
 
 /// What TLS knows is there for requests.
