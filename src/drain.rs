@@ -14,10 +14,10 @@ mod run;
 mod state;
 mod sync;
 
+#[cfg(feature = "server")]
+pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::{Activity, Registered};
-#[cfg(feature = "server")]
-pub(crate) use self::{connections::Connection, plan::Plan};
 pub use self::{
     guard::{DrainGuard, Tracked},
     outcome::{Connections, DrainTimeout, Drained, Left, Refused, RunError},
@@ -27,6 +27,7 @@ pub use self::{
 pub(crate) use self::{
     guard::{InFlight, Inside},
     phase::Stage,
+    plan::Plan,
     sync::contained,
 };
 pub(crate) type Entrance = count::Entrance<state::State>;

@@ -6,11 +6,11 @@
 //! that, where a wrapper has to wait for all of them:
 //!
 //! * HTTP/1, idle: when it has been idle for the [settling](crate::DrainBuilder::settle) (a client that
-//!   has just had its answer may have written its next request), and two looks into the socket have
-//!   found nothing, with the runtime asking the kernel for news between them. Both the looks and the
-//!   close are the task's: one that is decided closed executes nothing more, one that has executed
-//!   something is answered.
-//! * HTTP/1, busy: its response says `Connection: close`, if its head is not out yet.
+//!   has just had its answer may have written its next request), and a look into the socket itself has
+//!   found nothing. Both the look and the close are the task's, in one turn: what is decided closed
+//!   executes nothing more, and what was executed is answered.
+//! * HTTP/1, busy: its response says `Connection: close`. If its head is out already, it becomes idle as
+//!   any other; whoever has not been told and sends another request meanwhile is served.
 //! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)): streams that are opened between the two
 //!   are served.
@@ -18,6 +18,8 @@
 //!   [`DrainIo`](crate::DrainIo).
 //!
 //! # Without a drain
+//!
+//! (A time of zero is that, and not "none" as in Go.)
 //!
 //! A handshake and a head have [30 s](Serve::header_read_timeout); connections may be limited in
 //! [number](Serve::max_connections), [idleness](Serve::idle_timeout) and
@@ -54,13 +56,13 @@
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | 30 s unless told otherwise; in Go, none |
 //! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
 //! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and a slow body is not taken for a silent one |
-//! | `MaxHeaderBytes` | hyper's: 400 kB, then 431 | |
+//! | `MaxHeaderBytes` | hyper's: some 400 kB and 100 headers, then 431; over HTTP/2, 16 kB | |
 //! | `TLSConfig`, `TLSNextProto` | the `ServerConfig` of rustls, its ALPN | |
 //! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http2_max_concurrent_streams`](Serve::http2_max_concurrent_streams), [`http2_keep_alive`](Serve::http2_keep_alive) | |
 //! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
-//! | `ErrorLog` | – | a panic of a handler ends its connection, as in Go |
+//! | `ErrorLog` | the panic hook | a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
 
 mod call;
@@ -114,7 +116,9 @@ use tower_service::Service;
 /// `Routes`, a `ServiceBuilder` chain, a `service_fn`. It needs no [layer](Drain::layer) of this
 /// crate: its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
 /// RST_STREAM with REFUSED_STREAM, which clients retry whatever the method
-/// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)).
+/// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Not much is refused: what
+/// would open a WebSocket or a tunnel while draining, what comes after the deadline, and what the service
+/// itself says is [`NotExecuted`].
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -160,7 +164,7 @@ where
 /// # Cancel safety
 ///
 /// Dropping it closes its listeners and ends its connections in the next turn of the runtime, with
-/// their requests. (Upgraded ones are their handlers', and stay.)
+/// their requests. (WebSockets and tunnels of HTTP/1 are their handlers', and stay.)
 ///
 /// # Panics
 ///

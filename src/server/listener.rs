@@ -2,6 +2,7 @@
 
 use crate::net::has_news;
 use std::{
+    any::Any,
     future::{Future, ready},
     io,
     net::SocketAddr,
@@ -121,6 +122,7 @@ impl From<()> for Peer {
 /// For [`Serve::on_connect`](super::Serve::on_connect).
 #[derive(Clone, Copy, Debug)]
 pub struct Established<'a> {
+    pub(super) io: &'a dyn Any,
     pub(super) peer: &'a Peer,
     #[cfg(feature = "rustls")]
     pub(super) tls: Option<&'a tokio_rustls::rustls::ServerConnection>,
@@ -130,6 +132,12 @@ impl<'a> Established<'a> {
     /// Where it comes from.
     pub fn peer(&self) -> &'a Peer {
         self.peer
+    }
+
+    /// The connection itself, below TLS, if it is of that kind: to ask for the credentials of the
+    /// process at the other end of a `UnixStream`, say.
+    pub fn io<T: Any>(&self) -> Option<&'a T> {
+        self.io.downcast_ref()
     }
 
     /// What TLS knows of it: the peer's certificates, the server's name, the protocol agreed upon.
@@ -179,8 +187,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
         has_news(io)
     }
 
-    fn established<'a>(_: &'a T, peer: &'a Peer) -> Established<'a> {
+    fn established<'a>(io: &'a T, peer: &'a Peer) -> Established<'a> {
         Established {
+            io,
             peer,
             #[cfg(feature = "rustls")]
             tls: None,

@@ -47,9 +47,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     }
 
     fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a> {
+        let (io, tls) = io.get_ref();
         Established {
+            io,
             peer,
-            tls: Some(io.get_ref().1),
+            tls: Some(tls),
         }
     }
 }

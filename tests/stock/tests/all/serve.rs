@@ -411,7 +411,18 @@ async fn b55_listeners_of_all_kinds_are_under_one_drain() {
     let directory = tempfile::tempdir().expect("possible");
     let path = directory.path().join("socket");
     let unix = tokio::net::UnixListener::bind(&path).expect("free");
-    let server = start(Drain::new(), |server| server.listen(second).listen(unix));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let own = seen.clone();
+    let server = start(Drain::new(), |server| {
+        let server = server.listen(second).listen(unix);
+        server.on_connect(move |connection, _| {
+            if let Some(unix) = connection.io::<tokio::net::UnixStream>() {
+                let peer = unix.peer_cred().expect("a peer");
+                assert_eq!(peer.pid(), Some(std::process::id() as i32));
+                own.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    });
     for address in [server.address, other] {
         Client::connect(address).await.hello().await;
     }
@@ -426,6 +437,7 @@ async fn b55_listeners_of_all_kinds_are_under_one_drain() {
         .await
         .expect("a FIN");
     assert!(answer.ends_with(b"hello"));
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
     // Neither does one that is held hold the others.
     let mut held = Client::connect(other).await;
     held.get("/gate").await;
