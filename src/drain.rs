@@ -146,7 +146,7 @@ impl DrainBuilder {
     ///
     /// Only for connections that a listener of the drain has accepted. A client whose next request
     /// is on its way when the drain begins gets its answer if it arrives within this time. A server
-    /// that knows since when a connection has been idle ([`serve`](crate::serve)) counts from then:
+    /// that knows since when a connection has been idle (`serve` of this crate) counts from then:
     /// whoever has been idle for longer is as likely to send something now as later.
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settings.settle = settle;
