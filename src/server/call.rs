@@ -167,13 +167,16 @@ fn refused_stream() -> BoxError {
 ///
 /// ```
 /// use http::{Request, Response};
-/// use tower::{ServiceBuilder, service_fn};
+/// use tower::{BoxError, ServiceBuilder, load_shed::error::Overloaded, service_fn};
 /// use tower_graceful::server::NotExecuted;
 /// # use std::convert::Infallible;
 ///
 /// // More than that is shed, and may go to another server.
 /// let service = ServiceBuilder::new()
-///     .map_err(|_| NotExecuted::default())
+///     .map_err(|error: BoxError| match error.is::<Overloaded>() {
+///         true => NotExecuted::default().into(),
+///         false => error,
+///     })
 ///     .load_shed()
 ///     .concurrency_limit(1000)
 ///     .service(service_fn(async |_: Request<hyper::body::Incoming>| {
