@@ -158,7 +158,13 @@ async fn b16_likewise_where_the_queue_is_not_seen() {
         let clients: Vec<_> = (0..300).map(|_| queued(address)).collect();
         drain.begin();
         guarded(drain.reached(Phase::Draining)).await;
-        assert!(is_refused(address));
+        // On a busy machine all of them take longer than the drain waits for the listener.
+        guarded(async {
+            while !is_refused(address) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         let answers = tokio::task::spawn_blocking(|| clients.into_iter().map(answer).collect());
         let answers: Vec<String> = guarded(answers).await.expect("no reset");
         assert!(

@@ -88,9 +88,12 @@ async fn e37_the_hand_over_leaves_no_moment_at_zero() {
         for _ in 0..20 {
             let server = Server::start(kind, Drain::new()).await;
             let mut client = Client::connect(server.address).await;
-            while server.drain.left().is_empty_but_for_the_server() {
-                tokio::task::yield_now().await;
-            }
+            guarded(async {
+                while server.drain.left().is_empty_but_for_the_server() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
             let drain = server.drain.clone();
             let looks = Arc::new(AtomicUsize::new(0));
             let (stop, seen) = (Arc::new(AtomicBool::new(false)), looks.clone());
@@ -101,9 +104,12 @@ async fn e37_the_hand_over_leaves_no_moment_at_zero() {
                     seen.fetch_add(1, Ordering::Relaxed);
                 }
             });
-            while looks.load(Ordering::Relaxed) == 0 {
-                tokio::task::yield_now().await;
-            }
+            guarded(async {
+                while looks.load(Ordering::Relaxed) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
             client
                 .send(
                     "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
