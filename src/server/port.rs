@@ -119,14 +119,15 @@ where
             registered.keep(self.place.take());
             let service = make(&peer);
             let handshake = self.handshake.clone();
-            tokio::spawn(connection::serve(
+            // Boxed: a task copies its future more than once, and this one is large.
+            tokio::spawn(Box::pin(connection::serve(
                 registered,
                 io,
                 peer,
                 handshake,
                 service,
                 shared.clone(),
-            ));
+            )));
         }
     }
 }

@@ -60,7 +60,7 @@ impl Http2 {
                     open.extend(head.take());
                 }
             }
-            RST_STREAM => open.retain(|stream| *stream != frame.stream),
+            RST_STREAM => end(open, frame.stream),
             _ => {}
         });
     }
@@ -68,10 +68,8 @@ impl Http2 {
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         let (open, parted) = (&mut self.open, &mut self.parted);
         self.outgoing.read(bytes, |frame| match frame.kind {
-            RST_STREAM => open.retain(|stream| *stream != frame.stream),
-            HEADERS | DATA if frame.flags & END_STREAM != 0 => {
-                open.retain(|stream| *stream != frame.stream);
-            }
+            RST_STREAM => end(open, frame.stream),
+            HEADERS | DATA if frame.flags & END_STREAM != 0 => end(open, frame.stream),
             GOAWAY if frame.last != MAX_STREAM => *parted = Some(frame.last),
             _ => {}
         });
@@ -92,6 +90,12 @@ impl Http2 {
 
     pub(super) fn has_parted(&self) -> bool {
         self.parted.is_some()
+    }
+}
+
+fn end(open: &mut Vec<u32>, stream: u32) {
+    if let Some(at) = open.iter().position(|one| *one == stream) {
+        open.swap_remove(at);
     }
 }
 
