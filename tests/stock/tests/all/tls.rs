@@ -138,6 +138,23 @@ async fn a03_a_first_request_inside_the_grace_is_served() {
     server.drained().await;
 }
 
+/// Its next request is in the socket, and the runtime has not been told: see `serve.rs`.
+#[tokio::test]
+async fn a05_what_the_runtime_has_not_heard_of_is_served() {
+    for _ in 0..5 {
+        let server = start(Drain::builder().settle(Duration::ZERO).build());
+        let mut client = Secure::http1(&server).await;
+        client.get("/").await;
+        client.read_until("hello").await;
+        // Written at once, without a turn of the runtime.
+        client.get("/").await;
+        server.drain.begin();
+        let answer = client.rest().await;
+        assert!(answer.ends_with("hello"), "{answer:?}");
+        server.drained().await;
+    }
+}
+
 #[tokio::test]
 async fn a06_a_handler_that_runs_is_waited_for() {
     let server = start(Drain::new());
