@@ -1,6 +1,8 @@
 //! What can be listened to, and what is done before a request can come.
 
 use crate::net::has_news;
+#[cfg(unix)]
+use std::sync::Arc;
 use std::{
     any::Any,
     future::{Future, ready},
@@ -82,7 +84,7 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// Over a Unix socket, mostly without a name.
     #[cfg(unix)]
-    Unix(unix::SocketAddr),
+    Unix(Arc<unix::SocketAddr>),
     /// A listener of one's own does not say.
     #[default]
     Unknown,
@@ -107,7 +109,7 @@ impl From<SocketAddr> for Peer {
 #[cfg(unix)]
 impl From<unix::SocketAddr> for Peer {
     fn from(address: unix::SocketAddr) -> Self {
-        Self::Unix(address)
+        Self::Unix(Arc::new(address))
     }
 }
 
