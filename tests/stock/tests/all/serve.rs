@@ -249,7 +249,9 @@ async fn c31_what_was_executed_is_no_refused_stream() {
     tenant.begin();
     let inner = tower::ServiceBuilder::new()
         .layer(tenant.call_layer())
-        .service(tower::service_fn(async |(): ()| Ok::<_, Infallible>(())));
+        .service(tower::service_fn(|(): ()| async {
+            Ok::<_, Infallible>(())
+        }));
     let service = tower::service_fn(move |_: http::Request<hyper::body::Incoming>| {
         let inner = inner.clone();
         async move {
@@ -486,6 +488,55 @@ async fn so_reuseport_hands_over_without_a_refused_connection() {
     }
     drain.begin();
     guarded(done).await.expect("no panic").expect("drained");
+}
+
+#[tokio::test]
+async fn g49_a_lame_duck_serves_everything_and_says_so() {
+    let lame_duck = Duration::from_millis(300);
+    let server = start(Drain::builder().lame_duck(lame_duck).build(), |server| {
+        server
+    });
+    let mut kept = Client::connect(server.address).await;
+    // a13: not before.
+    assert_eq!(closes(&kept.hello().await), 0);
+    let readiness = async || {
+        let request = http::Request::new(());
+        let response = tower::ServiceExt::oneshot(server.drain.readiness(), request).await;
+        response.expect("infallible").status()
+    };
+    assert_eq!(readiness().await, 200);
+    let began = Instant::now();
+    server.drain.begin();
+    assert_eq!(readiness().await, 503);
+    let mut new = Client::connect(server.address).await;
+    for client in [&mut kept, &mut new] {
+        client.get("/").await;
+        let answer = client.rest().await;
+        assert!(answer.ends_with("hello"), "{answer}");
+        assert_eq!(closes(&answer), 1);
+    }
+    assert_eq!(server.drain.phase(), Phase::LameDuck);
+    let address = server.address;
+    server.drained().await;
+    assert!(began.elapsed() >= lame_duck, "{:?}", began.elapsed());
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+/// And not a settling, a poll or a deadline later.
+#[tokio::test]
+async fn g50_the_last_one_ends_it() {
+    let settle = Duration::from_secs(5);
+    let server = start(Drain::builder().settle(settle).build(), |server| server);
+    let mut client = Client::connect(server.address).await;
+    client.get("/gate").await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    client.stream.writable().await.expect("open");
+    server.shared.open.notify_one();
+    assert!(client.rest().await.ends_with("passed"));
+    let ended = Instant::now();
+    server.drained().await;
+    assert!(ended.elapsed() < settle / 10, "{:?}", ended.elapsed());
 }
 
 #[tokio::test]
