@@ -29,7 +29,8 @@
 //!
 //! A socket inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`) or shared with a successor is
 //! given to [`serve`] like any other. At the end its accept queue is emptied and it is closed; what comes
-//! then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. Sockets with `SO_REUSEPORT`
+//! then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. Whoever hands it on keeps a
+//! duplicate of it (`try_clone`), and drops that before the drain, or the port stays open. Sockets with `SO_REUSEPORT`
 //! have a queue each, and theirs is emptied likewise; with `exclusive`, a client that comes in the very
 //! moment tries again, a second later, and finds the other one; without, it is reset.
 //! `examples/restart` replaces a server under load without refusing or losing anything.
