@@ -567,7 +567,11 @@ async fn heads_have_a_time_limit() {
 /// A part of the next head is no reason to end the response before.
 #[tokio::test]
 async fn heads_that_come_early_have_their_time_after_the_response() {
-    let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let server = start(Drain::new(), |server| {
+        // Else hyper does not read before the response has ended.
+        let server = server.http1_half_close(false);
+        server.header_read_timeout(SHORT)
+    });
     let mut client = Client::connect(server.address).await;
     client.get("/trailers").await;
     client.read_until("first\r\n").await;
