@@ -158,6 +158,8 @@ async fn a14_a_half_closed_connection_gets_its_response() {
             guarded(server.drain.reached(Phase::Draining)).await;
         }
         client.stream.shutdown().await.expect("open");
+        // Long enough for the server to have seen it.
+        tokio::time::sleep(SHORT).await;
         server.shared.open.notify_one();
         assert!(client.rest().await.ends_with("passed"), "{draining}");
         server.drain.begin();
