@@ -205,32 +205,19 @@ struct Shared {
     dropped: AtomicBool,
 }
 
-impl std::ops::Deref for Shared {
-    type Target = Settings;
-
-    fn deref(&self) -> &Settings {
-        &self.settings
-    }
-}
-
 impl Shared {
     fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Acquire)
     }
 }
 
-impl<S, B> Serve<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl<S> Serve<S> {
     /// Without a listener yet: see [`listen`](Self::listen). One that never gets any ends as soon as
     /// it is awaited.
-    pub fn new(service: S) -> Self {
+    pub fn new(service: S) -> Self
+    where
+        S: Clone + Send + 'static,
+    {
         Self::per_connection(move |_| service.clone())
     }
 

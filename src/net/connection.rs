@@ -285,7 +285,9 @@ impl Watch {
     /// Whether it matters what is there to be read, and has not been: the connection is closed soon.
     fn looks_closely(&self, stage: Stage) -> bool {
         let closes = stage >= Stage::Settling || self.registered.connection().retires();
-        closes && stage < Stage::Forced && !matches!(self.wire, Wire::Upgraded)
+        // HTTP/2 says by itself which requests it has not seen, and what is upgraded has none.
+        let has_turns = !matches!(self.wire, Wire::Http2(_) | Wire::Upgraded);
+        closes && stage < Stage::Forced && has_turns
     }
 
     /// Something is there to be read, and the runtime will hear of it.

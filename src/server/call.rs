@@ -1,6 +1,5 @@
 //! One call: counted or refused, as by the layer, and known to its connection.
 
-use super::Shared;
 use crate::{
     body::ResponseBody,
     drain::{Connection, Entrance, InFlight, Inside, Stage},
@@ -25,6 +24,30 @@ use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// What can be served: the bounds of [`serve`](super::serve), in one word.
+pub(super) trait HttpService:
+    Service<
+        Request<Incoming>,
+        Response = Response<<Self as HttpService>::Body>,
+        Future: Send + 'static,
+        Error: Into<BoxError>,
+    > + Clone
+    + Send
+    + 'static
+{
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// A connection's service, as hyper wants it.
 pub(super) struct Calls<S> {
     pub(super) inner: TowerToHyperService<S>,
@@ -32,7 +55,6 @@ pub(super) struct Calls<S> {
     pub(super) connection: Arc<Connection>,
     /// That connection, as the drain counts it.
     pub(super) inside: Option<Inside>,
-    pub(super) shared: Arc<Shared>,
     /// What each of its requests gets.
     pub(super) extensions: Option<Extensions>,
 }
@@ -52,9 +74,6 @@ where
             request.extensions_mut().extend(extensions.clone());
         }
         let closing = Closing::of(&request);
-        if !self.shared.keep_alive.is_enabled() {
-            self.connection.retire();
-        }
         let multiplexed = request.version() == Version::HTTP_2;
         let turn = (!multiplexed).then(|| Turn::new(&self.connection));
         let admitted = admit(&self.entrance, &request).or_else(|| self.admit_late(&request));

@@ -2,30 +2,25 @@
 
 use super::{
     Shared,
-    call::Calls,
+    call::{Calls, HttpService},
     listener::{Handshake, Peer, Protocol},
 };
 use crate::{
     drain::{Activity, Connection, Plan, Registered, Stage},
     net::DrainIo,
 };
-use http::{Extensions, Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
+use http::Extensions;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use std::{
-    error::Error,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_service::Service;
 
 /// Ends when the connection has ended, or has become something else (a WebSocket).
-pub(super) async fn serve<T, H, S, B>(
+pub(super) async fn serve<T, H, S>(
     // First, so that it is dropped last: what is not counted any more has been closed.
     registered: Registered,
     io: T,
@@ -35,13 +30,9 @@ pub(super) async fn serve<T, H, S, B>(
     shared: Arc<Shared>,
 ) where
     H: Handshake<T>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    S: HttpService,
 {
+    let settings = &shared.settings;
     let connection = registered.handle();
     let mut driver = Driver::new(connection.clone(), &shared);
     let io = {
@@ -52,8 +43,8 @@ pub(super) async fn serve<T, H, S, B>(
             Some(Err(_)) | None => return,
         }
     };
-    let protocol = shared.protocol.unwrap_or_else(|| H::protocol(&io));
-    let extensions = shared.on_connect.as_ref().map(|on_connect| {
+    let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
+    let extensions = settings.on_connect.as_ref().map(|on_connect| {
         let mut extensions = Extensions::new();
         on_connect(H::established(&io, &peer), &mut extensions);
         extensions
@@ -64,24 +55,22 @@ pub(super) async fn serve<T, H, S, B>(
         entrance: shared.drain.entrance(),
         connection,
         inside,
-        shared: shared.clone(),
         extensions,
     };
     let io = TokioIo::new(DrainIo::new(io, registered, H::has_news));
-    let http = &shared.http;
     match protocol {
         Protocol::Either => {
-            let connection = pin!(http.serve_connection_with_upgrades(io, calls));
+            let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
             driver.drive(connection, |it| it.graceful_shutdown()).await;
         }
         Protocol::Http1 => {
-            let connection = shared.http1.serve_connection(io, calls).with_upgrades();
+            let connection = settings.http1.serve_connection(io, calls).with_upgrades();
             driver
                 .drive(pin!(connection), |it| it.graceful_shutdown())
                 .await;
         }
         Protocol::Http2 => {
-            let connection = pin!(shared.http2.serve_connection(io, calls));
+            let connection = pin!(settings.http2.serve_connection(io, calls));
             driver.drive(connection, |it| it.graceful_shutdown()).await;
         }
     }
@@ -105,9 +94,6 @@ struct Driver<'a> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// How long an HTTP/2 peer has, which was told, to answer the PING.
-const PONG: Duration = Duration::from_secs(5);
-
 /// What is to be done about a connection that waits.
 enum Next {
     Wait(Option<Instant>),
@@ -118,7 +104,7 @@ enum Next {
 
 impl<'a> Driver<'a> {
     fn new(connection: Arc<Connection>, shared: &'a Shared) -> Self {
-        let retires_at = shared.limits.retirement(connection.accepted());
+        let retires_at = shared.settings.limits.retirement(connection.accepted());
         Self {
             connection,
             shared,
@@ -145,7 +131,7 @@ impl<'a> Driver<'a> {
                 return Poll::Ready(None);
             }
             let accepted = self.connection.accepted();
-            let mut limit = self.shared.limits.head_until(accepted);
+            let mut limit = self.shared.settings.limits.head_until(accepted);
             if stage >= Stage::Awaiting {
                 let grace = self.connection.plan(|plan| plan.first_byte_until(accepted));
                 limit = [limit, grace].into_iter().flatten().min();
@@ -163,7 +149,8 @@ impl<'a> Driver<'a> {
         poll_fn(|cx| {
             loop {
                 let stage = self.listen(cx);
-                // Whether what is read from here on is looked at closely.
+                // Before it is polled: a call that comes now says so, and what is read is looked at
+                // closely.
                 let closes = self.closes(stage);
                 if self.shared.is_dropped() || http.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
@@ -197,25 +184,21 @@ impl<'a> Driver<'a> {
 
     /// Whether it is to be closed at the next occasion.
     fn closes(&self, stage: Stage) -> bool {
+        let is_old = self.retires_at.is_some_and(|at| at <= Instant::now());
+        if is_old || !self.shared.settings.keep_alive.is_enabled() {
+            self.connection.retire();
+        }
         stage >= Stage::Settling || self.connection.retires()
     }
 
-    fn look(&mut self, stage: Stage, closed: bool) -> Next {
+    fn look(&mut self, stage: Stage, closes: bool) -> Next {
         let connection = &self.connection;
-        let limits = &self.shared.limits;
-        if !self.shared.keep_alive.is_enabled() {
-            connection.retire();
-        }
+        let limits = &self.shared.settings.limits;
         if let Some(at) = self.retires_at {
-            let now = Instant::now();
-            if limits.is_overdue(at, now) {
+            if limits.is_overdue(at, Instant::now()) {
                 return Next::Drop;
             }
-            if at <= now {
-                connection.retire();
-            }
         }
-        let closes = self.closes(stage);
         let age = match self.retires_at {
             Some(at) if connection.retires() => limits.overdue_at(at),
             at => at,
@@ -259,10 +242,13 @@ impl<'a> Driver<'a> {
                 over(limits.head_until(began), Next::Drop)
             }
             // Whoever does not answer the PING that came with the GOAWAY is gone.
-            Activity::Idle if self.told && http2 => over(
-                since(&mut self.idle, u64::MAX).checked_add(PONG),
-                Next::Drop,
-            ),
+            Activity::Idle if self.told && http2 => {
+                let since = since(&mut self.idle, u64::MAX);
+                over(
+                    connection.plan(|plan| plan.pong_until(Some(since))),
+                    Next::Drop,
+                )
+            }
             _ if self.told => until(None),
             Activity::Idle if http2 => {
                 let since = since(&mut self.idle, turn);
@@ -282,7 +268,7 @@ impl<'a> Driver<'a> {
                 if stage >= Stage::Forced {
                     at = Some(since);
                 }
-                if closed {
+                if closes {
                     return over(at, Next::Tell);
                 }
                 // Once more, closely: what the runtime has not heard of does not show in a read.

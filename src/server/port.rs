@@ -1,22 +1,19 @@
 //! One listener of a server: takes on what comes, as long as there is place for it.
 
 use super::{
-    Shared, connection,
+    Shared,
+    call::HttpService,
+    connection,
     listener::{Handshake, Listener, Peer},
 };
 use crate::net::DrainListener;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use std::{
-    error::Error,
     future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tower_service::Service;
 
 /// One, of whatever kind.
 pub(super) trait Accept<S>: Send {
@@ -79,16 +76,11 @@ impl Place {
     }
 }
 
-impl<L, H, S, B> Accept<S> for Port<L, H>
+impl<L, H, S> Accept<S> for Port<L, H>
 where
     L: Listener,
     H: Handshake<L::Io>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    S: HttpService,
 {
     fn poll(
         &mut self,
@@ -99,7 +91,7 @@ where
         loop {
             // At the end, what is in the queue is taken without regard to the limit: it arrived in
             // time, and there is no later.
-            if let Some(places) = &shared.limits.places {
+            if let Some(places) = &shared.settings.limits.places {
                 if self.listener.poll_open(cx) {
                     ready!(self.place.poll(places, cx));
                 }
