@@ -10,6 +10,8 @@ mod guard;
 mod outcome;
 mod phase;
 mod plan;
+#[cfg(feature = "net")]
+mod roster;
 mod run;
 mod state;
 mod sync;

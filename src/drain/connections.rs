@@ -9,13 +9,13 @@ use super::{
     outcome::Connections,
     phase::Stage,
     plan::Plan,
+    roster::Roster,
     state::{Kind, State},
 };
 use atomic_waker::AtomicWaker;
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
@@ -70,16 +70,13 @@ fn is_expected(word: u8) -> bool {
     word & EXPECTED != 0 || activity(word).is_expected()
 }
 
-/// All of a drain's connections, in shards: what is accepted and dropped on many threads shall not
-/// stand in line.
+/// All of a drain's connections.
 pub(crate) struct Registry {
-    shards: [Shard; 16],
+    all: Roster<Connection>,
     multiplexed: AtomicUsize,
     /// Those that carry [`AWAITED`], and one for the muster that is still to come.
     awaited: AtomicUsize,
 }
-
-type Shard = Mutex<HashMap<usize, Arc<Connection>>>;
 
 /// One connection's part in it, which all that is done to it goes through.
 pub(crate) struct Connection {
@@ -107,7 +104,7 @@ pub(crate) struct Registered {
 impl Registry {
     pub(super) fn new() -> Self {
         Self {
-            shards: Default::default(),
+            all: Roster::default(),
             multiplexed: AtomicUsize::new(0),
             awaited: AtomicUsize::new(1),
         }
@@ -124,7 +121,7 @@ impl Registry {
     /// The roll call: each connection is awaited until it has looked for bytes once more, and has
     /// found none that belong to a request. To be called once.
     pub(super) fn muster(&self) {
-        self.each(|connection| {
+        self.all.each(|connection| {
             // Who has left HTTP behind has no request to bring.
             if activity(connection.word.load(Ordering::Acquire)) != Activity::Upgraded {
                 self.await_one(connection);
@@ -135,7 +132,7 @@ impl Registry {
 
     /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
     pub(super) fn end_roll_call(&self) {
-        self.each(|connection| {
+        self.all.each(|connection| {
             // In one step with the look: who begins to say something meanwhile stays awaited.
             let excused = |word| (!is_expected(word)).then_some(word & !AWAITED);
             let before = connection
@@ -149,7 +146,7 @@ impl Registry {
 
     pub(super) fn wake_all(&self) {
         let mut all = Vec::new();
-        self.each(|connection| all.push(connection.clone()));
+        self.all.each(|connection| all.push(connection.clone()));
         // As they lie in memory, more or less as they came: what they have beside this, here and in
         // the kernel, lies in that order, too, and each of them is about to touch all of that.
         all.sort_unstable_by_key(Arc::as_ptr);
@@ -163,7 +160,7 @@ impl Registry {
 
     pub(super) fn survey(&self) -> Connections {
         let mut seen = Connections::default();
-        self.each(|connection| {
+        self.all.each(|connection| {
             let count = match activity(connection.word.load(Ordering::Acquire)) {
                 Activity::Silent => &mut seen.silent,
                 Activity::Reading => &mut seen.reading,
@@ -193,21 +190,6 @@ impl Registry {
         connection.word.fetch_and(!AWAITED, Ordering::AcqRel) & AWAITED != 0
             && self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
     }
-
-    fn each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
-        for shard in &self.shards {
-            lock(shard).values().for_each(&mut visit);
-        }
-    }
-
-    fn shard(&self, key: usize) -> MutexGuard<'_, HashMap<usize, Arc<Connection>>> {
-        // An address: its lowest bits are all the same.
-        lock(&self.shards[(key >> 6) % self.shards.len()])
-    }
-}
-
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<usize, Arc<Connection>>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Registered {
@@ -225,11 +207,7 @@ impl Registered {
             retires: AtomicBool::new(false),
             hub,
         });
-        let key = Arc::as_ptr(&connection) as usize;
-        connection
-            .registry()
-            .shard(key)
-            .insert(key, connection.clone());
+        connection.registry().all.add(&connection);
         // Too late for the roll call, not too late to be served.
         if connection.stage() == Stage::Awaiting {
             connection.registry().await_one(&connection);
@@ -267,8 +245,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let connection = &self.connection;
         let registry = connection.registry();
-        let key = Arc::as_ptr(connection) as usize;
-        drop(registry.shard(key).remove(&key));
+        registry.all.remove(connection);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             registry.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
