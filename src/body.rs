@@ -1,4 +1,5 @@
-use crate::drain::InFlight;
+use crate::drain::{InFlight, Label};
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -16,17 +17,17 @@ pin_project! {
     /// [`Default`] is an empty body and [`From`] one that is not counted, for middleware outside
     /// that wants to answer by itself.
     #[must_use = "dropping a body ends its request"]
-    pub struct ResponseBody<B> {
+    pub struct ResponseBody<B, N = ()> {
         #[pin]
         inner: Option<B>,
         // Last, so that the body is dropped before its request is said to have ended.
-        in_flight: Option<InFlight>,
+        in_flight: Option<InFlight<N>>,
     }
 }
 
-impl<B: Body> ResponseBody<B> {
+impl<B: Body, N> ResponseBody<B, N> {
     #[inline]
-    pub(crate) fn new(inner: B, in_flight: Option<InFlight>) -> Self {
+    pub(crate) fn new(inner: B, in_flight: Option<InFlight<N>>) -> Self {
         // One that has ended before it began may never be polled (HEAD, 204, 304), nor dropped
         // soon.
         let ended = inner.is_end_stream();
@@ -37,7 +38,17 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B> ResponseBody<B> {
+    /// A refusal's, where others have names. It is counted if it is another layer's.
+    pub(crate) fn renamed<N: Label>(self) -> ResponseBody<B, N> {
+        ResponseBody {
+            inner: self.inner,
+            in_flight: self.in_flight.map(InFlight::renamed),
+        }
+    }
+}
+
+impl<B: Body, N: Label> Body for ResponseBody<B, N> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -55,6 +66,14 @@ impl<B: Body> Body for ResponseBody<B> {
             Some(Ok(frame)) => frame.is_trailers() || inner.is_end_stream(),
             Some(Err(_)) | None => true,
         };
+        if N::NAMES {
+            let data = frame
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            if let (Some(data), Some(in_flight)) = (data, &*this.in_flight) {
+                in_flight.sent(data.remaining());
+            }
+        }
         if ended {
             *this.in_flight = None;
         }
@@ -74,7 +93,7 @@ impl<B: Body> Body for ResponseBody<B> {
     }
 }
 
-impl<B> Default for ResponseBody<B> {
+impl<B, N> Default for ResponseBody<B, N> {
     fn default() -> Self {
         Self {
             inner: None,
@@ -83,7 +102,7 @@ impl<B> Default for ResponseBody<B> {
     }
 }
 
-impl<B> From<B> for ResponseBody<B> {
+impl<B, N> From<B> for ResponseBody<B, N> {
     fn from(inner: B) -> Self {
         Self {
             inner: Some(inner),
@@ -92,7 +111,7 @@ impl<B> From<B> for ResponseBody<B> {
     }
 }
 
-impl<B> fmt::Debug for ResponseBody<B> {
+impl<B, N> fmt::Debug for ResponseBody<B, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
             .field("in_flight", &self.in_flight.is_some())

@@ -7,10 +7,12 @@
 mod connections;
 mod count;
 mod guard;
+mod name;
+mod observe;
 mod outcome;
 mod phase;
 mod plan;
-#[cfg(feature = "net")]
+mod report;
 mod roster;
 mod run;
 mod state;
@@ -19,33 +21,35 @@ mod sync;
 #[cfg(feature = "server")]
 pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
-pub(crate) use self::connections::{Activity, Registered};
+pub(crate) use self::connections::Registered;
+#[cfg(feature = "server")]
+pub(crate) use self::guard::Inside;
+pub(crate) use self::{guard::InFlight, name::Label, phase::Stage, plan::Plan, sync::contained};
 pub use self::{
     guard::{DrainGuard, Tracked},
-    outcome::{Connections, DrainTimeout, Drained, Left, Refused, RunError},
+    name::RequestName,
+    outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
+    report::{Blocker, BlockerKind, Blockers, ConnectionState, Connections, Left, Report},
     run::{Insist, ServerOutput},
-};
-pub(crate) use self::{
-    guard::{InFlight, Inside},
-    phase::Stage,
-    plan::Plan,
-    sync::contained,
 };
 pub(crate) type Entrance = count::Entrance<state::State>;
 
 use self::{
     count::{Count, Hub},
+    guard::Listed,
     plan::Settings,
-    state::{Kind, State},
+    state::State,
 };
 use crate::{
     layer::{Calls, GracefulLayer},
-    readiness::Readiness,
+    probes::{Liveness, Readiness, Status},
 };
 use std::{
+    borrow::Cow,
     fmt,
     future::Future,
+    panic::Location,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -122,6 +126,13 @@ pub struct DrainBuilder {
 }
 
 impl DrainBuilder {
+    /// What it is called in [reports](Drain::report), and in events and metrics (features `tracing`,
+    /// `metrics`): for a process that has several. Default: nothing.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
     /// For how long everything is still served after the beginning, while readiness says no and
     /// HTTP/1 responses carry `Connection: close`. Default: zero.
     ///
@@ -179,6 +190,7 @@ impl Default for DrainBuilder {
     fn default() -> Self {
         Self {
             settings: Settings {
+                name: None,
                 lame_duck: Duration::ZERO,
                 // Kubernetes kills after 30 s unless told otherwise; leave it some.
                 timeout: Duration::from_secs(25),
@@ -240,6 +252,16 @@ impl Drain {
     /// A service for `/readyz`: 200 while [`Phase::Serving`], 503 ever after. See [`Readiness`].
     pub fn readiness(&self) -> Readiness {
         Readiness::new(self.clone())
+    }
+
+    /// A service for `/livez`: 200, whatever the drain does. See [`Liveness`].
+    pub fn liveness(&self) -> Liveness {
+        Liveness::default()
+    }
+
+    /// A service that answers with the [report](Self::report), as text or JSON. See [`Status`].
+    pub fn status(&self) -> Status {
+        Status::new(self.clone())
     }
 
     /// Begins: [`Phase::LameDuck`] if the builder gave it a duration or there is a listener, which
@@ -361,18 +383,19 @@ impl Drain {
     ///
     /// When called outside of a tokio runtime.
     #[cfg(feature = "net")]
+    #[track_caller]
     pub fn on_shutdown<H, F>(&self, hook: H)
     where
         H: FnOnce(Option<Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let inside = Inside::enter(&self.entrance(), Kind::Guard);
+        let listed = Listed::enter(&self.entrance(), BlockerKind::Hook, Location::caller());
         let drain = self.clone();
         let told = self.reached(Phase::Draining);
         tokio::spawn(async move {
             told.await;
             hook(drain.deadline()).await;
-            drop(inside);
+            drop(listed);
         });
     }
 
@@ -402,6 +425,72 @@ impl Drain {
         self.count.hub().left()
     }
 
+    /// How it stands, and what is there, one by one: for the person who is paged.
+    ///
+    /// At any time, also before the drain. Guards and tasks are in it with the place where they were
+    /// taken, connections with what they are doing; requests, if a layer [names
+    /// them](GracefulLayer::name_requests). It visits all of them, and is for people, not for each request.
+    ///
+    /// ```
+    /// use tower_graceful::{BlockerKind, Drain, Refused};
+    ///
+    /// # fn main() -> Result<(), Refused> {
+    /// let drain = Drain::new();
+    /// let guard = drain.guard()?.named("outbox");
+    /// let report = drain.report();
+    /// println!("{report}"); // serving: 1 guard left; …, and a table
+    /// assert_eq!(report.blockers[0].kind, BlockerKind::Guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn report(&self) -> Report {
+        self.count.hub().report()
+    }
+
+    /// Records how it stands by the [`metrics`] facade: to be called before each scrape.
+    ///
+    /// By itself it is recorded at each phase and every five seconds while somebody waits for the drain.
+    /// Requests are counted without that: nothing is recorded for each of them.
+    ///
+    /// | metric | | |
+    /// |---|---|---|
+    /// | `graceful_drain_phase` | gauge | 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done |
+    /// | `graceful_drain_elapsed_seconds` | gauge | since the beginning of the drain, at last its duration |
+    /// | `graceful_drain_remaining_seconds` | gauge | until the deadline |
+    /// | `graceful_in_flight` | gauge, `kind` = `request`, `guard`, `server`, `connection` | what a drain waits for, or would |
+    /// | `graceful_connections` | gauge, `state` = `silent`, `reading`, `handling`, `streaming`, `stalled`, `upgraded`, `idle`, `opaque` | see [`ConnectionState`] |
+    /// | `graceful_refused_total` | counter | requests that were refused |
+    /// | `graceful_completed_total` | counter | requests that ended during the drain |
+    /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
+    ///
+    /// Each carries the label `drain`, if the drain has a [name](DrainBuilder::name).
+    ///
+    /// The process ends with its drain, mostly before it is scraped again: what was refused and cut is in
+    /// the outcome, too, for the log.
+    ///
+    /// ```no_run
+    /// use axum::{Router, routing::get};
+    /// use tower_graceful::Drain;
+    ///
+    /// # trait Render { fn render(&self) -> String; }
+    /// # fn f(prometheus: impl Render + Clone + Send + Sync + 'static, drain: Drain) {
+    /// // let prometheus = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    /// let admin: Router = Router::new().route(
+    ///     "/metrics",
+    ///     get(async move || {
+    ///         drain.record_metrics();
+    ///         prometheus.render()
+    ///     }),
+    /// );
+    /// # }
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn record_metrics(&self) {
+        self.count.hub().advance();
+        let state = self.state();
+        state.record(&state.brief(self.left()));
+    }
+
     /// Work that is no request and that the drain is to wait for: until the guard is dropped.
     ///
     /// # Errors
@@ -423,13 +512,22 @@ impl Drain {
     /// # Ok(())
     /// # }
     /// ```
+    #[track_caller]
     pub fn guard(&self) -> Result<DrainGuard, Refused> {
+        self.guard_of(BlockerKind::Guard, Location::caller())
+    }
+
+    fn guard_of(
+        &self,
+        kind: BlockerKind,
+        taken_at: &'static Location<'static>,
+    ) -> Result<DrainGuard, Refused> {
         // Requests may be admitted for a while longer, where connections are known.
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
-        let inside = Inside::enter(&self.count.entrance(), Kind::Guard).ok_or(Refused)?;
-        Ok(DrainGuard::new(inside))
+        let listed = Listed::enter(&self.entrance(), kind, taken_at).ok_or(Refused)?;
+        Ok(DrainGuard::new(listed))
     }
 
     /// A future that the drain waits for, until it has ended or is dropped. It is counted from
@@ -461,8 +559,10 @@ impl Drain {
     /// # Ok(())
     /// # }
     /// ```
+    #[track_caller]
     pub fn track<F: IntoFuture>(&self, future: F) -> Result<Tracked<F::IntoFuture>, Refused> {
-        Ok(Tracked::new(future.into_future(), self.guard()?))
+        let guard = self.guard_of(BlockerKind::Task, Location::caller())?;
+        Ok(Tracked::new(future.into_future(), guard))
     }
 
     /// Waits until the drain is over, whoever begins it. All who wait get the same outcome.

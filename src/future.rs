@@ -1,7 +1,6 @@
 use crate::{
     body::ResponseBody,
-    drain::InFlight,
-    drain::Refused,
+    drain::{InFlight, Label, Refused},
     refusal::{Answer, Closing},
     seldom::Seldom,
 };
@@ -19,21 +18,21 @@ use std::{
 pin_project! {
     /// The response future of [`Graceful`](crate::Graceful) over HTTP.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F, B> {
+    pub struct ResponseFuture<F, B, N = ()> {
         #[pin]
-        pub(crate) state: HttpState<F, B>,
+        pub(crate) state: HttpState<F, B, N>,
     }
 }
 
 pin_project! {
     #[project = HttpProj]
-    pub(crate) enum HttpState<F, B> {
+    pub(crate) enum HttpState<F, B, N> {
         Admitted {
             #[pin]
             inner: F,
             closing: Closing,
             // Last, so that the inner future is dropped before its request is said to have ended.
-            in_flight: Option<InFlight>,
+            in_flight: Option<InFlight<N>>,
         },
         Refused {
             answer: Seldom<Answer<B>>,
@@ -43,9 +42,9 @@ pin_project! {
 }
 
 #[cfg(feature = "server")]
-impl<F, B> ResponseFuture<F, B> {
+impl<F, B, N> ResponseFuture<F, B, N> {
     #[inline]
-    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight) -> Self {
+    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight<N>) -> Self {
         Self {
             state: HttpState::Admitted {
                 inner,
@@ -65,12 +64,13 @@ impl<F, B> ResponseFuture<F, B> {
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F, B>
+impl<F, B, E, N> Future for ResponseFuture<F, B, N>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
+    N: Label,
 {
-    type Output = Result<Response<ResponseBody<B>>, E>;
+    type Output = Result<Response<ResponseBody<B, N>>, E>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -86,6 +86,9 @@ where
                 // Taken before anything else: an error ends the count now, not with the future.
                 let in_flight = in_flight.take();
                 let (mut head, inner) = result?.into_parts();
+                if let Some(in_flight) = in_flight.as_ref().filter(|_| N::NAMES) {
+                    in_flight.sent(0);
+                }
                 if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
                     closing.put_on(&mut head);
                 }
@@ -98,12 +101,15 @@ where
 }
 
 #[cold]
-fn refused<B>(answer: &mut Seldom<Answer<B>>, closing: Closing) -> Response<ResponseBody<B>> {
+fn refused<B, N: Label>(
+    answer: &mut Seldom<Answer<B>>,
+    closing: Closing,
+) -> Response<ResponseBody<B, N>> {
     let answer = answer.take().expect("polled after it was ready");
     answer.into_response(closing)
 }
 
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+impl<F, B, N> fmt::Debug for ResponseFuture<F, B, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let refused = matches!(self.state, HttpState::Refused { .. });
         f.debug_struct("ResponseFuture")

@@ -1,9 +1,9 @@
 use crate::{
-    drain::{Drain, Entrance},
+    drain::{Drain, Entrance, RequestName},
     refusal::{NoneExempt, Unavailable},
     service::Graceful,
 };
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 use tower_layer::Layer;
 
 /// Counts requests and refuses new ones once draining; from [`Drain::layer`], or for services that
@@ -59,11 +59,13 @@ pub struct GracefulLayer<M = Http> {
 }
 
 /// How a [`Graceful`] treats HTTP requests: `R` makes the [refusal](crate::refusal::Refusal), `E`
-/// says which requests are [exempt](crate::refusal::Exempt).
+/// says which requests are [exempt](crate::refusal::Exempt), and `N` is what they are known by: nothing,
+/// or their [name](RequestName).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Http<R = Unavailable, E = NoneExempt> {
+pub struct Http<R = Unavailable, E = NoneExempt, N = ()> {
     pub(crate) refusal: R,
     pub(crate) exempt: E,
+    naming: PhantomData<fn() -> N>,
 }
 
 /// How a [`Graceful`] treats calls of any other kind: `E` says which are exempt.
@@ -92,7 +94,7 @@ impl GracefulLayer<Calls> {
     }
 }
 
-impl<R, E> GracefulLayer<Http<R, E>> {
+impl<R, E, N> GracefulLayer<Http<R, E, N>> {
     /// Answers in place of the default refusal, [`Unavailable`]: with another status, other
     /// headers, a body. `Connection: close` is added where it belongs.
     ///
@@ -111,14 +113,8 @@ impl<R, E> GracefulLayer<Http<R, E>> {
     ///         (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "back soon").into_response()
     ///     }));
     /// ```
-    pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<Http<T, E>> {
-        GracefulLayer {
-            entrance: self.entrance,
-            mode: Http {
-                refusal,
-                exempt: self.mode.exempt,
-            },
-        }
+    pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<Http<T, E, N>> {
+        self.with(|mode| (refusal, mode.exempt))
     }
 
     /// Requests for which this is true are neither refused nor counted: health probes, metrics.
@@ -136,12 +132,46 @@ impl<R, E> GracefulLayer<Http<R, E>> {
     ///     .layer()
     ///     .exempt(|request: &http::Request<Body>| request.uri().path() == "/healthz");
     /// ```
-    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<Http<R, T>> {
+    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<Http<R, T, N>> {
+        self.with(|mode| (mode.refusal, exempt))
+    }
+
+    /// Keeps of each request in flight its method, its path, its peer, since when it is there and how
+    /// many bytes of its response were sent: what a [report](Drain::report) names.
+    ///
+    /// Without this, requests are counted and nothing is kept, and nothing is paid for it: that is
+    /// decided when the layer is built, by its type. With it, a request costs an allocation and an
+    /// entry in a list, made and removed under a lock of one of sixteen shards; `benches/overhead/run` shows
+    /// both.
+    ///
+    /// The peer is known where tonic's server says it (feature `tonic`), or axum's
+    /// `ConnectInfo<SocketAddr>` (feature `axum`: `into_make_service_with_connect_info`, over
+    /// `drain.listener(tcp).tap_io(|_| {})`).
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tower_graceful::Drain;
+    ///
+    /// let drain = Drain::new();
+    /// let app: Router = Router::new()
+    ///     .route("/", get("hello"))
+    ///     .layer(drain.layer().name_requests());
+    /// ```
+    pub fn name_requests(self) -> GracefulLayer<Http<R, E, RequestName>> {
+        self.with(|mode| (mode.refusal, mode.exempt))
+    }
+
+    fn with<S, F, M>(
+        self,
+        parts: impl FnOnce(Http<R, E, N>) -> (S, F),
+    ) -> GracefulLayer<Http<S, F, M>> {
+        let (refusal, exempt) = parts(self.mode);
         GracefulLayer {
             entrance: self.entrance,
             mode: Http {
-                refusal: self.mode.refusal,
+                refusal,
                 exempt,
+                naming: PhantomData,
             },
         }
     }

@@ -159,7 +159,7 @@ mod future;
 mod layer;
 #[cfg(feature = "net")]
 mod net;
-mod readiness;
+mod probes;
 pub mod refusal;
 mod seldom;
 #[cfg(feature = "server")]
@@ -175,12 +175,13 @@ pub use self::server::serve;
 pub use self::{
     body::ResponseBody,
     drain::{
-        Connections, Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Left, Phase,
-        Reached, Refused, RunError, ServerOutput, Tracked,
+        Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
+        DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached, Refused, Report,
+        RequestName, RunError, ServerOutput, Tracked,
     },
     future::{CallFuture, ResponseFuture},
     layer::{Calls, GracefulLayer, Http},
-    readiness::{Readiness, ReadinessBody},
+    probes::{Liveness, ProbeBody, Readiness, Status},
     service::Graceful,
 };
 

@@ -1,6 +1,6 @@
 //! What a request is told that comes too late, and which requests are spared.
 
-use crate::body::ResponseBody;
+use crate::{body::ResponseBody, drain::Label};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
@@ -51,7 +51,7 @@ impl<B> Answer<B> {
         }
     }
 
-    pub(crate) fn into_response(self, closing: Closing) -> Response<ResponseBody<B>> {
+    pub(crate) fn into_response<N: Label>(self, closing: Closing) -> Response<ResponseBody<B, N>> {
         let response = match self.kind {
             Kind::Http { retry_after } => return http(retry_after, closing),
             Kind::Grpc => grpc(),
@@ -59,7 +59,7 @@ impl<B> Answer<B> {
         };
         let (mut head, body) = response.into_parts();
         closing.put_on(&mut head);
-        Response::from_parts(head, body)
+        Response::from_parts(head, body.renamed())
     }
 }
 
@@ -113,7 +113,7 @@ impl Unavailable {
 
 // Headers are made once and cloned, which is half the work of making them.
 
-fn http<B>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B>> {
+fn http<B, N>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B, N>> {
     static OPEN: LazyLock<HeaderMap> = LazyLock::new(|| {
         HeaderMap::from_iter([
             (RETRY_AFTER, HeaderValue::from_static("1")),
@@ -143,7 +143,7 @@ fn http<B>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B>> {
 /// [Trailers-Only]: headers that are trailers.
 ///
 /// [Trailers-Only]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
-fn grpc<B>() -> Response<ResponseBody<B>> {
+fn grpc<B, N>() -> Response<ResponseBody<B, N>> {
     static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
         HeaderMap::from_iter([
             (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),

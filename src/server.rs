@@ -187,6 +187,7 @@ struct Settings {
     limits: Limits,
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
+    names: bool,
     on_connect: Option<OnConnect>,
     http: auto::Builder<TokioExecutor>,
     http1: conn::http1::Builder,
@@ -259,6 +260,7 @@ impl<S> Serve<S> {
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),
+                names: false,
                 on_connect: None,
                 http,
                 http1,
@@ -402,6 +404,13 @@ impl<S, F> Serve<S, F> {
     /// Whether connections are kept, to be changed while it runs.
     pub fn keep_alive(mut self, keep_alive: &KeepAlive) -> Self {
         self.settings.keep_alive = keep_alive.clone();
+        self
+    }
+
+    /// Keeps of each request in flight what a [report](Drain::report) names: see
+    /// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests). Default: not.
+    pub fn name_requests(mut self) -> Self {
+        self.settings.names = true;
         self
     }
 

@@ -27,7 +27,7 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Drain, Entrance, InFlight, Phase, Reached},
+    drain::{Drain, Entrance, InFlight, Label, Phase, Reached},
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
     refusal::{Answer, Closing, Exempt, Refusal},
@@ -117,16 +117,17 @@ impl<S, M> Graceful<S, M> {
     }
 }
 
-impl<S, R, E, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, Http<R, E>>
+impl<S, R, E, N, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, Http<R, E, N>>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     R: Refusal<ReqBody, ResBody>,
     E: Exempt<Request<ReqBody>>,
+    N: Label,
     ResBody: Body,
 {
-    type Response = Response<ResponseBody<ResBody>>;
+    type Response = Response<ResponseBody<ResBody, N>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody>;
+    type Future = ResponseFuture<S::Future, ResBody, N>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -152,7 +153,7 @@ where
         }
         // Written out in place: by way of a constructor, the inner future is copied once more.
         ResponseFuture {
-            state: match admit(&self.entrance, &request) {
+            state: match admit(&self.entrance, &request, N::of) {
                 // Entered before the inner service is called: a panic there leaves again.
                 Some(in_flight) => HttpState::Admitted {
                     inner: self.inner.call(request),
@@ -168,7 +169,7 @@ where
     }
 }
 
-impl<S, R, E> Graceful<S, Http<R, E>> {
+impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
     #[cold]
     fn refuse<ReqBody, ResBody>(&self, request: Request<ReqBody>) -> Answer<ResBody>
     where
@@ -198,7 +199,7 @@ where
         if self.mode.exempt.is_exempt(&request) && self.saturated.is_none() {
             return CallFuture::admitted(self.inner.call(request), None);
         }
-        match InFlight::enter(&self.entrance) {
+        match InFlight::enter(&self.entrance, || ()) {
             Some(in_flight) => CallFuture::admitted(self.inner.call(request), Some(in_flight)),
             None => {
                 self.entrance.count_refused();
@@ -209,11 +210,15 @@ where
 }
 
 #[inline]
-pub(crate) fn admit<B>(entrance: &Entrance, request: &Request<B>) -> Option<InFlight> {
+pub(crate) fn admit<B, N>(
+    entrance: &Entrance,
+    request: &Request<B>,
+    name: impl FnOnce(&Request<B>, &Entrance) -> N,
+) -> Option<InFlight<N>> {
     if entrance.is_parting() && is_late_upgrade(request) {
         return None;
     }
-    InFlight::enter(entrance)
+    InFlight::enter(entrance, || name(request, entrance))
 }
 
 /// Requests that arrived in time are served while draining. But one that opens a WebSocket or a

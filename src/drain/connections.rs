@@ -1,19 +1,20 @@
 //! The connections that a drain knows: what each was last seen doing, who has to be waited for
 //! before servers are told, and how all of them are woken.
 //!
-//! No bytes and no sockets here: `net` looks at those, and says what it saw ([`Activity`]).
+//! No bytes and no sockets here: `net` looks at those, and says what it saw ([`ConnectionState`]).
 
 use super::{
     Hub,
     guard::Inside,
-    outcome::Connections,
     phase::Stage,
     plan::Plan,
+    report::{Blocker, BlockerKind, ConnectionState, Connections},
     roster::Roster,
     state::{Kind, State},
 };
 use atomic_waker::AtomicWaker;
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -22,21 +23,8 @@ use std::{
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-/// What a connection was last seen doing; see [`Connections`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Activity {
-    Silent,
-    Reading,
-    Handling,
-    Streaming,
-    Stalled,
-    Upgraded,
-    Idle,
-    Opaque,
-}
-
-impl Activity {
+impl ConnectionState {
+    /// By their numbers.
     const ALL: [Self; 8] = [
         Self::Silent,
         Self::Reading,
@@ -62,8 +50,8 @@ const MULTIPLEXED: u8 = 1 << 6;
 /// been made yet, or it is too young for anybody to know.
 const EXPECTED: u8 = 1 << 5;
 
-fn activity(word: u8) -> Activity {
-    Activity::ALL[usize::from(word) % Activity::ALL.len()]
+fn activity(word: u8) -> ConnectionState {
+    ConnectionState::ALL[usize::from(word) % ConnectionState::ALL.len()]
 }
 
 fn is_expected(word: u8) -> bool {
@@ -82,6 +70,10 @@ pub(crate) struct Registry {
 pub(crate) struct Connection {
     word: AtomicU8,
     accepted: Instant,
+    /// Where it comes from, over TCP.
+    peer: Option<SocketAddr>,
+    /// How many bytes were written to it.
+    sent: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
     /// Of who drives it, where that is `serve`.
@@ -123,7 +115,7 @@ impl Registry {
     pub(super) fn muster(&self) {
         self.all.each(|connection| {
             // Who has left HTTP behind has no request to bring.
-            if activity(connection.word.load(Ordering::Acquire)) != Activity::Upgraded {
+            if activity(connection.word.load(Ordering::Acquire)) != ConnectionState::Upgraded {
                 self.await_one(connection);
             }
         });
@@ -161,20 +153,30 @@ impl Registry {
     pub(super) fn survey(&self) -> Connections {
         let mut seen = Connections::default();
         self.all.each(|connection| {
-            let count = match activity(connection.word.load(Ordering::Acquire)) {
-                Activity::Silent => &mut seen.silent,
-                Activity::Reading => &mut seen.reading,
-                Activity::Handling => &mut seen.handling,
-                Activity::Streaming if connection.is_between_calls() => &mut seen.idle,
-                Activity::Streaming => &mut seen.streaming,
-                Activity::Stalled => &mut seen.stalled,
-                Activity::Upgraded => &mut seen.upgraded,
-                Activity::Idle => &mut seen.idle,
-                Activity::Opaque => &mut seen.opaque,
+            let count = match connection.state() {
+                ConnectionState::Silent => &mut seen.silent,
+                ConnectionState::Reading => &mut seen.reading,
+                ConnectionState::Handling => &mut seen.handling,
+                ConnectionState::Streaming => &mut seen.streaming,
+                ConnectionState::Stalled => &mut seen.stalled,
+                ConnectionState::Upgraded => &mut seen.upgraded,
+                ConnectionState::Idle => &mut seen.idle,
+                ConnectionState::Opaque => &mut seen.opaque,
             };
             *count += 1;
         });
         seen
+    }
+
+    pub(super) fn list(&self, now: Instant, all: &mut Vec<Blocker>) {
+        self.all.each(|connection| {
+            let age = now.saturating_duration_since(connection.accepted);
+            all.push(Blocker {
+                peer: connection.peer,
+                sent: Some(connection.sent.load(Ordering::Relaxed)),
+                ..Blocker::new(BlockerKind::Connection(connection.state()), age)
+            });
+        });
     }
 
     /// True if it was awaited already, and nobody is any more.
@@ -194,12 +196,14 @@ impl Registry {
 
 impl Registered {
     /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
-    pub(crate) fn enter(entrance: &super::Entrance) -> Option<Self> {
+    pub(crate) fn enter(entrance: &super::Entrance, peer: Option<SocketAddr>) -> Option<Self> {
         let inside = Inside::enter(entrance, Kind::Connection)?;
         let hub = entrance.hub();
         let connection = Arc::new(Connection {
-            word: AtomicU8::new(Activity::Silent as u8),
+            word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
+            peer,
+            sent: AtomicU64::new(0),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             driver: AtomicWaker::new(),
@@ -280,7 +284,7 @@ impl Connection {
     }
 
     /// Says what it was seen doing, and whether a request is expected all the same.
-    pub(crate) fn publish(&self, activity: Activity, expected: bool) {
+    pub(crate) fn publish(&self, activity: ConnectionState, expected: bool) {
         let seen = activity as u8 | if expected { EXPECTED } else { 0 };
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(now) = self.word.compare_exchange_weak(
@@ -331,6 +335,20 @@ impl Connection {
         self.writer.register(waker);
     }
 
+    /// So many bytes more were written to it. To be called by one at a time.
+    #[inline]
+    pub(crate) fn wrote(&self, bytes: usize) {
+        let sent = self.sent.load(Ordering::Relaxed) + bytes as u64;
+        self.sent.store(sent, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> ConnectionState {
+        match activity(self.word.load(Ordering::Acquire)) {
+            ConnectionState::Streaming if self.is_between_calls() => ConnectionState::Idle,
+            state => state,
+        }
+    }
+
     fn is_between_calls(&self) -> bool {
         let calls = self.calls.load(Ordering::Acquire);
         calls > 0 && calls % 2 == 0
@@ -344,7 +362,7 @@ impl Connection {
 /// What `serve` asks and says, who sees calls, and not only bytes.
 #[cfg(feature = "server")]
 impl Connection {
-    pub(crate) fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self) -> ConnectionState {
         activity(self.word.load(Ordering::Acquire))
     }
 
@@ -355,7 +373,11 @@ impl Connection {
 
     pub(crate) fn speaks_http2(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
-        word & MULTIPLEXED != 0 && activity(word) != Activity::Opaque
+        word & MULTIPLEXED != 0 && activity(word) != ConnectionState::Opaque
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     pub(crate) fn wake_driver(&self, waker: &Waker) {
@@ -414,7 +436,7 @@ mod tests {
     #[test]
     fn each_change_wakes_the_driver() {
         let drain = Drain::new();
-        let registered = Registered::enter(&drain.entrance()).expect("serving");
+        let registered = Registered::enter(&drain.entrance(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
         registered.connection().wake_reader(&polled.clone().into());
         drain.wake_connections();
@@ -429,10 +451,10 @@ mod tests {
     async fn who_closes_during_the_roll_call_does_not_wake_the_others() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
         let mut all: Vec<_> = (0..100)
-            .filter_map(|_| Registered::enter(&drain.entrance()))
+            .filter_map(|_| Registered::enter(&drain.entrance(), None))
             .collect();
         for idle in &all {
-            idle.connection().publish(Activity::Streaming, false);
+            idle.connection().publish(ConnectionState::Streaming, false);
         }
         let first = all[0].handle();
         let polled = PolledAtOnce::new(first.clone());

@@ -1,6 +1,7 @@
 //! In place of `connections` where the crate is built without `net`: there are none.
 
-use super::outcome::Connections;
+use super::report::{Blocker, Connections};
+use tokio::time::Instant;
 
 pub(crate) struct Registry;
 
@@ -26,4 +27,6 @@ impl Registry {
     pub(super) fn survey(&self) -> Connections {
         Connections::default()
     }
+
+    pub(super) fn list(&self, _: Instant, _: &mut Vec<Blocker>) {}
 }

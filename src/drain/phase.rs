@@ -1,3 +1,5 @@
+use std::fmt;
+
 /// How far a [`Drain`](crate::Drain) has come. Phases only ever go forward, and compare so; their
 /// numbers are not part of the API.
 ///
@@ -10,6 +12,11 @@
 /// assert!(drain.phase() >= Phase::Draining);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Phase {
@@ -27,6 +34,25 @@ pub enum Phase {
     Forced,
     /// It is over, and every waiter has the same outcome.
     Done,
+}
+
+impl Phase {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::LameDuck => "lame duck",
+            Self::Draining => "draining",
+            Self::Forced => "forced",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// In lower case: `lame duck`.
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// The phases as the crate itself sees them: what happens to connections lies between two of them.

@@ -7,10 +7,12 @@
 //! [`Drain::phase`]: crate::Drain::phase
 
 use super::{
-    outcome::{DrainTimeout, Drained, Left, Outcome},
+    observe::{ENABLED, PROGRESS},
+    outcome::{DrainTimeout, Drained, Outcome},
     phase::{Phase, Stage},
+    report::{Blockers, Left, Report},
 };
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 use tokio::time::Instant;
 
 /// For how long listeners may take connections out of their accept queues at the end of LameDuck.
@@ -33,6 +35,7 @@ const WIND_UP: Duration = Duration::from_millis(500);
 /// What a drain is built with.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
+    pub(super) name: Option<Cow<'static, str>>,
     pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
     /// For how long what is in the pipe is waited for before idle connections are closed.
@@ -60,8 +63,19 @@ pub(crate) struct Plan {
     roll_call: Option<(usize, Instant)>,
     parting_at: Option<Instant>,
     /// What was left when the deadline had passed, if any of it was work.
-    cut: Option<Left>,
+    cut: Option<(Left, Blockers)>,
     outcome: Option<Outcome>,
+    /// The phases that it has come through, for those who are told.
+    entered: Vec<Entered>,
+    /// When it is to be said again what is left.
+    progress_at: Option<Instant>,
+}
+
+/// A phase, and how long after the beginning it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entered {
+    pub(super) phase: Phase,
+    pub(super) elapsed: Duration,
 }
 
 /// What there is of the connection side.
@@ -98,6 +112,8 @@ impl Plan {
             parting_at: None,
             cut: None,
             outcome: None,
+            entered: Vec::new(),
+            progress_at: None,
         }
     }
 
@@ -124,6 +140,7 @@ impl Plan {
         if !self.deadline_set {
             self.deadline = now.checked_add(self.settings.timeout);
         }
+        self.progress_at = now.checked_add(PROGRESS).filter(|_| ENABLED);
         self.enter(Stage::LameDuck, now);
     }
 
@@ -245,18 +262,24 @@ impl Plan {
                 completed: figures.completed,
                 refused: figures.refused,
             }),
-            Some(left) => Err(self.timed_out(now, figures, left)),
+            Some((left, blockers)) => Err(self.timed_out(now, left, blockers, figures)),
         };
-        self.end(outcome);
+        self.end(outcome, now);
     }
 
     /// What the deadline means for a drain in which this is left.
-    pub(super) fn settle(&mut self, now: Instant, left: Left, figures: Figures) {
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        left: Left,
+        blockers: Blockers,
+        figures: Figures,
+    ) {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
         if self.stage < Stage::Forced {
-            self.cut = Some(left.clone()).filter(Left::has_work);
+            self.cut = left.has_work().then(|| (left.clone(), blockers.clone()));
             self.enter(Stage::Forced, now);
         }
         // Connections end by being cut, the others only by themselves.
@@ -264,9 +287,9 @@ impl Plan {
         if ends && !due(add(self.since, WIND_UP), now) {
             return;
         }
-        let left = self.cut.take().unwrap_or(left);
-        let outcome = Err(self.timed_out(now, figures, left));
-        self.end(outcome);
+        let (left, blockers) = self.cut.take().unwrap_or((left, blockers));
+        let outcome = Err(self.timed_out(now, left, blockers, figures));
+        self.end(outcome, now);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -298,19 +321,72 @@ impl Plan {
     fn enter(&mut self, stage: Stage, now: Instant) {
         self.stage = stage;
         self.since = Some(now);
+        let phase = stage.phase();
+        if ENABLED && self.entered.last().is_none_or(|last| last.phase < phase) {
+            let elapsed = self.elapsed(now);
+            self.entered.push(Entered { phase, elapsed });
+        }
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        self.stage = Stage::Done;
+    fn end(&mut self, outcome: Outcome, now: Instant) {
         self.outcome = Some(outcome);
+        self.enter(Stage::Done, now);
     }
 
-    fn timed_out(&self, now: Instant, figures: Figures, left: Left) -> DrainTimeout {
-        DrainTimeout {
-            elapsed: self.elapsed(now),
+    pub(super) fn entered(&self) -> &[Entered] {
+        &self.entered
+    }
+
+    /// When somebody who waits has to look again: for the next step, or to say how it goes on.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let progress = self.progress_at.filter(|_| self.stage < Stage::Done);
+        [self.next_step(), progress].into_iter().flatten().min()
+    }
+
+    pub(super) fn progress_is_due(&self, now: Instant) -> bool {
+        self.stage < Stage::Done && due(self.progress_at, now)
+    }
+
+    /// True for the first who asks after the hour.
+    pub(super) fn progress(&mut self, now: Instant) -> bool {
+        let due = self.progress_is_due(now);
+        if due {
+            self.progress_at = now.checked_add(PROGRESS);
+        }
+        due
+    }
+
+    fn timed_out(
+        &self,
+        now: Instant,
+        left: Left,
+        blockers: Blockers,
+        figures: Figures,
+    ) -> DrainTimeout {
+        DrainTimeout::new(self.report(now, left, blockers, figures))
+    }
+
+    pub(super) fn report(
+        &self,
+        now: Instant,
+        left: Left,
+        blockers: Blockers,
+        figures: Figures,
+    ) -> Report {
+        let elapsed = match &self.outcome {
+            Some(Ok(drained)) => drained.elapsed,
+            Some(Err(timeout)) => timeout.elapsed,
+            None => self.elapsed(now),
+        };
+        Report {
+            name: self.settings.name.clone(),
+            phase: self.phase(),
+            elapsed,
+            remaining: self.deadline.map(|at| at.saturating_duration_since(now)),
             completed: figures.completed,
             refused: figures.refused,
             left,
+            blockers,
         }
     }
 

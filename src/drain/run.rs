@@ -2,13 +2,14 @@
 
 use super::{
     Drain,
-    guard::Inside,
+    guard::Listed,
     outcome::{Drained, RunError},
-    state::Kind,
+    report::BlockerKind,
 };
 use std::{
     convert::Infallible,
     future::{Future, IntoFuture, poll_fn},
+    panic::Location,
     pin::pin,
     task::{Context, Poll},
 };
@@ -120,6 +121,7 @@ impl Drain {
     /// # Panics
     ///
     /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
+    #[track_caller]
     pub fn run<V, S>(
         &self,
         server: V,
@@ -129,10 +131,10 @@ impl Drain {
         V: IntoFuture<Output: ServerOutput>,
         S: Future<Output: Insist>,
     {
-        let drain = self.clone();
+        let (drain, run_at) = (self.clone(), Location::caller());
         async move {
-            let mut inside = Inside::enter(&drain.entrance(), Kind::Server);
-            let server = inside.is_some().then(|| server.into_future());
+            let mut listed = Listed::enter(&drain.entrance(), BlockerKind::Server, run_at);
+            let server = listed.is_some().then(|| server.into_future());
             let mut server = pin!(server);
             let mut signal = pin!(Some(signal));
             let mut insist = None;
@@ -165,7 +167,7 @@ impl Drain {
                         server.set(None);
                         failure = output.into_result().err();
                         drain.update(|plan, now| plan.skip_lame_duck(now));
-                        inside = None;
+                        listed = None;
                     }
                 }
                 Poll::Pending

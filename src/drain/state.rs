@@ -3,9 +3,13 @@
 use super::{
     connections::Registry,
     count::{Home, Hub},
-    outcome::Left,
+    guard::Work,
+    name::Asked,
+    observe::Observer,
     phase::{Phase, Stage},
     plan::{Figures, Open, Plan, Settings},
+    report::{Blockers, Left, Report},
+    roster::Roster,
 };
 use std::{
     fmt,
@@ -26,6 +30,10 @@ pub(crate) struct State {
     stage: StageCell,
     tally: Tally,
     registry: Registry,
+    works: Roster<Work>,
+    /// Those that have a name.
+    requests: Roster<Asked>,
+    observer: Observer,
     plan: watch::Sender<Plan>,
 }
 
@@ -63,6 +71,9 @@ impl State {
             stage: StageCell(AtomicU8::new(Stage::Serving as u8)),
             tally: Tally::default(),
             registry: Registry::new(),
+            works: Roster::default(),
+            requests: Roster::default(),
+            observer: Observer::default(),
             plan: watch::Sender::new(Plan::new(settings)),
         }
     }
@@ -133,6 +144,18 @@ impl State {
         &self.registry
     }
 
+    pub(super) fn works(&self) -> &Roster<Work> {
+        &self.works
+    }
+
+    pub(super) fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    pub(super) fn requests(&self) -> &Roster<Asked> {
+        &self.requests
+    }
+
     #[cfg(feature = "server")]
     pub(super) fn wake_connections(&self) {
         self.registry.wake_all();
@@ -147,6 +170,12 @@ impl State {
             completed: self.tally.completed.load(Ordering::Relaxed),
             refused: self.tally.refused.load(Ordering::Relaxed),
         }
+    }
+
+    /// A report that does not say what blocks.
+    pub(super) fn brief(&self, left: Left) -> Report {
+        let (now, figures) = (Instant::now(), self.figures());
+        self.look(|plan| plan.report(now, left, Blockers::default(), figures))
     }
 
     /// The one way to change the plan. The requests' copy of the stage is set before anyone who
@@ -224,6 +253,7 @@ impl Home for State {
     fn vacated(&self) {
         let figures = self.figures();
         self.update(|plan| plan.vacated(Instant::now(), figures));
+        self.observe(Left::default);
     }
 }
 
@@ -243,10 +273,11 @@ impl Hub<State> {
             if self.occupancy() == 0 {
                 state.update(|plan| plan.vacated(now, figures));
             } else if state.look(|plan| plan.is_due(now)) {
-                let left = self.left();
-                state.update(|plan| plan.settle(now, left, figures));
+                let (left, blockers) = (self.left(), self.blockers(now));
+                state.update(|plan| plan.settle(now, left, blockers, figures));
             }
         }
+        state.observe(|| self.left());
     }
 
     pub(super) fn left(&self) -> Left {
@@ -266,6 +297,23 @@ impl Hub<State> {
         }
     }
 
+    fn blockers(&self, now: Instant) -> Blockers {
+        let state = self.home();
+        let mut all = Vec::new();
+        state.requests.each(|asked| all.push(asked.report(now)));
+        state.works.each(|work| all.push(work.report(now)));
+        state.registry.list(now, &mut all);
+        Blockers::new(all)
+    }
+
+    pub(super) fn report(&self) -> Report {
+        self.advance();
+        Report {
+            blockers: self.blockers(Instant::now()),
+            ..self.home().brief(self.left())
+        }
+    }
+
     /// Waits until the plan has what `look` is after, and moves the plan on meanwhile.
     pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Plan) -> Option<T>) -> T {
         let mut changes = self.home().plan.subscribe();
@@ -275,12 +323,14 @@ impl Hub<State> {
             // close.)
             changes.mark_unchanged();
             self.advance();
+            self.home()
+                .observe_progress(Instant::now(), || self.report());
             let next = {
                 let plan = changes.borrow();
                 if let Some(found) = look(&plan) {
                     return found;
                 }
-                plan.next_step()
+                plan.next_look()
             };
             let mut changed = pin!(changes.changed());
             let mut timer = pin!(async {

@@ -1,5 +1,5 @@
 use super::wire::Wire;
-use crate::drain::{Activity, Registered, Stage};
+use crate::drain::{ConnectionState, Registered, Stage};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
@@ -75,7 +75,7 @@ struct Watch {
     /// The last read had to wait: its waker will do.
     reading: bool,
     /// What was said of it last; and whether a request is expected.
-    shown: (Activity, bool),
+    shown: (ConnectionState, bool),
     multiplexed: bool,
     /// It was closed from here; nothing more is read.
     ended: bool,
@@ -101,7 +101,7 @@ impl<T> DrainIo<T> {
                 news: false,
                 idle_since: None,
                 reading: false,
-                shown: (Activity::Silent, false),
+                shown: (ConnectionState::Silent, false),
                 multiplexed: false,
                 ended: false,
                 lingers_until: None,
@@ -168,7 +168,7 @@ impl Watch {
             // The others have to look for bytes first.
             if matches!(
                 self.shown.0,
-                Activity::Handling | Activity::Stalled | Activity::Upgraded
+                ConnectionState::Handling | ConnectionState::Stalled | ConnectionState::Upgraded
             ) {
                 self.registered.connection().answer();
             }
@@ -180,7 +180,7 @@ impl Watch {
     #[inline]
     fn show(&mut self, stage: Stage) {
         let activity = match self.stalled || self.unflushed {
-            true => Activity::Stalled,
+            true => ConnectionState::Stalled,
             false => self.wire.activity(),
         };
         // Of interest to a drain only.
@@ -202,7 +202,7 @@ impl Watch {
         connection.plan(|plan| plan.first_byte_until(connection.accepted()))
     }
 
-    fn publish(&mut self, activity: Activity, expected: bool) {
+    fn publish(&mut self, activity: ConnectionState, expected: bool) {
         let connection = self.registered.connection();
         if self.wire.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
@@ -234,6 +234,7 @@ impl Watch {
     ) -> Poll<io::Result<usize>> {
         self.stalled = result.is_pending();
         if let Poll::Ready(Ok(mut written)) = result {
+            self.registered.connection().wrote(written);
             for slice in slices {
                 let part = &slice[..slice.len().min(written)];
                 self.wire.wrote(part);
@@ -322,11 +323,11 @@ impl Watch {
             let (limit, next_step) = connection.plan(|plan| {
                 let limit = match wire.activity() {
                     // There is nothing to cut, and nothing more to wait for.
-                    Activity::Silent | Activity::Idle if stage >= Stage::Forced => {
+                    ConnectionState::Silent | ConnectionState::Idle if stage >= Stage::Forced => {
                         Some(Instant::now())
                     }
-                    Activity::Silent => plan.first_byte_until(connection.accepted()),
-                    Activity::Reading => plan.head_until(),
+                    ConnectionState::Silent => plan.first_byte_until(connection.accepted()),
+                    ConnectionState::Reading => plan.head_until(),
                     _ if wire.waits_for_pong() => plan.pong_until(idle_since),
                     _ => None,
                 };

@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State},
-    probe::has_news,
+    probe::{self, has_news},
 };
 use crate::drain::{Drain, Registered};
 use futures_core::Stream;
@@ -86,7 +86,8 @@ where
                     return Poll::Pending;
                 }
                 Some(Ok(io)) => {
-                    if let Some(registered) = Registered::enter(this.door.entrance()) {
+                    let peer = probe::peer(&io);
+                    if let Some(registered) = Registered::enter(this.door.entrance(), peer) {
                         let io = DrainIo::new(io, registered, has_news);
                         return Poll::Ready(Some(Ok(io)));
                     }

@@ -9,6 +9,7 @@ use futures_core::Stream;
 #[cfg(feature = "axum")]
 use std::pin::pin;
 use std::{
+    any::Any,
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
@@ -229,9 +230,10 @@ impl<L: 'static> DrainListener<L> {
     }
 
     /// Counts what was accepted; closes if that was the last one.
-    fn admit<T, A>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
+    fn admit<T, A: 'static>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
         let admitted = next.and_then(|(io, address)| {
-            let registered = Registered::enter(self.door.entrance())?;
+            let peer = (&address as &dyn Any).downcast_ref().copied();
+            let registered = Registered::enter(self.door.entrance(), peer)?;
             Some((io, address, registered))
         });
         if admitted.is_none() {

@@ -1,8 +1,8 @@
-//! A look into a socket that does not go by way of the runtime: what the kernel has, the runtime may
-//! not have heard of yet.
+//! A look into a socket, of whatever kind it is: what the kernel has, the runtime may not have heard of
+//! yet.
 
 use socket2::SockRef;
-use std::{any::Any, mem::MaybeUninit};
+use std::{any::Any, mem::MaybeUninit, net::SocketAddr};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -25,4 +25,10 @@ fn peeks(socket: SockRef<'_>) -> bool {
     socket
         .peek(&mut [MaybeUninit::uninit()])
         .is_ok_and(|seen| seen > 0)
+}
+
+/// Where it comes from, if that can be seen.
+pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
+    let io: &dyn Any = io;
+    io.downcast_ref::<TcpStream>()?.peer_addr().ok()
 }

@@ -12,7 +12,7 @@ use self::{
     http1::{Http1, NotHttp},
     http2::Http2,
 };
-use crate::drain::Activity;
+use crate::drain::ConnectionState;
 
 /// What an HTTP/2 client sends first ([RFC 9113, section
 /// 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
@@ -81,23 +81,23 @@ impl Wire {
         }
     }
 
-    pub(super) fn activity(&self) -> Activity {
+    pub(super) fn activity(&self) -> ConnectionState {
         match self {
-            Self::Unknown(0) => Activity::Silent,
-            Self::Unknown(_) => Activity::Reading,
+            Self::Unknown(0) => ConnectionState::Silent,
+            Self::Unknown(_) => ConnectionState::Reading,
             Self::Http1(http1) => http1.activity(),
-            Self::Http2(http2) if http2.has_streams() => Activity::Handling,
-            Self::Http2(http2) if http2.is_reading() => Activity::Reading,
-            Self::Http2(_) => Activity::Idle,
-            Self::Upgraded => Activity::Upgraded,
-            Self::Opaque => Activity::Opaque,
+            Self::Http2(http2) if http2.has_streams() => ConnectionState::Handling,
+            Self::Http2(http2) if http2.is_reading() => ConnectionState::Reading,
+            Self::Http2(_) => ConnectionState::Idle,
+            Self::Upgraded => ConnectionState::Upgraded,
+            Self::Opaque => ConnectionState::Opaque,
         }
     }
 
     /// A whole head has come to which no response has begun. Of HTTP/1: the streams of HTTP/2 have
     /// no order.
     pub(super) fn owes(&self) -> bool {
-        matches!(self, Self::Http1(http1) if http1.activity() == Activity::Handling)
+        matches!(self, Self::Http1(http1) if http1.activity() == ConnectionState::Handling)
     }
 
     /// Requests may come at any time, until it is closed.
@@ -137,7 +137,7 @@ mod tests {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     /// What it says after these bytes, however they are cut: reads start with `>`, writes `<`.
-    fn after(steps: &[(char, &[u8])]) -> Activity {
+    fn after(steps: &[(char, &[u8])]) -> ConnectionState {
         let whole = run(steps, usize::MAX);
         for cut in 1..7 {
             assert_eq!(run(steps, cut).activity(), whole.activity(), "cut to {cut}");
@@ -161,23 +161,29 @@ mod tests {
 
     #[test]
     fn a_request_is_followed_from_its_first_byte_to_its_response() {
-        assert_eq!(Wire::new().activity(), Activity::Silent);
-        assert_eq!(after(&[('>', &GET[..1])]), Activity::Reading);
-        assert_eq!(after(&[('>', &GET[..GET.len() - 1])]), Activity::Reading);
-        assert_eq!(after(&[('>', GET)]), Activity::Handling);
+        assert_eq!(Wire::new().activity(), ConnectionState::Silent);
+        assert_eq!(after(&[('>', &GET[..1])]), ConnectionState::Reading);
+        assert_eq!(
+            after(&[('>', &GET[..GET.len() - 1])]),
+            ConnectionState::Reading
+        );
+        assert_eq!(after(&[('>', GET)]), ConnectionState::Handling);
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(after(&[('>', GET), ('<', answer)]), Activity::Streaming);
+        assert_eq!(
+            after(&[('>', GET), ('<', answer)]),
+            ConnectionState::Streaming
+        );
         let again = [('>', GET), ('<', &answer[..]), ('>', b"POST")];
-        assert_eq!(after(&again), Activity::Reading);
+        assert_eq!(after(&again), ConnectionState::Reading);
     }
 
     #[test]
     fn a_line_break_before_a_request_and_bare_ones_in_it_are_tolerated() {
         assert_eq!(
             after(&[('>', b"\r\nGET / HTTP/1.1\n\n")]),
-            Activity::Handling
+            ConnectionState::Handling
         );
-        assert_eq!(after(&[('>', b"\r\n")]), Activity::Reading);
+        assert_eq!(after(&[('>', b"\r\n")]), ConnectionState::Reading);
         // Behind a body it is none of the next request.
         let steps = [
             (
@@ -186,7 +192,7 @@ mod tests {
             ),
             ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
         ];
-        assert_eq!(after(&steps), Activity::Streaming);
+        assert_eq!(after(&steps), ConnectionState::Streaming);
     }
 
     #[test]
@@ -195,12 +201,15 @@ mod tests {
         let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
         let first = [('>', &upgrade[..]), ('<', &ok[..])];
-        assert_eq!(after(&first), Activity::Handling);
+        assert_eq!(after(&first), ConnectionState::Handling);
         let both = [first[0], first[1], ('<', &switching[..])];
-        assert_eq!(after(&both), Activity::Upgraded);
+        assert_eq!(after(&both), ConnectionState::Upgraded);
         // The first one's answer is not the tunnel's.
         let connect = [GET, b"CONNECT a:1 HTTP/1.1\r\n\r\n"].concat();
-        assert_eq!(after(&[('>', &connect), ('<', ok)]), Activity::Handling);
+        assert_eq!(
+            after(&[('>', &connect), ('<', ok)]),
+            ConnectionState::Handling
+        );
     }
 
     #[test]
@@ -210,7 +219,7 @@ mod tests {
         for (sent, mid) in [(&body[..0], true), (&body[..7], true), (&body[..], false)] {
             let steps = [('>', &head[..]), ('>', sent)];
             let steps = &steps[..1 + usize::from(!sent.is_empty())];
-            assert_eq!(after(steps), Activity::Handling);
+            assert_eq!(after(steps), ConnectionState::Handling);
             assert_eq!(run(steps, usize::MAX).is_mid_request(), mid);
         }
         // What comes after it is.
@@ -220,7 +229,7 @@ mod tests {
             ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
             ('>', b"G"),
         ];
-        assert_eq!(after(&steps), Activity::Reading);
+        assert_eq!(after(&steps), ConnectionState::Reading);
     }
 
     #[test]
@@ -241,9 +250,12 @@ mod tests {
     fn an_interim_response_is_none() {
         let head = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
         let steps = [('>', &head[..]), ('<', b"HTTP/1.1 100 Continue\r\n\r\n")];
-        assert_eq!(after(&steps), Activity::Handling);
+        assert_eq!(after(&steps), ConnectionState::Handling);
         let both = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
-        assert_eq!(after(&[('>', head), ('<', both)]), Activity::Streaming);
+        assert_eq!(
+            after(&[('>', head), ('<', both)]),
+            ConnectionState::Streaming
+        );
     }
 
     #[test]
@@ -253,31 +265,34 @@ mod tests {
             ('<', b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
             ('>', b"\x81\x05hello"),
         ];
-        assert_eq!(after(&steps), Activity::Upgraded);
+        assert_eq!(after(&steps), ConnectionState::Upgraded);
         let steps = [
             ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
             ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
         ];
-        assert_eq!(after(&steps), Activity::Upgraded);
+        assert_eq!(after(&steps), ConnectionState::Upgraded);
         let steps = [
             ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
             ('<', b"HTTP/1.1 403 Forbidden\r\n\r\n"),
         ];
-        assert_eq!(after(&steps), Activity::Streaming);
+        assert_eq!(after(&steps), ConnectionState::Streaming);
     }
 
     #[test]
     fn what_is_not_http_is_opaque() {
-        assert_eq!(after(&[('>', b"\x16\x03\x01")]), Activity::Opaque);
-        assert_eq!(after(&[('>', b"PRX")]), Activity::Reading);
+        assert_eq!(after(&[('>', b"\x16\x03\x01")]), ConnectionState::Opaque);
+        assert_eq!(after(&[('>', b"PRX")]), ConnectionState::Reading);
         // It looks like a request until its first line ends.
         let proxy = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n\x16\x03\x01";
-        assert_eq!(after(&[('>', &proxy[..40])]), Activity::Reading);
-        assert_eq!(after(&[('>', proxy)]), Activity::Opaque);
-        assert_eq!(after(&[('>', b"\r\n\r\n\0\r\nQUIT\n")]), Activity::Opaque);
-        assert_eq!(after(&[('>', b"PING\r\n")]), Activity::Opaque);
+        assert_eq!(after(&[('>', &proxy[..40])]), ConnectionState::Reading);
+        assert_eq!(after(&[('>', proxy)]), ConnectionState::Opaque);
+        assert_eq!(
+            after(&[('>', b"\r\n\r\n\0\r\nQUIT\n")]),
+            ConnectionState::Opaque
+        );
+        assert_eq!(after(&[('>', b"PING\r\n")]), ConnectionState::Opaque);
         let long = [b"GET /", &[b'x'; 100][..], b" HTTP/1.1\r\n\r\n"].concat();
-        assert_eq!(after(&[('>', &long)]), Activity::Handling);
+        assert_eq!(after(&[('>', &long)]), ConnectionState::Handling);
     }
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -288,32 +303,35 @@ mod tests {
 
     #[test]
     fn http2_counts_its_streams() {
-        assert_eq!(after(&[('>', &PREFACE[..23])]), Activity::Reading);
-        assert_eq!(after(&[('>', PREFACE)]), Activity::Idle);
+        assert_eq!(after(&[('>', &PREFACE[..23])]), ConnectionState::Reading);
+        assert_eq!(after(&[('>', PREFACE)]), ConnectionState::Idle);
         let headers = frame(1, 0x5, 1, b"abc");
         let data = frame(0, 0, 1, b"0123456789");
         let end = frame(0, 1, 1, b"");
         let start = [('>', PREFACE), ('>', &headers[..])];
-        assert_eq!(after(&start), Activity::Handling);
+        assert_eq!(after(&start), ConnectionState::Handling);
         let more = [start[0], start[1], ('<', &data[..])];
-        assert_eq!(after(&more), Activity::Handling);
+        assert_eq!(after(&more), ConnectionState::Handling);
         let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
-        assert_eq!(after(&all), Activity::Idle);
+        assert_eq!(after(&all), ConnectionState::Idle);
         // Half a head is none: neither a part of its frame nor a frame that says that more is to come.
         let half = frame(1, 0x1, 3, b"abc");
         let rest = frame(9, 0x4, 3, b"de");
-        assert_eq!(after(&[start[0], ('>', &half[..10])]), Activity::Reading);
-        assert_eq!(after(&[start[0], ('>', &half)]), Activity::Reading);
+        assert_eq!(
+            after(&[start[0], ('>', &half[..10])]),
+            ConnectionState::Reading
+        );
+        assert_eq!(after(&[start[0], ('>', &half)]), ConnectionState::Reading);
         let both = [start[0], ('>', &half[..]), ('>', &rest[..])];
-        assert_eq!(after(&both), Activity::Handling);
+        assert_eq!(after(&both), ConnectionState::Handling);
         // Trailers of the client open no stream, and a reset ends one.
         let trailers = frame(1, 0x5, 1, b"abc");
         let again = [start[0], start[1], ('<', &end[..]), ('>', &trailers[..])];
-        assert_eq!(after(&again), Activity::Idle);
+        assert_eq!(after(&again), ConnectionState::Idle);
         let reset = frame(3, 0, 1, &[0; 4]);
         assert_eq!(
             after(&[start[0], start[1], ('>', &reset[..])]),
-            Activity::Idle
+            ConnectionState::Idle
         );
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Connection, Entrance, InFlight, Inside, Stage},
+    drain::{Connection, Entrance, InFlight, Inside, RequestName, Stage},
     future::ResponseFuture,
     refusal::{Answer, Closing},
     service::{admit, is_late_upgrade},
@@ -57,6 +57,8 @@ pub(super) struct Calls<S> {
     pub(super) inside: Option<Inside>,
     /// What each of its requests gets.
     pub(super) extensions: Option<Extensions>,
+    /// They are known by their names.
+    pub(super) names: bool,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
@@ -76,7 +78,8 @@ where
         let closing = Closing::of(&request);
         let multiplexed = request.version() == Version::HTTP_2;
         let turn = (!multiplexed).then(|| Turn::new(&self.connection));
-        let admitted = admit(&self.entrance, &request).or_else(|| self.admit_late(&request));
+        let admitted = admit(&self.entrance, &request, |request, _| self.name(request))
+            .or_else(|| self.admit_late(&request));
         let response = match admitted {
             Some(in_flight) => {
                 let inner = self.inner.call(request);
@@ -99,11 +102,20 @@ impl<S> Calls<S> {
     /// Nobody has told this client yet: the response before, which has only just ended, could not say
     /// `Connection: close` any more. The drain waits for the connection, and this one will be told.
     #[cold]
-    fn admit_late(&self, request: &Request<Incoming>) -> Option<InFlight> {
+    fn admit_late(&self, request: &Request<Incoming>) -> Option<InFlight<RequestName>> {
         let late = request.version() == Version::HTTP_2
             || self.connection.stage() >= Stage::Forced
             || is_late_upgrade(request);
-        self.inside.as_ref().filter(|_| !late).map(InFlight::of)
+        let inside = self.inside.as_ref().filter(|_| !late)?;
+        Some(InFlight::of(inside, || self.name(request)))
+    }
+
+    #[inline]
+    fn name(&self, request: &Request<Incoming>) -> RequestName {
+        match self.names {
+            true => RequestName::new(request, &self.entrance, self.connection.peer()),
+            false => RequestName::default(),
+        }
     }
 }
 
@@ -127,7 +139,7 @@ pin_project! {
     pub(super) struct CallFuture<F, B> {
         // `None` is a stream that is refused.
         #[pin]
-        response: Option<ResponseFuture<F, B>>,
+        response: Option<ResponseFuture<F, B, RequestName>>,
         closing: Closing,
         // Last, so that the connection is not idle before the call is over.
         turn: Option<Turn>,
@@ -217,7 +229,7 @@ impl Error for NotExecuted {}
 pin_project! {
     pub(super) struct CallBody<B> {
         #[pin]
-        inner: ResponseBody<B>,
+        inner: ResponseBody<B, RequestName>,
         // Last, likewise.
         turn: Option<Turn>,
     }

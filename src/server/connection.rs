@@ -6,7 +6,7 @@ use super::{
     listener::{Handshake, Peer, Protocol},
 };
 use crate::{
-    drain::{Activity, Connection, Plan, Registered, Stage},
+    drain::{Connection, ConnectionState, Plan, Registered, Stage},
     net::DrainIo,
 };
 use http::Extensions;
@@ -56,6 +56,7 @@ pub(super) async fn serve<T, H, S>(
         connection,
         inside,
         extensions,
+        names: settings.names,
     };
     let io = TokioIo::new(DrainIo::new(io, registered, H::has_news));
     match protocol {
@@ -207,10 +208,10 @@ impl<'a> Driver<'a> {
         let activity = connection.activity();
         let turn = connection.turns();
         let http2 = connection.speaks_http2();
-        if activity != Activity::Reading {
+        if activity != ConnectionState::Reading {
             self.reading = None;
         }
-        if activity != Activity::Idle && http2 {
+        if activity != ConnectionState::Idle && http2 {
             self.idle = None;
         }
         let over = |at: Option<Instant>, next: Next| match at {
@@ -223,7 +224,7 @@ impl<'a> Driver<'a> {
         }
         match activity {
             // In a drain there are other limits for these, too, which are kept where it is read.
-            Activity::Silent => {
+            ConnectionState::Silent => {
                 let mut limit = limits.head_until(connection.accepted());
                 if connection.retires() {
                     // Its request may be on its way, as in a drain.
@@ -233,7 +234,7 @@ impl<'a> Driver<'a> {
                 over(limit, Next::Drop)
             }
             // Not while a response is on: then it is the beginning of the next head.
-            Activity::Reading if turn % 2 == 0 => {
+            ConnectionState::Reading if turn % 2 == 0 => {
                 let first = turn == 0 && !http2;
                 let began = match first {
                     true => connection.accepted(),
@@ -242,7 +243,7 @@ impl<'a> Driver<'a> {
                 over(limits.head_until(began), Next::Drop)
             }
             // Whoever does not answer the PING that came with the GOAWAY is gone.
-            Activity::Idle if self.told && http2 => {
+            ConnectionState::Idle if self.told && http2 => {
                 let since = since(&mut self.idle, u64::MAX);
                 over(
                     connection.plan(|plan| plan.pong_until(Some(since))),
@@ -250,14 +251,14 @@ impl<'a> Driver<'a> {
                 )
             }
             _ if self.told => until(None),
-            Activity::Idle if http2 => {
+            ConnectionState::Idle if http2 => {
                 let since = since(&mut self.idle, turn);
                 over(
                     limits.idle.and_then(|limit| since.checked_add(limit)),
                     Next::Tell,
                 )
             }
-            Activity::Streaming if turn % 2 == 0 && !connection.expects() => {
+            ConnectionState::Streaming if turn % 2 == 0 && !connection.expects() => {
                 // Whoever has just had an answer may have written the next request by now.
                 let limit = match closes {
                     true => Some(connection.plan(|plan| plan.settle_time())),

@@ -29,7 +29,7 @@ assert_impl_all!(ResponseFuture<Ready<()>, Body>: Send, Sync, Unpin, Debug);
 assert_impl_all!(CallFuture<Ready<()>>: Send, Sync, Unpin, Debug);
 assert_impl_all!(ResponseBody<Body>: Send, Sync, Unpin, Debug, Default);
 assert_impl_all!(Readiness: Send, Sync, Unpin, Clone, Debug);
-assert_impl_all!(ReadinessBody: Send, Sync, Unpin, Debug);
+assert_impl_all!(ProbeBody: Send, Sync, Unpin, Debug);
 assert_impl_all!(refusal::Unavailable: Send, Sync, Unpin, Copy, Debug, Default);
 assert_impl_all!(refusal::NoneExempt: Send, Sync, Unpin, Copy, Debug, Default);
 #[cfg(feature = "signal")]

@@ -1,7 +1,7 @@
 //! HTTP/1, as far as it takes to know where a request ends ([RFC 9112, section
 //! 6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
 
-use crate::drain::Activity;
+use crate::drain::ConnectionState;
 
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
@@ -144,12 +144,12 @@ impl Http1 {
         }
     }
 
-    pub(super) fn activity(&self) -> Activity {
+    pub(super) fn activity(&self) -> ConnectionState {
         match self.request {
-            _ if self.owed > 0 => Activity::Handling,
-            Request::Head(_) => Activity::Reading,
-            _ if !self.asked => Activity::Reading,
-            _ => Activity::Streaming,
+            _ if self.owed > 0 => ConnectionState::Handling,
+            Request::Head(_) => ConnectionState::Reading,
+            _ if !self.asked => ConnectionState::Reading,
+            _ => ConnectionState::Streaming,
         }
     }
 

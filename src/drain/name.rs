@@ -1,0 +1,144 @@
+//! What a request is known by: nothing, or its name, which is then in the drain's list.
+
+use super::{
+    Entrance,
+    report::{Blocker, BlockerKind},
+    sync::{Arc, AtomicU64, Ordering},
+};
+use http::{Method, Request, uri::PathAndQuery};
+use std::{fmt, net::SocketAddr};
+use tokio::time::Instant;
+
+/// Goes with each request that is inside. `()` is no name, and nothing to do; the default is none, too.
+pub(crate) trait Label: Default {
+    /// Whether there is anything to do.
+    const NAMES: bool;
+
+    /// Of a request that is inside.
+    fn of<B>(request: &Request<B>, entrance: &Entrance) -> Self;
+
+    /// The response has begun, and so many bytes more of its body have been taken by the server.
+    fn sent(&self, bytes: usize);
+}
+
+impl Label for () {
+    const NAMES: bool = false;
+
+    #[inline]
+    fn of<B>(_: &Request<B>, _: &Entrance) {}
+
+    #[inline]
+    fn sent(&self, _: usize) {}
+}
+
+/// What a request is known by in a [report](crate::Drain::report); see
+/// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests).
+#[derive(Default)]
+pub struct RequestName(Option<Entry>);
+
+/// In the drain's list, until this is dropped.
+struct Entry {
+    asked: Arc<Asked>,
+    // Of the thread's own stripe: it costs no line that others write.
+    entrance: Entrance,
+}
+
+pub(super) struct Asked {
+    method: Method,
+    path: Option<PathAndQuery>,
+    peer: Option<SocketAddr>,
+    since: Instant,
+    /// Bytes, and one; 0 before the response has begun.
+    sent: AtomicU64,
+}
+
+impl RequestName {
+    pub(crate) fn new<B>(
+        request: &Request<B>,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let asked = Arc::new(Asked {
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            peer,
+            since: Instant::now(),
+            sent: AtomicU64::new(0),
+        });
+        let entrance = entrance.clone();
+        entrance.home().requests().add(&asked);
+        Self(Some(Entry { asked, entrance }))
+    }
+}
+
+impl Label for RequestName {
+    const NAMES: bool = true;
+
+    fn of<B>(request: &Request<B>, entrance: &Entrance) -> Self {
+        Self::new(request, entrance, peer(request))
+    }
+
+    fn sent(&self, bytes: usize) {
+        if let Some(Entry { asked, .. }) = &self.0 {
+            // One writes: who has the response.
+            let before = asked.sent.load(Ordering::Relaxed).max(1);
+            let sent = before.saturating_add(bytes as u64);
+            asked.sent.store(sent, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.entrance.home().requests().remove(&self.asked);
+    }
+}
+
+impl Asked {
+    fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    pub(super) fn report(&self, now: Instant) -> Blocker {
+        Blocker {
+            method: Some(self.method.clone()),
+            path: Some(self.path().to_owned()),
+            peer: self.peer,
+            sent: self.sent.load(Ordering::Relaxed).checked_sub(1),
+            ..Blocker::new(
+                BlockerKind::Request,
+                now.saturating_duration_since(self.since),
+            )
+        }
+    }
+}
+
+/// Where axum and tonic say it.
+fn peer<B>(request: &Request<B>) -> Option<SocketAddr> {
+    #[cfg(feature = "axum")]
+    if let Some(info) = request
+        .extensions()
+        .get::<axum::extract::ConnectInfo<SocketAddr>>()
+    {
+        return Some(info.0);
+    }
+    #[cfg(feature = "tonic")]
+    if let Some(info) = request
+        .extensions()
+        .get::<tonic::transport::server::TcpConnectInfo>()
+    {
+        return info.remote_addr();
+    }
+    let _ = request;
+    None
+}
+
+impl fmt::Debug for RequestName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let asked = self.0.as_ref().map(|entry| &entry.asked);
+        f.debug_struct("RequestName")
+            .field("method", &asked.map(|asked| &asked.method))
+            .field("path", &asked.map(|asked| asked.path()))
+            .finish()
+    }
+}

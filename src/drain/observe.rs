@@ -1,0 +1,254 @@
+//! Says how a drain goes on: to `tracing`, to `metrics`, or to nobody.
+//!
+//! It is asked after each change of the plan, whoever made it, and says each phase once and in order. It
+//! is said under no lock that anybody waits for: what a subscriber does is nobody's business here.
+
+use super::{
+    plan::Entered,
+    report::{Left, Report},
+    state::State,
+};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+/// Whether anybody is told.
+pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
+
+/// How often it is said, while a drain goes on, what is left.
+pub(super) const PROGRESS: Duration = Duration::from_secs(5);
+
+/// What has been said.
+#[derive(Default)]
+pub(super) struct Observer {
+    /// The last phase.
+    told: AtomicU8,
+    telling: Mutex<()>,
+}
+
+impl State {
+    /// Says what has come about, if it has not been said.
+    pub(super) fn observe(&self, left: impl Fn() -> Left) {
+        if !ENABLED {
+            return;
+        }
+        let observer = self.observer();
+        // Who finds somebody telling may go: whoever tells looks once more when it is done.
+        while observer.told.load(Ordering::Acquire) < self.phase() as u8 {
+            let Ok(_telling) = observer.telling.try_lock() else {
+                return;
+            };
+            let told = observer.told.load(Ordering::Acquire);
+            let news: Vec<_> = self.look(|plan| {
+                let entered = plan.entered().iter();
+                entered
+                    .filter(|it| it.phase as u8 > told)
+                    .copied()
+                    .collect()
+            });
+            for Entered { phase, elapsed } in news {
+                let report = Report {
+                    phase,
+                    elapsed,
+                    ..self.brief(left())
+                };
+                self.say(&report);
+                observer.told.store(phase as u8, Ordering::Release);
+            }
+        }
+    }
+
+    fn say(&self, report: &Report) {
+        #[cfg(feature = "tracing")]
+        to_tracing::entered(report, self.look(|plan| plan.outcome().cloned()));
+        #[cfg(feature = "metrics")]
+        self.record(report);
+        let _ = report;
+    }
+
+    /// Says what is left, if it is time to.
+    pub(super) fn observe_progress(&self, now: tokio::time::Instant, report: impl Fn() -> Report) {
+        if !ENABLED || !self.look(|plan| plan.progress_is_due(now)) {
+            return;
+        }
+        let mut due = false;
+        // Of all who look after the hour, one says it.
+        self.update(|plan| due = plan.progress(now));
+        if due {
+            let report = report();
+            #[cfg(feature = "tracing")]
+            to_tracing::progress(&report);
+            #[cfg(feature = "metrics")]
+            self.record(&report);
+            let _ = report;
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(super) fn record(&self, report: &Report) {
+        let cut = self.look(|plan| match plan.outcome() {
+            Some(Err(timeout)) => timeout.left.clone(),
+            _ => Left::default(),
+        });
+        to_metrics::record(report, &cut);
+    }
+}
+
+#[cfg(feature = "tracing")]
+mod to_tracing {
+    use super::*;
+    use crate::drain::{outcome::Outcome, phase::Phase};
+    use tracing::{info, warn};
+
+    /// More are a number.
+    const CUT: usize = 20;
+
+    /// All that the crate says is under one target, which users filter by.
+    macro_rules! tell {
+        ($level:ident, $report:expr, $message:literal $(, $($more:tt)*)?) => {{
+            let Report { name, elapsed, completed, refused, left, .. } = $report;
+            $level!(
+                target: "tower_graceful",
+                drain = name.as_deref(),
+                ?elapsed,
+                requests = left.requests,
+                guards = left.guards,
+                servers = left.servers,
+                connections = left.connections.total(),
+                completed,
+                refused,
+                $($($more)*,)?
+                $message
+            )
+        }};
+    }
+
+    pub(super) fn entered(report: &Report, outcome: Option<Outcome>) {
+        let remaining = report.remaining;
+        match (report.phase, outcome) {
+            (Phase::Done, Some(Err(timeout))) => {
+                tell!(warn, &*timeout, "the drain was given up", phase = "done");
+                let name = timeout.name.as_deref();
+                for blocker in timeout.blockers.iter().take(CUT) {
+                    warn!(target: "tower_graceful", drain = name, %blocker, "cut");
+                }
+                let more = timeout.blockers.len().saturating_sub(CUT);
+                if more > 0 {
+                    warn!(target: "tower_graceful", drain = name, more, "cut");
+                }
+            }
+            (Phase::Serving, _) => {}
+            (Phase::LameDuck, _) => tell!(
+                info,
+                report,
+                "the drain begins",
+                phase = "lame duck",
+                ?remaining
+            ),
+            (Phase::Draining, _) => tell!(info, report, "draining", phase = "draining", ?remaining),
+            (Phase::Forced, _) => tell!(warn, report, "what is left is cut", phase = "forced"),
+            (Phase::Done, _) => tell!(info, report, "drained", phase = "done"),
+        }
+    }
+
+    pub(super) fn progress(report: &Report) {
+        let oldest = report.blockers.first().map(ToString::to_string);
+        let remaining = report.remaining;
+        tell!(
+            info,
+            report,
+            "still draining",
+            phase = report.phase.as_str(),
+            ?remaining,
+            oldest
+        );
+    }
+}
+
+#[cfg(feature = "metrics")]
+mod to_metrics {
+    use super::*;
+    use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
+
+    pub(super) fn record(report: &Report, cut: &Left) {
+        describe();
+        let labels = || -> Vec<Label> {
+            let name = report.name.clone();
+            name.map(|name| Label::new("drain", name))
+                .into_iter()
+                .collect()
+        };
+        let labelled = |key: &'static str, value: &'static str| {
+            let mut labels = labels();
+            labels.push(Label::new(key, value));
+            labels
+        };
+        gauge!("graceful_drain_phase", labels()).set(report.phase as u8);
+        gauge!("graceful_drain_elapsed_seconds", labels()).set(report.elapsed);
+        if let Some(remaining) = report.remaining {
+            gauge!("graceful_drain_remaining_seconds", labels()).set(remaining);
+        }
+        for (kind, count) in by_kind(&report.left) {
+            gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
+        }
+        for (count, state) in report.left.connections.by_state() {
+            gauge!("graceful_connections", labelled("state", state.as_label())).set(count as f64);
+        }
+        counter!("graceful_refused_total", labels()).absolute(report.refused);
+        counter!("graceful_completed_total", labels()).absolute(report.completed);
+        for (kind, count) in by_kind(cut) {
+            counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
+        }
+    }
+
+    fn by_kind(left: &Left) -> [(&'static str, usize); 4] {
+        [
+            ("request", left.requests),
+            ("guard", left.guards),
+            ("server", left.servers),
+            ("connection", left.connections.total()),
+        ]
+    }
+
+    /// Each time, as a recorder may be installed at any time.
+    fn describe() {
+        describe_gauge!(
+            "graceful_drain_phase",
+            "How far the drain is: 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done."
+        );
+        describe_gauge!(
+            "graceful_drain_elapsed_seconds",
+            Unit::Seconds,
+            "Since when the drain goes on, or how long it took; 0 before it has begun."
+        );
+        describe_gauge!(
+            "graceful_drain_remaining_seconds",
+            Unit::Seconds,
+            "How long until the drain's deadline."
+        );
+        describe_gauge!(
+            "graceful_in_flight",
+            "What a drain waits for, or would, by kind."
+        );
+        describe_gauge!(
+            "graceful_connections",
+            "Connections that the drain knows, by what they were last seen doing."
+        );
+        describe_counter!(
+            "graceful_refused_total",
+            "Requests that were refused because of the drain."
+        );
+        describe_counter!(
+            "graceful_completed_total",
+            "Requests that ended during the drain."
+        );
+        describe_counter!(
+            "graceful_cut_total",
+            "What had not ended when the drain was given up, by kind."
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! What is answered to those who ask after us: balancers, kubelets, people.
+
+use crate::drain::{Drain, Phase};
+use bytes::Bytes;
+#[cfg(feature = "serde")]
+use http::header::ACCEPT;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tower_service::Service;
+
+/// Answers `/readyz`: 200 `ready` while [`Phase::Serving`], 503 `draining` from
+/// [`Phase::LameDuck`] on; from [`Drain::readiness`].
+///
+/// Put it where a [`GracefulLayer`](crate::GracefulLayer) does not count or refuse it: outside of
+/// the layer, or [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed, and
+/// whoever connects is told by that; a server of its own for probes, without the drain's listener, answers
+/// to the end.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_graceful::Drain;
+///
+/// let drain = Drain::new();
+/// let app: Router = Router::new()
+///     .route("/", get("hello"))
+///     .layer(drain.layer())
+///     .route_service("/readyz", drain.readiness())
+///     .route_service("/livez", drain.liveness());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    drain: Drain,
+}
+
+/// Answers `/livez`: 200 `alive`, whatever the drain does; from [`Drain::liveness`].
+///
+/// Liveness is another question than [readiness](Readiness), and a drain does not change its answer: a
+/// server that drains is alive, and to restart it would lose what it drains. (Kubernetes asks it to the
+/// end.) Put it where readiness is.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Liveness;
+
+/// Answers with the drain's [report](Drain::report): is it draining, how long still, what holds it; from
+/// [`Drain::status`].
+///
+/// As text: a line and a table of all. With the feature `serde` as JSON, to those who
+/// [accept](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`.
+///
+/// It names peers and, where they are [named](crate::GracefulLayer::name_requests), paths: it is for people
+/// and machines of the house. Put it beside readiness on a server of its own, which is there while the
+/// other one drains:
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use tower_graceful::Drain;
+/// use tokio::net::TcpListener;
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let drain = Drain::new();
+/// let admin = Router::new()
+///     .route_service("/readyz", drain.readiness())
+///     .route_service("/livez", drain.liveness())
+///     .route_service("/drainz", drain.status()); // curl localhost:9000/drainz
+/// let listener = TcpListener::bind("127.0.0.1:9000").await?;
+/// tokio::spawn(axum::serve(listener, admin).into_future());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Status {
+    drain: Drain,
+}
+
+/// What one of them says.
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    text: Bytes,
+}
+
+impl Answer {
+    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            text: text.into(),
+        }
+    }
+}
+
+impl Readiness {
+    pub(crate) fn new(drain: Drain) -> Self {
+        Self { drain }
+    }
+
+    fn answer(&self, _: &HeaderMap) -> Answer {
+        match self.drain.phase() {
+            Phase::Serving => Answer::text(StatusCode::OK, "ready\n"),
+            _ => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        }
+    }
+}
+
+impl Liveness {
+    fn answer(&self, _: &HeaderMap) -> Answer {
+        Answer::text(StatusCode::OK, "alive\n")
+    }
+}
+
+impl Status {
+    pub(crate) fn new(drain: Drain) -> Self {
+        Self { drain }
+    }
+
+    fn answer(&self, _headers: &HeaderMap) -> Answer {
+        let report = self.drain.report();
+        #[cfg(feature = "serde")]
+        if accepts_json(_headers) {
+            // It errs for maps whose keys are no strings, and where a `Serialize` says so; here is neither.
+            if let Ok(json) = serde_json::to_vec(&report) {
+                return Answer {
+                    status: StatusCode::OK,
+                    content_type: "application/json",
+                    text: json.into(),
+                };
+            }
+        }
+        Answer::text(StatusCode::OK, format!("{report:#}\n"))
+    }
+}
+
+/// Not `*/*`: what a person's `curl` sends.
+#[cfg(feature = "serde")]
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|value| {
+        let ranges = value.to_str().unwrap_or_default().split(',');
+        let mut types = ranges.map(|range| range.split(';').next().unwrap_or_default());
+        types.any(|name| name.trim().eq_ignore_ascii_case("application/json"))
+    })
+}
+
+macro_rules! probe {
+    ($probe:ident) => {
+        impl<B> Service<Request<B>> for $probe {
+            type Response = Response<ProbeBody>;
+            type Error = Infallible;
+            type Future = Ready<Result<Self::Response, Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: Request<B>) -> Self::Future {
+                ready(Ok(self.answer(request.headers()).into()))
+            }
+        }
+    };
+}
+
+probe!(Readiness);
+probe!(Liveness);
+probe!(Status);
+
+impl From<Answer> for Response<ProbeBody> {
+    fn from(answer: Answer) -> Self {
+        let mut response = Response::new(ProbeBody(Some(answer.text)));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        // An answer of a moment ago is worth nothing.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// The body of an answer of [`Readiness`], [`Liveness`] or [`Status`].
+#[derive(Debug)]
+pub struct ProbeBody(Option<Bytes>);
+
+impl Body for ProbeBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|text| Ok(Frame::data(text))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |text| text.len() as u64))
+    }
+}
