@@ -155,7 +155,10 @@
 
 mod body;
 mod drain;
+mod ending;
 mod future;
+#[cfg(feature = "tonic-health")]
+mod health;
 mod layer;
 #[cfg(feature = "net")]
 mod net;
@@ -168,6 +171,8 @@ mod service;
 #[cfg(feature = "signal")]
 pub mod signal;
 
+#[cfg(feature = "tonic-health")]
+pub use self::health::{GrpcHealth, HealthWatch};
 #[cfg(feature = "net")]
 pub use self::net::{DrainIncoming, DrainIo, DrainListener};
 #[cfg(feature = "server")]
@@ -179,6 +184,7 @@ pub use self::{
         DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached, Refused, Report,
         RequestName, RunError, ServerOutput, Tracked,
     },
+    ending::{EndBody, EndStream},
     future::{CallFuture, ResponseFuture},
     layer::{Calls, GracefulLayer, Http},
     probes::{Liveness, ProbeBody, Readiness, Status},

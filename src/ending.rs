@@ -1,0 +1,240 @@
+//! Streams and bodies that end with the drain, and not by being cut.
+
+use crate::drain::{Drain, Entrance, Phase, Reached};
+use futures_core::Stream;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// When it is over.
+struct End {
+    entrance: Entrance,
+    reached: Reached,
+}
+
+impl End {
+    fn new(drain: &Drain) -> Self {
+        Self {
+            entrance: drain.entrance(),
+            reached: drain.reached(Phase::Draining),
+        }
+    }
+
+    /// Asked before each item: a look, and no more.
+    fn has_come(&self) -> bool {
+        self.entrance.phase() >= Phase::Draining
+    }
+
+    /// Asked when there is no item; wakes when it comes.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_come() {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut self.reached).poll(cx)
+    }
+}
+
+impl Drain {
+    /// A stream that ends at [`Phase::Draining`], between two items: its client sees an end, not a cut,
+    /// and the drain need not wait for its deadline.
+    ///
+    /// For event streams (the last chunk is sent), gRPC's server streams (with a
+    /// [last item](EndStream::with_last) that says why), subscriptions, and loops of one's own. What it has
+    /// not yielded by then is dropped with it.
+    ///
+    /// ```
+    /// use axum::response::{Sse, sse::Event};
+    /// use futures_util::{Stream, stream};
+    /// use std::convert::Infallible;
+    /// use tower_graceful::Drain;
+    ///
+    /// fn events(drain: &Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
+    ///     let ticks = stream::repeat_with(|| Ok(Event::default().data("tick")));
+    ///     Sse::new(drain.end_stream(ticks).with_last(Ok(Event::default().event("bye").data("moving"))))
+    /// }
+    /// # events(&Drain::new());
+    /// ```
+    pub fn end_stream<S: Stream>(&self, stream: S) -> EndStream<S> {
+        EndStream {
+            stream: Some(stream),
+            end: End::new(self),
+            last: None,
+        }
+    }
+
+    /// A response body that ends at [`Phase::Draining`], between two frames: for the event streams of
+    /// handlers that one does not want to touch, by a layer around their routes.
+    ///
+    /// A body that [says](Body::size_hint) how long it is, is left alone: to end it early is to break it. So
+    /// is one with trailers of gRPC, whose client would miss them; there, end the
+    /// [stream](Self::end_stream). Of any other one the client can not tell that it was ended early: do not
+    /// put it around downloads.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, middleware::map_response, response::Response, routing::get};
+    /// use tower_graceful::Drain;
+    ///
+    /// # async fn events() {}
+    /// let drain = Drain::new();
+    /// let ends = drain.clone();
+    /// let app: Router = Router::new()
+    ///     .route("/events", get(events))
+    ///     .layer(map_response(async move |response: Response| {
+    ///         response.map(|body| Body::new(ends.end_body(body)))
+    ///     }))
+    ///     .layer(drain.layer());
+    /// ```
+    pub fn end_body<B: Body>(&self, body: B) -> EndBody<B> {
+        let ends = body.size_hint().exact().is_none();
+        EndBody {
+            body: Some(body),
+            end: ends.then(|| End::new(self)),
+            last: None,
+        }
+    }
+}
+
+pin_project! {
+    /// A stream that ends with the drain; from [`Drain::end_stream`].
+    #[must_use = "streams do nothing unless polled"]
+    pub struct EndStream<S: Stream> {
+        // `None` once it has ended.
+        #[pin]
+        stream: Option<S>,
+        end: End,
+        last: Option<S::Item>,
+    }
+}
+
+impl<S: Stream> EndStream<S> {
+    /// With a last item, if it is the drain that ends it: an event that says goodbye, or for a client of
+    /// gRPC that it should come again, elsewhere:
+    ///
+    /// ```
+    /// # use tower_graceful::Drain;
+    /// # struct Status; impl Status { fn unavailable(_: &str) -> Self { Self } }
+    /// # let greetings = futures_util::stream::iter([Ok::<_, Status>(1)]);
+    /// # let drain = Drain::new();
+    /// let greetings = drain
+    ///     .end_stream(greetings)
+    ///     .with_last(Err(Status::unavailable("moving; call again"))); // tonic's
+    /// ```
+    pub fn with_last(mut self, item: S::Item) -> Self {
+        self.last = Some(item);
+        self
+    }
+}
+
+impl<S: Stream> Stream for EndStream<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let mut this = self.project();
+        let Some(stream) = this.stream.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if !this.end.has_come() {
+            match stream.poll_next(cx) {
+                Poll::Ready(Some(item)) => return Poll::Ready(Some(item)),
+                Poll::Ready(None) => {
+                    this.stream.set(None);
+                    return Poll::Ready(None);
+                }
+                Poll::Pending if this.end.poll(cx).is_pending() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+        // What it holds is let go of before its client has read the end.
+        this.stream.set(None);
+        Poll::Ready(this.last.take())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // It may end now, or with one more.
+        let most = self
+            .stream
+            .as_ref()
+            .map_or(Some(0), |stream| stream.size_hint().1);
+        (0, most.and_then(|most| most.checked_add(1)))
+    }
+}
+
+pin_project! {
+    /// A body that ends with the drain; from [`Drain::end_body`].
+    #[must_use = "bodies do nothing unless polled"]
+    pub struct EndBody<B: Body> {
+        // `None` once it has ended.
+        #[pin]
+        body: Option<B>,
+        // `None` if it ends by itself.
+        end: Option<End>,
+        last: Option<B::Data>,
+    }
+}
+
+impl<B: Body> EndBody<B> {
+    /// With some last bytes, if it is the drain that ends it: `event: bye\ndata: moving\n\n`.
+    pub fn with_last(mut self, data: B::Data) -> Self {
+        self.last = Some(data);
+        self
+    }
+}
+
+impl<B: Body> Body for EndBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if !this.end.as_ref().is_some_and(End::has_come) {
+            let frame = body.poll_frame(cx);
+            let ends = |end: &mut End| end.poll(cx).is_ready();
+            if frame.is_ready() || !this.end.as_mut().is_some_and(ends) {
+                return frame;
+            }
+        }
+        this.body.set(None);
+        Poll::Ready(this.last.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(B::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.body, &self.end) {
+            (None, _) => SizeHint::with_exact(0),
+            (Some(body), None) => body.size_hint(),
+            // It may end now, or with some more.
+            (Some(_), Some(_)) => SizeHint::default(),
+        }
+    }
+}
+
+impl<S: Stream> fmt::Debug for EndStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndStream")
+            .field("phase", &self.end.entrance.phase())
+            .field("ended", &self.stream.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Body> fmt::Debug for EndBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndBody")
+            .field("ends", &self.end.is_some())
+            .field("ended", &self.body.is_none())
+            .finish_non_exhaustive()
+    }
+}
