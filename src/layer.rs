@@ -61,11 +61,36 @@ pub struct GracefulLayer<M = Http> {
 /// How a [`Graceful`] treats HTTP requests: `R` makes the [refusal](crate::refusal::Refusal), `E`
 /// says which requests are [exempt](crate::refusal::Exempt), and `N` is what they are known by: nothing,
 /// or their [name](RequestName).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub struct Http<R = Unavailable, E = NoneExempt, N = ()> {
     pub(crate) refusal: R,
     pub(crate) exempt: E,
     naming: PhantomData<fn() -> N>,
+}
+
+/// By hand: there is no `N` in it.
+impl<R: Clone, E: Clone, N> Clone for Http<R, E, N> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            refusal: self.refusal.clone(),
+            exempt: self.exempt.clone(),
+            naming: PhantomData,
+        }
+    }
+}
+
+/// Likewise.
+impl<R: Copy, E: Copy, N> Copy for Http<R, E, N> {}
+
+impl<R: Default, E: Default> Default for Http<R, E> {
+    fn default() -> Self {
+        Self {
+            refusal: R::default(),
+            exempt: E::default(),
+            naming: PhantomData,
+        }
+    }
 }
 
 /// How a [`Graceful`] treats calls of any other kind: `E` says which are exempt.

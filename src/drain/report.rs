@@ -312,10 +312,10 @@ impl fmt::Display for Report {
         }
         match self.phase {
             Phase::Serving => f.write_str("serving")?,
-            phase => write!(f, "{} for {elapsed:.1?}", phase.as_str())?,
+            phase => write!(f, "{phase} for {}", time(*elapsed))?,
         }
         if let Some(remaining) = remaining.filter(|_| self.phase > Phase::Serving) {
-            write!(f, ", {remaining:.1?} to go")?;
+            write!(f, ", {} to go", time(remaining))?;
         }
         write!(
             f,
@@ -428,7 +428,7 @@ impl Blocker {
             name,
             state.to_owned(),
             or_empty(self.peer.map(|peer| peer.to_string())),
-            format!("{:.1?}", self.age),
+            time(self.age),
             or_empty(self.sent.map(bytes)),
             or_empty(self.taken_at.map(|place| place.to_string())),
         ]
@@ -454,6 +454,17 @@ impl fmt::Display for Blocker {
             write!(f, ", {before}{part}{after}")?;
         }
         Ok(())
+    }
+}
+
+/// For people: `42.1s`, `3m05s`, `26h00m`.
+fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match (hours, minutes) {
+        (0, 0) => format!("{:.1}s", duration.as_secs_f64()),
+        (0, _) => format!("{minutes}m{:02}s", seconds % 60),
+        (_, _) => format!("{hours}h{:02}m", minutes % 60),
     }
 }
 
@@ -530,5 +541,24 @@ mod serialize {
             blocker.serialize_field("age_seconds", &self.age.as_secs_f64())?;
             blocker.end()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_for_people() {
+        for (seconds, text) in [(0.04, "0.0s"), (59.94, "59.9s"), (60.0, "1m00s")] {
+            assert_eq!(time(Duration::from_secs_f64(seconds)), text);
+        }
+        assert_eq!(time(Duration::from_secs(3599)), "59m59s");
+        assert_eq!(time(Duration::from_secs(26 * 3600)), "26h00m");
+        assert_eq!(time(Duration::MAX), "5124095576030431h00m");
+        for (count, text) in [(1023, "1023 B"), (1024, "1.0 KiB"), (3 << 20, "3.0 MiB")] {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
     }
 }

@@ -4,10 +4,12 @@
 
 mod auto_traits;
 mod counting;
+mod ending;
 mod http1;
 mod outcome;
 mod phases;
 mod refusing;
+mod report;
 mod running;
 #[cfg(all(unix, feature = "signal"))]
 mod signals;

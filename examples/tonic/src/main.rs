@@ -9,7 +9,7 @@ mod greeter {
     tonic::include_proto!("greeter.v1");
 }
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use greeter::{
     GreetRequest, Greeting,
     greeter_server::{Greeter, GreeterServer},
@@ -19,11 +19,9 @@ use tokio::time::interval;
 use tokio_stream::wrappers::IntervalStream;
 use tonic::{
     Request, Response, Status,
-    server::NamedService,
     transport::{Server, server::TcpIncoming},
 };
-use tonic_health::{ServingStatus::NotServing, server::HealthReporter};
-use tower_graceful::{Drain, Phase, signal};
+use tower_graceful::{Drain, signal};
 
 type GreeterService = GreeterServer<Polite>;
 
@@ -40,17 +38,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .timeout(Duration::from_secs(25))
         .build();
 
-    let (health, health_service) = tonic_health::server::health_reporter();
+    // From the signal on it says NOT_SERVING for all services, and ends who watches.
+    let (health, _) = tonic_health::server::health_reporter();
     health.set_serving::<GreeterService>().await;
-    tokio::spawn(report_health(drain.clone(), health));
 
     // A probe is answered to the very end. Not so a health `Watch`: it is a stream like any other,
-    // which has to end (see `report_health`) and which nobody shall open any more.
+    // which nobody shall open any more.
     let probes =
         |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     let server = Server::builder()
         .layer(drain.layer().exempt(probes))
-        .add_service(health_service)
+        .add_service(drain.grpc_health(health))
         .add_service(GreeterServer::new(Polite {
             drain: drain.clone(),
         }))
@@ -67,25 +65,6 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             eprintln!("{error}");
             Ok(ExitCode::FAILURE)
         }
-    }
-}
-
-/// Tells those who ask for our health that they shall go elsewhere, as soon as we know it.
-async fn report_health(drain: Drain, mut health: HealthReporter) {
-    // "" is the server as a whole; Kubernetes asks for it unless told otherwise.
-    let services = ["", GreeterService::NAME];
-
-    drain.reached(Phase::LameDuck).await;
-    for service in services {
-        health.set_service_status(service, NotServing).await;
-    }
-
-    // Left alone, a `Watch` would hold its connection until the deadline. It ends when what it
-    // watches is cleared; probes are to find NOT_SERVING all the same.
-    drain.reached(Phase::Draining).await;
-    for service in services {
-        health.clear_service_status(service).await;
-        health.set_service_status(service, NotServing).await;
     }
 }
 
@@ -108,11 +87,12 @@ impl Greeter for Polite {
     ) -> Result<Response<Self::KeepGreetingStream>, Status> {
         // A stream without an end would be cut at the deadline. This one says goodbye in time:
         // UNAVAILABLE is what tells a client to come again, elsewhere.
-        let goodbye = stream::iter([Err(Status::unavailable("moving; call again"))]);
         let greetings = IntervalStream::new(interval(Duration::from_secs(1)))
-            .map(move |_| Ok(greeting(request.get_ref())))
-            .take_until(self.drain.reached(Phase::Draining))
-            .chain(goodbye);
+            .map(move |_| Ok(greeting(request.get_ref())));
+        let greetings = self
+            .drain
+            .end_stream(greetings)
+            .with_last(Err(Status::unavailable("moving; call again")));
         Ok(Response::new(Box::pin(greetings)))
     }
 }

@@ -59,19 +59,17 @@ async fn background(drain: Drain) {
 
 /// Ends at the drain, with the last chunk: the client sees an end, not a cut.
 async fn events(State(drain): State<Drain>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let ticks = IntervalStream::new(interval(Duration::from_secs(1)));
-    Sse::new(
-        ticks
-            .map(|_| Ok(Event::default().data("tick")))
-            .take_until(drain.reached(Phase::Draining)),
-    )
+    let ticks = IntervalStream::new(interval(Duration::from_secs(1)))
+        .map(|_| Ok(Event::default().data("tick")));
+    let goodbye = Event::default().event("goodbye").data("come again");
+    Sse::new(drain.end_stream(ticks).with_last(Ok(goodbye)))
 }
 
 /// Answers at once, and goes on: the guard is waited for.
 async fn report(State(drain): State<Drain>) -> Result<&'static str, (StatusCode, String)> {
     let late = |refused: Refused| (StatusCode::SERVICE_UNAVAILABLE, refused.to_string());
     // Taken before the answer, so that there is no moment at which nothing is counted.
-    let guard = drain.guard().map_err(late)?;
+    let guard = drain.guard().map_err(late)?.named("report");
     tokio::spawn(async move {
         sleep(Duration::from_secs(3)).await;
         println!("the report is written");

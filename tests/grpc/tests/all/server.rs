@@ -12,7 +12,7 @@ use tonic::{
     service::Routes,
     transport::{Channel, Endpoint, Error, Server, server::TcpIncoming},
 };
-use tonic_health::{ServingStatus, pb::health_client::HealthClient, server::HealthReporter};
+use tonic_health::pb::health_client::HealthClient;
 use tower_graceful::{Drain, Drained, Phase, RunError};
 
 /// Every service name that health knows of.
@@ -157,33 +157,15 @@ pub fn bind() -> (SocketAddr, TcpIncoming) {
 }
 
 async fn routes(drain: &Drain) -> (Gate, Routes) {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (health, _) = tonic_health::server::health_reporter();
     health.set_serving::<GateServer<Gate>>().await;
-    tokio::spawn(report_health(drain.clone(), health));
 
     let gate = Gate::new(drain);
-    let routes = Routes::new(GateServer::new(gate.clone())).add_service(health_service);
+    let routes = Routes::new(GateServer::new(gate.clone())).add_service(drain.grpc_health(health));
     (gate, routes)
 }
 
 /// The same as in `examples/tonic`.
 fn is_probe(request: &http::Request<Body>) -> bool {
     request.uri().path() == "/grpc.health.v1.Health/Check"
-}
-
-/// The same as in `examples/tonic`.
-async fn report_health(drain: Drain, mut health: HealthReporter) {
-    drain.reached(Phase::LameDuck).await;
-    for name in NAMES {
-        health
-            .set_service_status(name, ServingStatus::NotServing)
-            .await;
-    }
-    drain.reached(Phase::Draining).await;
-    for name in NAMES {
-        health.clear_service_status(name).await;
-        health
-            .set_service_status(name, ServingStatus::NotServing)
-            .await;
-    }
 }

@@ -1,0 +1,310 @@
+//! What blocks a drain, as it says itself.
+
+use crate::support::*;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use std::{panic::Location, time::Duration};
+use tokio::time::sleep;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_graceful::{BlockerKind, Drain, Phase, Report};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ask(target: &str) -> Request<Empty<Bytes>> {
+    let request = Request::post(target).body(Empty::new());
+    request.expect("a request")
+}
+
+fn kinds(report: &Report) -> Vec<BlockerKind> {
+    report.blockers.iter().map(|blocker| blocker.kind).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_says_who_holds_the_drain_and_since_when() {
+    let drain = Drain::new();
+    let here = Location::caller().line();
+    let first = drain.guard().expect("serving").named("outbox");
+    sleep(SECOND).await;
+    let task = drain.track(std::future::pending::<()>());
+    let task = task.expect("serving").named(String::from("sweeper"));
+    sleep(SECOND).await;
+    let run = drain.run(std::future::pending::<()>(), std::future::pending::<()>());
+    let mut run = task::spawn(run);
+    assert_pending!(run.poll());
+    let spread = first.clone();
+    sleep(SECOND).await;
+
+    let report = drain.report();
+    let all: Vec<_> = report
+        .blockers
+        .iter()
+        .map(|it| {
+            let place = it.taken_at.expect("known");
+            assert!(place.file().ends_with("report.rs"), "{place}");
+            (
+                it.kind,
+                it.name.as_deref(),
+                it.age.as_secs(),
+                place.line() - here,
+            )
+        })
+        .collect();
+    let [guard, sweeper] = [Some("outbox"), Some("sweeper")];
+    assert_eq!(all[0], (BlockerKind::Guard, guard, 3, 1));
+    assert_eq!(all[1], (BlockerKind::Task, sweeper, 2, 3));
+    // Of the same age, in any order.
+    assert_eq!(all.len(), 4);
+    assert!(all.contains(&(BlockerKind::Guard, guard, 1, 1)), "{all:?}");
+    assert!(all.contains(&(BlockerKind::Server, None, 1, 6)), "{all:?}");
+    assert_eq!(
+        (report.phase, report.elapsed),
+        (Phase::Serving, Duration::ZERO)
+    );
+    assert_eq!(report.remaining, None);
+
+    drop((first, task, spread, run));
+    assert!(drain.report().blockers.is_empty());
+}
+
+#[tokio::test]
+async fn a_hook_is_in_it_until_it_has_been_run() {
+    let drain = Drain::new();
+    drain.on_shutdown(async |_| {});
+    let report = drain.report();
+    assert_eq!(kinds(&report), [BlockerKind::Hook]);
+    let place = report.blockers[0].taken_at.expect("known");
+    assert!(place.file().ends_with("report.rs"), "{place}");
+    drained(&drain).await;
+    assert!(drain.report().blockers.is_empty());
+}
+
+/// From its call to the end of its body, with what was sent of it meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_named_is_followed() {
+    let drain = Drain::new();
+    let (answer, inner) = held::<Chunks>();
+    let mut service = drain.layer().name_requests().layer(inner);
+    let seen = || {
+        let report = drain.report();
+        assert_eq!(report.left.requests, report.blockers.len());
+        report.blockers.first().cloned()
+    };
+
+    let mut response = task::spawn(service.call(ask("/orders/7?token=secret")));
+    assert_pending!(response.poll());
+    sleep(SECOND).await;
+    let blocker = seen().expect("in flight");
+    assert_eq!(blocker.kind, BlockerKind::Request);
+    assert_eq!(blocker.method, Some(http::Method::POST));
+    assert_eq!(blocker.path.as_deref(), Some("/orders/7"), "no secrets");
+    assert_eq!((blocker.age, blocker.sent), (SECOND, None));
+    assert_eq!(
+        blocker.to_string(),
+        "request POST /orders/7, waiting, 1.0s old"
+    );
+
+    let (mut chunks, body) = Chunks::new(4);
+    assert!(answer.send(Response::new(body)).is_ok());
+    let mut body = assert_ready!(response.poll())
+        .expect("answered")
+        .into_body();
+    drop(response);
+    assert_eq!(seen().expect("in flight").sent, Some(0), "its head is out");
+    for sent in [5, 10] {
+        chunks.send_data("hello".into()).await.expect("it is read");
+        body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(seen().expect("in flight").sent, Some(sent));
+    }
+    drop(chunks);
+    assert!(body.frame().await.is_none());
+    assert_eq!(seen(), None, "it has ended, though its body is still there");
+    drop(body);
+}
+
+#[tokio::test]
+async fn a_request_leaves_the_list_however_it_ends() {
+    let drain = Drain::new();
+    let layer = drain.layer().name_requests();
+    // The future is dropped.
+    let (_answer, inner) = held::<Chunks>();
+    let mut response = task::spawn(layer.layer(inner).call(request()));
+    assert_pending!(response.poll());
+    assert_eq!(drain.report().blockers.len(), 1);
+    drop(response);
+    assert!(drain.report().blockers.is_empty());
+    // The service fails.
+    let (answer, inner) = held::<Chunks>();
+    let mut response = task::spawn(layer.layer(inner).call(request()));
+    assert_pending!(response.poll());
+    drop(answer);
+    assert!(assert_ready!(response.poll()).is_err());
+    assert!(drain.report().blockers.is_empty());
+    // It panics in its call, when it has been counted.
+    let panics = service_fn(
+        |_: Request<Empty<Bytes>>| -> std::future::Ready<Result<Response<Chunks>, BoxError>> {
+            panic!("as tests do")
+        },
+    );
+    let mut service = layer.layer(panics);
+    let call = std::panic::AssertUnwindSafe(|| drop(service.call(request())));
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert!(drain.report().blockers.is_empty());
+    drained(&drain).await;
+}
+
+#[tokio::test]
+async fn a_request_without_a_name_is_a_number() {
+    let drain = Drain::new();
+    let (_answer, inner) = held::<Chunks>();
+    let mut response = task::spawn(drain.layer().layer(inner).call(request()));
+    assert_pending!(response.poll());
+    let report = drain.report();
+    assert_eq!((report.left.requests, report.blockers.len()), (1, 0));
+}
+
+/// Also one that another layer has counted, in front of one that names.
+#[tokio::test]
+async fn a_refusal_in_front_of_named_requests_keeps_its_count() {
+    let (other, drain) = (Drain::new(), Drain::new());
+    let (answer, inner) = held::<Chunks>();
+    let mut counted = other.layer().layer(inner);
+    let mut response = task::spawn(counted.call(request()));
+    let (_chunks, body) = Chunks::new(1);
+    assert!(answer.send(Response::new(body)).is_ok());
+    let response = assert_ready!(response.poll()).expect("answered");
+    let response = std::sync::Mutex::new(Some(response));
+
+    struct OneOfTheirs(std::sync::Mutex<Option<Response<tower_graceful::ResponseBody<Chunks>>>>);
+    impl tower_graceful::refusal::Refusal<Empty<Bytes>, Chunks> for OneOfTheirs {
+        fn refuse(&self, _: &Request<Empty<Bytes>>) -> tower_graceful::refusal::Answer<Chunks> {
+            let response = self.0.lock().expect("not poisoned").take();
+            response.expect("asked once").into()
+        }
+    }
+    let refusal = std::sync::Arc::new(OneOfTheirs(response));
+    #[derive(Clone)]
+    struct Shared(std::sync::Arc<OneOfTheirs>);
+    impl tower_graceful::refusal::Refusal<Empty<Bytes>, Chunks> for Shared {
+        fn refuse(
+            &self,
+            request: &Request<Empty<Bytes>>,
+        ) -> tower_graceful::refusal::Answer<Chunks> {
+            self.0.refuse(request)
+        }
+    }
+    let layer = drain.layer().name_requests().refuse_with(Shared(refusal));
+    drain.begin();
+    let (_answer, inner) = held::<Chunks>();
+    let refused = layer
+        .layer(inner)
+        .oneshot(request())
+        .await
+        .expect("refused");
+    assert_eq!(other.in_flight(), 1);
+    drop(refused);
+    assert_eq!(other.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_given_up_says_what_was_in_its_way() {
+    let drain = Drain::builder().timeout(5 * SECOND).build();
+    let (_answer, inner) = held::<Chunks>();
+    let mut service = drain.layer().name_requests().layer(inner);
+    let mut response = task::spawn(service.call(ask("/slow")));
+    assert_pending!(response.poll());
+    let guard = drain.guard().expect("serving").named("outbox");
+    drain.begin();
+    sleep(2 * SECOND).await;
+    let live = drain.report();
+    assert_eq!((live.phase, live.elapsed), (Phase::Draining, 2 * SECOND));
+    assert_eq!(live.remaining, Some(3 * SECOND));
+    assert_eq!(live.blockers.len(), 2);
+    let line = "draining for 2.0s, 3.0s to go: 1 request, 1 guard left; 0 completed, 0 refused\n";
+    assert!(live.to_string().starts_with(line), "{live}");
+
+    let timeout = drain.wait().await.expect_err("held");
+    assert_eq!(timeout.elapsed, 5 * SECOND);
+    assert_eq!((timeout.left.requests, timeout.left.guards), (1, 1));
+    let paths = timeout.blockers.iter().filter_map(|it| it.path.as_deref());
+    assert_eq!(paths.collect::<Vec<_>>(), ["/slow"]);
+    let names = timeout.blockers.iter().filter_map(|it| it.name.as_deref());
+    assert_eq!(names.collect::<Vec<_>>(), ["outbox"]);
+
+    drop((guard, response));
+    sleep(SECOND).await;
+    assert_eq!(timeout.blockers.len(), 2, "what was said stays said");
+    let after = drain.report();
+    assert_eq!((after.phase, after.elapsed), (Phase::Done, 5 * SECOND));
+    assert!(after.blockers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_reads_well() {
+    let drain = Drain::builder().name("api").build();
+    assert_eq!(
+        drain.report().to_string(),
+        "api: serving: nothing left; 0 completed, 0 refused"
+    );
+    assert_eq!(drain.report().blockers.to_string(), "nothing");
+    let named = drain.guard().expect("serving").named("outbox");
+    sleep(SECOND).await;
+    let (_answer, inner) = held::<Chunks>();
+    let mut service = drain.layer().name_requests().layer(inner);
+    let mut response = task::spawn(service.call(ask(&format!("/{}", "x".repeat(80)))));
+    assert_pending!(response.poll());
+    let table = drain.report().blockers.to_string();
+    let lines: Vec<_> = table.lines().collect();
+    let place = drain.report().blockers[0].taken_at.expect("known");
+    let path = format!("POST /{}…", "x".repeat(59));
+    assert_eq!(
+        lines,
+        [
+            format!("kind     {:<66}  state    age   taken at", "name"),
+            format!("guard    {:<66}           1.0s  {place}", "outbox"),
+            format!("request  {path}  waiting  0.0s"),
+        ]
+    );
+    drop(named);
+
+    let guards: Vec<_> = (0..24).map(|_| drain.guard()).collect();
+    let blockers = drain.report().blockers;
+    let (short, long) = (blockers.to_string(), format!("{blockers:#}"));
+    assert_eq!((short.lines().count(), long.lines().count()), (22, 26));
+    assert!(short.ends_with("\n… and 5 more"), "{short}");
+    drop(guards);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_served() {
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving").named("outbox");
+    drain.begin();
+    let response = drain.status().oneshot(request()).await.expect("infallible");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/plain; charset=utf-8"
+    );
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let text = response.into_body().collect().await.expect("infallible");
+    let text = String::from_utf8(text.to_bytes().to_vec()).expect("text");
+    assert!(
+        text.starts_with("draining for 0.0s, 25.0s to go: 1 guard left; "),
+        "{text}"
+    );
+    assert!(text.contains("\nguard  outbox"), "{text}");
+
+    let alive = drain
+        .liveness()
+        .oneshot(request())
+        .await
+        .expect("infallible");
+    assert_eq!(
+        alive.status(),
+        StatusCode::OK,
+        "a drain is no reason to be killed"
+    );
+    drop(guard);
+}
