@@ -114,7 +114,7 @@ mod to_tracing {
             $level!(
                 target: "tower_graceful",
                 drain = name.as_deref(),
-                ?elapsed,
+                elapsed_seconds = elapsed.as_secs_f64(),
                 requests = left.requests,
                 guards = left.guards,
                 servers = left.servers,
@@ -128,7 +128,7 @@ mod to_tracing {
     }
 
     pub(super) fn entered(report: &Report, outcome: Option<Outcome>) {
-        let remaining = report.remaining;
+        let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
         match (report.phase, outcome) {
             (Phase::Done, Some(Err(timeout))) => {
                 tell!(warn, &*timeout, "the drain was given up", phase = "done");
@@ -147,9 +147,15 @@ mod to_tracing {
                 report,
                 "the drain begins",
                 phase = "lame duck",
-                ?remaining
+                remaining_seconds = remaining
             ),
-            (Phase::Draining, _) => tell!(info, report, "draining", phase = "draining", ?remaining),
+            (Phase::Draining, _) => tell!(
+                info,
+                report,
+                "draining",
+                phase = "draining",
+                remaining_seconds = remaining
+            ),
             (Phase::Forced, _) => tell!(warn, report, "what is left is cut", phase = "forced"),
             (Phase::Done, _) => tell!(info, report, "drained", phase = "done"),
         }
@@ -157,13 +163,13 @@ mod to_tracing {
 
     pub(super) fn progress(report: &Report) {
         let oldest = report.blockers.first().map(ToString::to_string);
-        let remaining = report.remaining;
+        let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
         tell!(
             info,
             report,
             "still draining",
             phase = report.phase.as_str(),
-            ?remaining,
+            remaining_seconds = remaining,
             oldest
         );
     }

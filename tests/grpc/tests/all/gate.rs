@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 use std::{pin::Pin, sync::Arc};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
-use tower_graceful::{Drain, Phase};
+use tower_graceful::Drain;
 
 /// What `Listen` says when the drain has come; not what the layer or a broken connection would.
 pub const FAREWELL: &str = "moving; go on at 42";
@@ -64,10 +64,8 @@ impl gate_server::Gate for Gate {
             .metadata_mut()
             .insert("go-on-at", MetadataValue::from_static("42"));
         let echo = stream::iter([Ok(request.into_inner())]);
-        let drain = stream::once(self.drain.reached(Phase::Draining));
-        Ok(Response::new(Box::pin(
-            echo.chain(drain.map(move |()| Err(farewell.clone()))),
-        )))
+        let endless = self.drain.end_stream(echo.chain(stream::pending()));
+        Ok(Response::new(Box::pin(endless.with_last(Err(farewell)))))
     }
 
     async fn upload(

@@ -1,4 +1,4 @@
-//! The health service, wired as in `examples/tonic`.
+//! The health service, wired as in `examples/tonic`: `Drain::grpc_health`.
 
 use crate::{
     gate::{gate_client::GateClient, text},
@@ -9,6 +9,7 @@ use crate::{
 use prost::Message;
 use std::time::Duration;
 use tonic::{Code, Streaming, transport::Channel};
+use tonic_health::ServingStatus::Serving;
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
@@ -167,4 +168,73 @@ async fn d35_probes_are_answered_python() {
         &about("gate.Gate").encode_to_vec(),
     );
     assert_eq!(probe.finish().await, ["message 0802", "status OK "]);
+}
+
+/// What `grpc_health_probe` makes its exit codes of: 0 for SERVING, 4 for any other answer, 3 for an
+/// error of the call, 2 for a connection that does not come about.
+#[tokio::test]
+async fn d35_as_a_probe_sees_it_python() {
+    let Some(python) = Python::with_grpcio("d35, Python as a probe") else {
+        return;
+    };
+    for kind in KINDS {
+        let for_long = Duration::from_secs(3600);
+        let drain = Drain::builder().lame_duck(for_long).timeout(2 * for_long);
+        let server = that_stops(kind, drain.build()).await;
+        let (address, drain) = (server.address, server.drain.clone());
+        let probe = async |service: &str| {
+            let call = python.call(
+                address,
+                "/grpc.health.v1.Health/Check",
+                "unary",
+                &about(service).encode_to_vec(),
+            );
+            call.finish().await
+        };
+        for name in NAMES {
+            assert_eq!(probe(name).await, ["message 0801", "status OK "]);
+        }
+        let unknown = probe("no.such.Service").await.pop();
+        assert_eq!(
+            unknown.as_deref(),
+            Some("status NOT_FOUND service not registered")
+        );
+
+        let server = server.signal(Phase::LameDuck).await;
+        for name in NAMES {
+            assert_eq!(probe(name).await, ["message 0802", "status OK "]);
+        }
+        let unknown = probe("no.such.Service").await.pop();
+        assert_eq!(
+            unknown.as_deref(),
+            Some("status NOT_FOUND service not registered")
+        );
+
+        drain.force();
+        server.outcome().await.expect("nothing is cut");
+        let gone = probe("").await.pop().expect("a status");
+        assert!(gone.starts_with("status UNAVAILABLE "), "{gone}");
+    }
+}
+
+/// Also who begins to watch when the drain has begun; and what the reporter says from then on, is not
+/// heard.
+#[tokio::test]
+async fn d35_who_watches_late_is_told_what_the_drain_says() {
+    for kind in KINDS {
+        let for_long = Duration::from_secs(3600);
+        let drain = Drain::builder().lame_duck(for_long).timeout(2 * for_long);
+        let server = that_stops(kind, drain.build()).await;
+        let health = server.health.clone();
+        let mut client = server.health_client().await;
+        let mut early = watch(&mut client, "").await;
+        assert_eq!(update(&mut early).await, Some(ServingStatus::Serving));
+
+        let _server = server.signal(Phase::LameDuck).await;
+        assert_eq!(update(&mut early).await, Some(ServingStatus::NotServing));
+        health.set_service_status("", Serving).await;
+        assert_eq!(check(&mut client, "").await, ServingStatus::NotServing);
+        let mut late = watch(&mut client, "").await;
+        assert_eq!(update(&mut late).await, Some(ServingStatus::NotServing));
+    }
 }

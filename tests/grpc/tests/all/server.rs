@@ -12,7 +12,7 @@ use tonic::{
     service::Routes,
     transport::{Channel, Endpoint, Error, Server, server::TcpIncoming},
 };
-use tonic_health::pb::health_client::HealthClient;
+use tonic_health::{pb::health_client::HealthClient, server::HealthReporter};
 use tower_graceful::{Drain, Drained, Phase, RunError};
 
 /// Every service name that health knows of.
@@ -23,6 +23,7 @@ pub struct Running<T> {
     pub address: SocketAddr,
     pub drain: Drain,
     pub gate: Gate,
+    pub health: HealthReporter,
     signal: oneshot::Sender<()>,
     task: Task<T>,
 }
@@ -52,7 +53,7 @@ pub const KINDS: [Kind; 2] = [Kind::Tonic, Kind::Serve];
 /// As in `examples/tonic`: stops at [`Phase::Draining`], and is waited for.
 pub async fn that_stops(kind: Kind, drain: Drain) -> Running<Outcome> {
     let (address, tcp) = listen().await;
-    let (gate, routes) = routes(&drain).await;
+    let (gate, health, routes) = routes(&drain).await;
     let (signal, signalled) = oneshot::channel();
     let signalled = async {
         // A test that drops it does not signal.
@@ -83,6 +84,7 @@ pub async fn that_stops(kind: Kind, drain: Drain) -> Running<Outcome> {
         address,
         drain,
         gate,
+        health,
         signal,
         task: Task(task),
     }
@@ -92,7 +94,7 @@ pub async fn that_stops(kind: Kind, drain: Drain) -> Running<Outcome> {
 /// during the drain comes to the layer.
 pub async fn that_stays(drain: Drain) -> Running<Result<(), Error>> {
     let (address, incoming) = bind();
-    let (gate, routes) = routes(&drain).await;
+    let (gate, health, routes) = routes(&drain).await;
     let server = Server::builder()
         .layer(drain.layer().exempt(is_probe))
         .serve_with_incoming(routes.prepare(), incoming);
@@ -100,6 +102,7 @@ pub async fn that_stays(drain: Drain) -> Running<Result<(), Error>> {
         address,
         drain,
         gate,
+        health,
         signal: oneshot::channel().0,
         task: Task(tokio::spawn(server)),
     }
@@ -156,13 +159,14 @@ pub fn bind() -> (SocketAddr, TcpIncoming) {
     (incoming.local_addr().expect("a bound socket"), incoming)
 }
 
-async fn routes(drain: &Drain) -> (Gate, Routes) {
+async fn routes(drain: &Drain) -> (Gate, HealthReporter, Routes) {
     let (health, _) = tonic_health::server::health_reporter();
     health.set_serving::<GateServer<Gate>>().await;
 
     let gate = Gate::new(drain);
-    let routes = Routes::new(GateServer::new(gate.clone())).add_service(drain.grpc_health(health));
-    (gate, routes)
+    let routes =
+        Routes::new(GateServer::new(gate.clone())).add_service(drain.grpc_health(health.clone()));
+    (gate, health, routes)
 }
 
 /// The same as in `examples/tonic`.

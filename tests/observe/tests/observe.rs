@@ -1,0 +1,359 @@
+//! What a drain says of itself: events, metrics, JSON. The clock is paused, so that all of it is known.
+
+use bytes::Bytes;
+use http::{Request, Response, header::ACCEPT};
+use http_body_util::{BodyExt, Empty, channel::Channel};
+use metrics_util::{
+    CompositeKey,
+    debugging::{DebugValue, DebuggingRecorder, Snapshotter},
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    panic::Location,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::sleep;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_graceful::Drain;
+use tracing::{Level, subscriber::DefaultGuard};
+
+type Body = Channel<Bytes, Infallible>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Lines of a log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn of_this_thread() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::TRACE)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// What has come since it was asked last.
+    fn lines(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
+        let text = String::from_utf8(bytes).expect("text");
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_phase_is_one_event() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::builder().lame_duck(2 * SECOND).build();
+    let guard = drain.guard().expect("serving");
+    assert!(log.lines().is_empty());
+    drain.begin();
+    drain.begin();
+    let figures = "servers=0 connections=0 completed=0 refused=0";
+    assert_eq!(
+        log.lines(),
+        [format!(
+            "INFO tower_graceful: the drain begins elapsed_seconds=0.0 requests=0 guards=1 {figures} \
+             phase=\"lame duck\" remaining_seconds=25.0"
+        )]
+    );
+    let waiting = tokio::spawn(drain.wait());
+    sleep(3 * SECOND).await;
+    assert_eq!(
+        log.lines(),
+        [format!(
+            "INFO tower_graceful: draining elapsed_seconds=2.0 requests=0 guards=1 {figures} \
+             phase=\"draining\" remaining_seconds=23.0"
+        )]
+    );
+    drop(guard);
+    assert!(waiting.await.expect("no panic").is_ok());
+    assert_eq!(
+        log.lines(),
+        [format!(
+            "INFO tower_graceful: drained elapsed_seconds=3.0 requests=0 guards=0 {figures} phase=\"done\""
+        )]
+    );
+    drain.force();
+    drop(drain);
+    assert!(log.lines().is_empty(), "it is over");
+}
+
+/// Several wait, and many look; each hour is struck once.
+#[tokio::test(start_paused = true)]
+async fn every_five_seconds_what_is_left() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::builder().name("api").timeout(12 * SECOND).build();
+    let here = Location::caller();
+    let guard = drain.guard().expect("serving").named("outbox");
+    drain.begin();
+    for _ in 0..3 {
+        tokio::spawn(drain.wait());
+    }
+    log.lines();
+    sleep(11 * SECOND).await;
+    let figures = "requests=0 guards=1 servers=0 connections=0 completed=0 refused=0";
+    let place = format!("{}:{}:23", here.file(), here.line() + 1);
+    let progress = |elapsed: u64, remaining: u64| {
+        format!(
+            "INFO tower_graceful: still draining drain=\"api\" elapsed_seconds={elapsed}.0 {figures} \
+             phase=\"draining\" remaining_seconds={remaining}.0 \
+             oldest=\"guard outbox, {elapsed}.0s old, taken at {place}\""
+        )
+    };
+    assert_eq!(log.lines(), [progress(5, 7), progress(10, 2)]);
+
+    sleep(2 * SECOND).await;
+    let lines = log.lines();
+    assert_eq!(
+        lines,
+        [
+            format!(
+                "WARN tower_graceful: what is left is cut drain=\"api\" elapsed_seconds=12.0 {figures} \
+                 phase=\"forced\""
+            ),
+            format!(
+                "WARN tower_graceful: the drain was given up drain=\"api\" elapsed_seconds=12.0 {figures} \
+                 phase=\"done\""
+            ),
+            format!(
+                "WARN tower_graceful: cut drain=\"api\" blocker=guard outbox, 12.0s old, taken at \
+                 {place}"
+            ),
+        ]
+    );
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_are_cut_are_a_number() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::new();
+    let guards: Vec<_> = (0..25).map(|_| drain.guard()).collect();
+    drain.force();
+    let lines = log.lines();
+    let cut = lines.iter().filter(|line| line.contains(": cut "));
+    assert_eq!(cut.count(), 21, "{lines:#?}");
+    assert!(
+        lines
+            .last()
+            .is_some_and(|line| line.ends_with(": cut more=5"))
+    );
+    drop(guards);
+}
+
+/// A subscriber may look at the drain that speaks to it.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_may_ask_back() {
+    struct Asks(Drain, Arc<Mutex<Vec<String>>>);
+    impl tracing::Subscriber for Asks {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.force();
+            let phase = self.0.report().phase.to_string();
+            self.1.lock().expect("not poisoned").push(phase);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    let drain = Drain::builder().lame_duck(SECOND).build();
+    let seen = Arc::default();
+    let _guard = tracing::subscriber::set_default(Asks(drain.clone(), Arc::clone(&seen)));
+    drain.begin();
+    // LameDuck, which it forces; then Draining and Done, which have come of that.
+    assert_eq!(
+        *seen.lock().expect("not poisoned"),
+        ["done", "done", "done"]
+    );
+}
+
+/// Name and labels, and the value.
+fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
+    let text = |key: CompositeKey| {
+        let (_, key) = key.into_parts();
+        let labels = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()));
+        let labels = labels.collect::<Vec<_>>().join(",");
+        format!("{}{{{labels}}}", key.name())
+    };
+    let all = snapshotter.snapshot().into_vec().into_iter();
+    all.map(|(key, _, _, value)| {
+        let value = match value {
+            DebugValue::Counter(value) => value as f64,
+            DebugValue::Gauge(value) => value.0,
+            DebugValue::Histogram(_) => panic!("there are none"),
+        };
+        (text(key), value)
+    })
+    .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_say_how_it_stands() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let drain = Drain::builder().name("api").timeout(10 * SECOND).build();
+    let guards = [drain.guard(), drain.guard()];
+    let (_send, body) = Body::new(1);
+    let body = Mutex::new(Some(body));
+    let mut service = drain
+        .layer()
+        .layer(service_fn(async |_: Request<Empty<Bytes>>| {
+            let body = body.lock().expect("not poisoned").take();
+            Ok::<_, Infallible>(Response::new(body.unwrap_or(Body::new(1).1)))
+        }));
+    let held = service
+        .call(Request::new(Empty::new()))
+        .await
+        .expect("infallible");
+
+    drain.record_metrics();
+    let seen = snapshot(&snapshotter);
+    assert_eq!(seen["graceful_drain_phase{drain=api}"], 0.0);
+    assert_eq!(seen["graceful_in_flight{drain=api,kind=request}"], 1.0);
+    assert_eq!(seen["graceful_in_flight{drain=api,kind=guard}"], 2.0);
+    assert_eq!(seen["graceful_drain_elapsed_seconds{drain=api}"], 0.0);
+    assert!(!seen.contains_key("graceful_drain_remaining_seconds{drain=api}"));
+    assert_eq!(seen["graceful_connections{drain=api,state=silent}"], 0.0);
+
+    // By itself, at each phase and while somebody waits.
+    let waiting = tokio::spawn(drain.wait());
+    drain.begin();
+    let seen = snapshot(&snapshotter);
+    assert_eq!(seen["graceful_drain_phase{drain=api}"], 2.0);
+    assert_eq!(seen["graceful_drain_remaining_seconds{drain=api}"], 10.0);
+    drop(service.call(Request::new(Empty::new())).await);
+    drop(held);
+    sleep(6 * SECOND).await;
+    let seen = snapshot(&snapshotter);
+    assert_eq!(seen["graceful_drain_elapsed_seconds{drain=api}"], 5.0);
+    assert_eq!(seen["graceful_refused_total{drain=api}"], 1.0);
+    assert_eq!(seen["graceful_completed_total{drain=api}"], 1.0);
+    assert_eq!(seen["graceful_in_flight{drain=api,kind=request}"], 0.0);
+    assert_eq!(seen["graceful_cut_total{drain=api,kind=guard}"], 0.0);
+
+    assert!(waiting.await.expect("no panic").is_err());
+    let seen = snapshot(&snapshotter);
+    assert_eq!(seen["graceful_drain_phase{drain=api}"], 4.0);
+    assert_eq!(seen["graceful_drain_elapsed_seconds{drain=api}"], 10.0);
+    assert_eq!(seen["graceful_cut_total{drain=api,kind=guard}"], 2.0);
+    // All that the docs name.
+    let names: Vec<_> = seen
+        .keys()
+        .filter_map(|key| key.split('{').next())
+        .collect();
+    for name in names {
+        assert!(
+            include_str!("../../../src/drain.rs").contains(&format!("/// | `{name}` |")),
+            "{name}"
+        );
+    }
+    drop(guards);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_serialises_and_is_served_as_json() {
+    let drain = Drain::builder().timeout(10 * SECOND).build();
+    let here = Location::caller();
+    let guard = drain.guard().expect("serving").named("outbox");
+    let mut service =
+        drain
+            .layer()
+            .name_requests()
+            .layer(service_fn(async |_: Request<Empty<Bytes>>| {
+                Ok::<_, Infallible>(Response::new(Body::new(1).1))
+            }));
+    sleep(SECOND).await;
+    let request = Request::put("/orders/7?token=secret").body(Empty::new());
+    let held = service
+        .call(request.expect("a request"))
+        .await
+        .expect("infallible");
+    drain.begin();
+    sleep(SECOND).await;
+
+    let place = format!("{}:{}:23", here.file(), here.line() + 1);
+    let expected = json!({
+        "name": null,
+        "phase": "draining",
+        "elapsed_seconds": 1.0,
+        "remaining_seconds": 9.0,
+        "completed": 0,
+        "refused": 0,
+        "left": {
+            "requests": 1,
+            "guards": 1,
+            "servers": 0,
+            "connections": {
+                "silent": 0, "reading": 0, "handling": 0, "streaming": 0,
+                "stalled": 0, "upgraded": 0, "idle": 0, "opaque": 0,
+            },
+        },
+        "blockers": [
+            { "kind": "guard", "name": "outbox", "taken_at": place, "age_seconds": 2.0 },
+            { "kind": "request", "method": "PUT", "path": "/orders/7", "sent": 0, "age_seconds": 1.0 },
+        ],
+    });
+    assert_eq!(
+        serde_json::to_value(drain.report()).expect("it serialises"),
+        expected
+    );
+
+    let ask = async |accept: &str| {
+        let request = Request::get("/drainz")
+            .header(ACCEPT, accept)
+            .body(Empty::<Bytes>::new());
+        let response = drain.status().oneshot(request.expect("a request")).await;
+        let (head, body) = response.expect("infallible").into_parts();
+        let body = body.collect().await.expect("infallible").to_bytes();
+        let content_type = head.headers["content-type"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        (
+            content_type,
+            String::from_utf8(body.to_vec()).expect("text"),
+        )
+    };
+    for accept in ["application/json", "text/html, Application/JSON;q=0.9"] {
+        let (content_type, body) = ask(accept).await;
+        assert_eq!(content_type, "application/json");
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(body, expected);
+    }
+    for accept in ["*/*", "text/plain", "application/jsonp"] {
+        let (content_type, body) = ask(accept).await;
+        assert_eq!(content_type, "text/plain; charset=utf-8");
+        assert!(body.starts_with("draining for 1.0s, 9.0s to go"), "{body}");
+    }
+    drop((guard, held));
+}
