@@ -20,6 +20,7 @@ fn warm(name: &str) -> Stack {
 #[bench::limit("limit")]
 #[bench::tracker("tracker")]
 #[bench::serving("serving")]
+#[bench::named("named")]
 #[bench::serving_headers("serving_headers")]
 #[bench::refusing("refusing")]
 #[bench::shared_word("shared_word")]

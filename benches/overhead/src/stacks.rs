@@ -29,12 +29,13 @@ pub struct Entry {
 }
 
 /// All of them. The first is what the others are compared with; the second is the yardstick.
-pub const STACKS: [Entry; 11] = [
+pub const STACKS: [Entry; 12] = [
     entry("bare", "bare service", bare),
     entry("in_flight", "tower-http `InFlightRequests`", in_flight),
     entry("limit", "tower `ConcurrencyLimit`", limit),
     entry("tracker", "tokio-util `TaskTracker`", tracker),
     entry("serving", "**tower-graceful**, serving", serving),
+    entry("named", "**tower-graceful**, serving, requests named", named),
     entry(
         "serving_headers",
         "**tower-graceful**, serving three headers",
@@ -87,6 +88,14 @@ fn serving() -> Stack {
     let drain = Drain::new();
     let layer = drain.layer();
     // As long-lived as an application's: it keeps the stripes.
+    forget(drain);
+    Stack::new(layer)
+}
+
+/// Likewise, and each of them is in the list that a report shows.
+fn named() -> Stack {
+    let drain = Drain::new();
+    let layer = drain.layer().name_requests();
     forget(drain);
     Stack::new(layer)
 }
