@@ -1,7 +1,8 @@
 //! An axum server that stops without losing what it has begun.
 //!
 //! `cargo run --example axum`, then `curl localhost:3000/slow` in one terminal and Ctrl-C here: the
-//! request is answered first. `curl localhost:3000/readyz` says 503 from the signal on.
+//! request is answered first. With `kill` in place of Ctrl-C, which skips the lame duck at a terminal,
+//! `curl localhost:3000/readyz` says 503 from the signal on, until the listener closes.
 
 use axum::{Router, routing::get};
 use std::{error::Error, time::Duration};

@@ -1,7 +1,8 @@
 //! axum on `tower_graceful::serve`, with what a server on the internet wants to have set.
 //!
 //! `cargo run --example serve`, then `curl localhost:3000/slow` in one terminal and Ctrl-C here: the
-//! request is answered first. `curl localhost:3000/readyz` says 503 from the signal on.
+//! request is answered first. With `kill` in place of Ctrl-C, which skips the lame duck at a terminal,
+//! `curl localhost:3000/readyz` says 503 from the signal on, until the listener closes.
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use std::{error::Error, net::SocketAddr, time::Duration};

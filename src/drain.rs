@@ -138,6 +138,9 @@ impl DrainBuilder {
     ///
     /// Give it as long as your balancer takes to send its requests elsewhere: in Kubernetes a pod
     /// still gets new connections for some seconds after its SIGTERM.
+    ///
+    /// Skipped by a signal that [says so](Insist::skips_lame_duck), such as Ctrl-C at a terminal, and
+    /// when the [server](Drain::run) ends by itself.
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
         self.settings.lame_duck = lame_duck;
         self

@@ -46,7 +46,8 @@
 //! * **A count ends exactly once**, with the response *body*: at its end, its trailers, its error
 //!   or its drop, at the drop of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
-//! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once.
+//! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once; at
+//!   the third with the process, whatever its threads are at.
 //!   (Half a second more is for a server or an idle connection that has no work left and has not
 //!   noticed, and for connections to be cut.) The outcome is [`Drained`], or [`DrainTimeout`] with
 //!   what was [`Left`], and the same for all who wait.
@@ -135,7 +136,7 @@
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): the [`signal`] module, with tokio's signal driver.
+//! * `signal` (default): the [`signal`] module, with tokio's signal driver, on Unix with signal-hook.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //!

@@ -48,9 +48,50 @@ impl<E> ServerOutput for Result<(), E> {
 /// The output of the `signal` that [`Drain::run`] gets. For `()` there is none; what
 /// `signal::terminate()` leaves waits for the second signal. Implement it for a signal of your own
 /// that knows "now, at once".
+///
+/// ```
+/// use std::task::{Context, Poll};
+/// use tokio::sync::mpsc;
+/// use tower_graceful::{Drain, Insist};
+///
+/// /// From a console: the first word stops, the second one insists.
+/// struct Word {
+///     next: mpsc::Receiver<String>,
+///     first: String,
+/// }
+///
+/// impl Insist for Word {
+///     fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+///         self.next.poll_recv(cx).map(drop)
+///     }
+///
+///     fn skips_lame_duck(&self) -> bool {
+///         self.first == "quickly"
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = std::future::ready(());
+/// let (console, mut words) = mpsc::channel(1);
+/// let signal = async move {
+///     let first = words.recv().await.unwrap_or_default();
+///     Word { next: words, first }
+/// };
+/// Drain::new().run(server, signal).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Insist {
     /// Ready when the drain is to be [forced](Drain::force). Not polled again after that.
     fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether the drain is to begin without its [lame duck](crate::DrainBuilder::lame_duck), or to
+    /// end one that goes on: where no balancer has to notice, and somebody waits. Asked once, when the
+    /// signal has come. Default: no.
+    fn skips_lame_duck(&self) -> bool {
+        false
+    }
 }
 
 impl Insist for () {
@@ -62,8 +103,9 @@ impl Insist for () {
 impl Drain {
     /// Runs a server until it has been told to stop and everything is drained.
     ///
-    /// Polls the server; at the signal [begins](Self::begin) the drain; if the signal insists,
-    /// [forces](Self::force) it; ends when the server has ended and everything counted has, or at
+    /// Polls the server; at the signal [begins](Self::begin) the drain, without its lame duck if the
+    /// signal [says so](Insist::skips_lame_duck); if the signal insists, [forces](Self::force) it;
+    /// ends when the server has ended and everything counted has, or at
     /// the deadline with what was left. Spawns nothing.
     ///
     /// The server itself has to stop at its time: give it
@@ -111,7 +153,8 @@ impl Drain {
     /// After a timeout, tasks that the server has spawned may still run: all of its connections,
     /// if they are not the drain's own, and in any case those that block their thread. To cut them,
     /// end the process, with [`std::process::exit`] or by tokio's `Runtime::shutdown_background`: the drop
-    /// of a runtime, as at the end of `#[tokio::main]`, waits for handlers that block their thread.
+    /// of a runtime, as at the end of `#[tokio::main]`, waits for handlers that block their thread. The
+    /// third signal that `signal::terminate()` gets ends that, too.
     ///
     /// # Cancel safety
     ///
@@ -147,8 +190,11 @@ impl Drain {
                 if let Some(polled) = signal.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         signal.set(None);
+                        drain.update(|plan, now| match output.skips_lame_duck() {
+                            true => plan.skip_lame_duck(now),
+                            false => plan.begin(now),
+                        });
                         insist = Some(output);
-                        drain.begin();
                     }
                 }
                 if insist

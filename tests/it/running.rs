@@ -113,6 +113,36 @@ async fn g53_the_second_signal_forces() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_signal_may_skip_the_lame_duck_or_its_rest() {
+    struct Hurries;
+    impl tower_graceful::Insist for Hurries {
+        fn poll_insist(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Pending
+        }
+
+        fn skips_lame_duck(&self) -> bool {
+            true
+        }
+    }
+
+    for begun in [false, true] {
+        let drain = Drain::builder().lame_duck(60 * SECOND).build();
+        if begun {
+            drain.begin();
+            sleep(SECOND).await;
+            assert_eq!(drain.phase(), Phase::LameDuck);
+        }
+        let start = Instant::now();
+        let server = drain.reached(Phase::Draining);
+        drain
+            .run(server, future::ready(Hurries))
+            .await
+            .expect("idle");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_fails_before_any_signal_begins_the_drain() {
     let drain = Drain::builder().lame_duck(60 * SECOND).build();
     let guard = drain.guard().expect("serving");

@@ -1,16 +1,34 @@
-//! Real signals to this process. One test: signals are the process's, not a test's.
+//! Real signals, to this process by one test alone, as they are the process's and not a test's, and
+//! to processes of the tests' own.
 
 use crate::support::*;
-use nix::sys::signal::{Signal, raise};
+use nix::{
+    pty::openpty,
+    sys::signal::{
+        Signal::{self, SIGINT, SIGTERM},
+        kill, raise,
+    },
+    unistd::Pid,
+};
+use std::{
+    env,
+    io::{Read, stdout},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
+    process::{self, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+use tokio::runtime;
 use tower_graceful::{Drain, Phase, RunError, signal};
 
+/// More than once, so that it is seen, too, that each `terminate` counts anew: as a third one, the first
+/// signal of the next round would end this process.
 #[tokio::test]
 async fn g53_the_first_signal_begins_the_second_forces() {
-    for (first, second) in [
-        (Signal::SIGTERM, Signal::SIGTERM),
-        (Signal::SIGINT, Signal::SIGTERM),
-        (Signal::SIGTERM, Signal::SIGINT),
-    ] {
+    for (first, second) in [(SIGTERM, SIGTERM), (SIGINT, SIGTERM), (SIGTERM, SIGINT)] {
         let drain = Drain::new();
         let _guard = drain.guard().expect("serving");
         // Listened for from here on, though nobody polls it yet.
@@ -24,5 +42,192 @@ async fn g53_the_first_signal_begins_the_second_forces() {
             Err(RunError::Timeout(timeout)) => assert_eq!(timeout.left.guards, 1),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn the_third_signal_ends_what_hangs() {
+    for hangs in ["hangs in a handler", "hangs after its end"] {
+        for signals in [
+            [SIGTERM, SIGTERM, SIGTERM],
+            [SIGTERM, SIGINT, SIGTERM],
+            [SIGINT, SIGTERM, SIGINT],
+        ] {
+            let mut child = Child::start(hangs, Stdio::null());
+            child.says("listens\n");
+            child.signal(signals[0]);
+            child.says("hangs\n");
+            child.signal(signals[1]);
+            child.says(SURVIVED);
+            child.signal(signals[2]);
+            let status = child.ends();
+            assert_eq!(status.signal(), Some(signals[2] as i32), "{hangs} {status}");
+        }
+    }
+}
+
+/// What ends other processes does nothing to the first one of a container.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_third_signal_ends_a_container() {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--pid", "--fork"]);
+    unshare.arg("--kill-child");
+    let mut probe = Command::new("unshare");
+    let able = probe.args(unshare.get_args()).arg("true").status();
+    if !able.is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED: no namespaces here");
+    }
+    unshare.arg(env::current_exe().expect("a test binary"));
+    let mut child = Child::spawn(unshare, "raises three", Stdio::null());
+    child.says("survived the second\n");
+    assert_eq!(child.ends().code(), Some(128 + SIGTERM as i32));
+}
+
+#[test]
+fn ctrl_c_at_a_terminal_skips_the_lame_duck() {
+    let terminal = openpty(None, None).expect("a pseudo-terminal");
+    let at_terminal = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+    for (signal, stdin, phase) in [
+        (SIGINT, at_terminal(), "Draining\n"),
+        (SIGTERM, at_terminal(), "LameDuck\n"),
+        (SIGINT, Stdio::null(), "LameDuck\n"),
+    ] {
+        let mut child = Child::start("says its phase", stdin);
+        child.says("listens\n");
+        child.signal(signal);
+        child.says("phase: ");
+        assert_eq!(child.says("\n"), phase, "{signal}");
+    }
+}
+
+const ROLE: &str = "TOWER_GRACEFUL_ROLE";
+/// What signal-hook writes to a pipe at a signal.
+const SURVIVED: &str = "X";
+
+/// What the tests start: it plays a part in a process whose signals are its own.
+#[test]
+#[ignore = "is a child of others, and alone has no role to play"]
+fn child() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let hour = Duration::from_secs(3600);
+    let builder = Drain::builder().timeout(2 * hour);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(async {
+        let terminate = signal::terminate();
+        println!("listens");
+        match role.as_str() {
+            "hangs in a handler" => {
+                let drain = builder.build();
+                let server = async {
+                    drain.reached(Phase::Draining).await;
+                    hangs();
+                    block();
+                };
+                let _ = drain.run(server, terminate).await;
+            }
+            "hangs after its end" => {
+                tokio::task::spawn_blocking(block);
+                let drain = builder.build();
+                let server = drain.reached(Phase::Draining);
+                drain.run(server, terminate).await.expect("nothing is left");
+                hangs();
+            }
+            "raises three" => {
+                raise(SIGTERM).expect("a signal");
+                terminate.await;
+                raise(SIGTERM).expect("a signal");
+                println!("survived the second");
+                raise(SIGTERM).expect("a signal");
+            }
+            "says its phase" => {
+                let drain = builder.lame_duck(hour).build();
+                let server = async {
+                    drain.reached(Phase::LameDuck).await;
+                    println!("phase: {:?}", drain.phase());
+                    block();
+                };
+                let _ = drain.run(server, terminate).await;
+            }
+            role => panic!("nobody plays {role:?}"),
+        }
+    });
+}
+
+/// Says so, and from here on at each signal that what was registered before did not end the process.
+fn hangs() {
+    for signal in [SIGTERM, SIGINT] {
+        let stdout = stdout().as_fd().try_clone_to_owned().expect("a descriptor");
+        signal_hook::low_level::pipe::register(signal as i32, stdout).expect("an action");
+    }
+    println!("hangs");
+}
+
+fn block() {
+    loop {
+        thread::park();
+    }
+}
+
+struct Child {
+    process: process::Child,
+    stdout: UnixStream,
+}
+
+impl Child {
+    fn start(role: &str, stdin: Stdio) -> Self {
+        let exe = env::current_exe().expect("a test binary");
+        Self::spawn(Command::new(exe), role, stdin)
+    }
+
+    fn spawn(mut command: Command, role: &str, stdin: Stdio) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_read_timeout(Some(GUARD)).expect("not zero");
+        let process = command
+            .args(["--exact", "signals::child", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .stdin(stdin)
+            .stdout(OwnedFd::from(theirs))
+            .spawn()
+            .expect("it starts");
+        Self {
+            process,
+            stdout: ours,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = Pid::from_raw(self.process.id() as i32);
+        kill(process, signal).expect("it is not waited for yet");
+    }
+
+    /// All up to that text, which is included.
+    fn says(&mut self, text: &str) -> String {
+        let mut said = String::new();
+        while !said.ends_with(text) {
+            let mut byte = [0];
+            match self.stdout.read_exact(&mut byte) {
+                Ok(()) => said.push(byte[0].into()),
+                Err(error) => panic!("{error} before {text:?}, after {said:?}"),
+            }
+        }
+        said
+    }
+
+    fn ends(&mut self) -> ExitStatus {
+        let mut rest = String::new();
+        if let Err(error) = self.stdout.read_to_string(&mut rest) {
+            panic!("it goes on: {error} after {rest:?}");
+        }
+        self.process.wait().expect("a child")
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
