@@ -215,6 +215,66 @@ impl Drain {
         DrainBuilder::default()
     }
 
+    /// Settings for a pod of Kubernetes: a lame duck of 5 s, and everything within the pod's
+    /// `terminationGracePeriodSeconds`, less what its preStop hook takes of them, less 2 s to cut what
+    /// is left and to exit.
+    ///
+    /// ```no_run
+    /// use std::{env, error::Error, time::Duration};
+    /// use tower_graceful::Drain;
+    ///
+    /// # fn main() -> Result<(), Box<dyn Error>> {
+    /// let seconds = env::var("TERMINATION_GRACE_PERIOD_SECONDS")?.parse()?;
+    /// let pre_stop = Duration::ZERO; // no hook
+    /// let drain = Drain::kubernetes(Duration::from_secs(seconds), pre_stop).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The Downward API does not know that field, so that the manifest says it twice:
+    ///
+    /// ```yaml
+    /// spec:
+    ///   terminationGracePeriodSeconds: 60
+    ///   containers:
+    ///     - name: server
+    ///       env:
+    ///         - name: TERMINATION_GRACE_PERIOD_SECONDS
+    ///           value: "60"
+    /// ```
+    ///
+    /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
+    ///
+    /// # Why a lame duck
+    ///
+    /// A pod that is deleted is told so by its kubelet: the preStop hook, then SIGTERM. All others hear
+    /// of it from the control plane, on a way of its own, and nobody waits for them: it may be seconds
+    /// after the signal that the last proxy, ingress or balancer takes the address out. Until then it
+    /// sends requests there, which a closed port would refuse, and somebody in between would make a 502
+    /// of that. Where that takes longer than 5 s, say more with
+    /// [`lame_duck`](DrainBuilder::lame_duck). A preStop hook that sleeps does the same, but it tells
+    /// no client to close its connection; with both, a lame duck of zero is enough.
+    ///
+    /// # Where time is short
+    ///
+    /// The lame duck is at most half of what there is. Nothing is left of a grace period that the hook
+    /// and the reserve use up: the timeout is zero then, the lame duck too, and the signal cuts what
+    /// is in flight. That is all that can be done: to a pod whose hook has overrun, Kubernetes adds 2 s,
+    /// once, from the signal to the SIGKILL, and the reserve is as long. Say for `pre_stop` the longest
+    /// that the hook may take; what it does not take is not used.
+    pub fn kubernetes(termination_grace_period: Duration, pre_stop: Duration) -> DrainBuilder {
+        const LAME_DUCK: Duration = Duration::from_secs(5);
+        /// Cutting takes up to a second. The rest is for what comes after the drain.
+        const RESERVE: Duration = Duration::from_secs(2);
+
+        let timeout = termination_grace_period
+            .saturating_sub(pre_stop)
+            .saturating_sub(RESERVE);
+        Self::builder()
+            .lame_duck(LAME_DUCK.min(timeout / 2))
+            .timeout(timeout)
+    }
+
     /// A layer for HTTP services: counts each request to the end of its response body, and
     /// answers new ones with a refusal once draining. See [`GracefulLayer`].
     ///

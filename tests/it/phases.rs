@@ -31,6 +31,37 @@ async fn b18_whoever_subscribes_late_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_kubernetes_everything_is_over_before_the_kill() {
+    let ms = Duration::from_millis;
+    for (grace_period, pre_stop, lame_duck, timeout) in [
+        (ms(30_000), Duration::ZERO, ms(5_000), Some(ms(28_000))),
+        (ms(60_000), ms(20_000), ms(5_000), Some(ms(38_000))),
+        (ms(12_000), Duration::ZERO, ms(5_000), Some(ms(10_000))),
+        // Short: half of it.
+        (ms(10_000), ms(2_000), ms(3_000), Some(ms(6_000))),
+        (ms(2_002), Duration::ZERO, ms(1), Some(ms(2))),
+        // Too short: nothing.
+        (ms(2_000), Duration::ZERO, ms(0), Some(ms(0))),
+        (ms(30_000), ms(29_000), ms(0), Some(ms(0))),
+        (Duration::ZERO, Duration::ZERO, ms(0), Some(ms(0))),
+        (ms(30_000), ms(31_000), ms(0), Some(ms(0))),
+        (ms(30_000), Duration::MAX, ms(0), Some(ms(0))),
+        (Duration::MAX, Duration::MAX, ms(0), Some(ms(0))),
+        // For ever.
+        (Duration::MAX, Duration::ZERO, ms(5_000), None),
+    ] {
+        let case = format!("{grace_period:?} less {pre_stop:?}");
+        let drain = Drain::kubernetes(grace_period, pre_stop).build();
+        let _guard = drain.guard().expect("serving");
+        let start = Instant::now();
+        drain.begin();
+        assert_eq!(drain.deadline().map(|at| at - start), timeout, "{case}");
+        drain.reached(Phase::Draining).await;
+        assert_eq!(start.elapsed(), lame_duck, "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_waits_is_woken_at_the_hour() {
     let drain = Drain::builder()
         .lame_duck(2 * SECOND)
