@@ -9,7 +9,7 @@ use super::{
     phase::Stage,
     plan::Plan,
     report::{Blocker, BlockerKind, ConnectionState, Connections},
-    roster::Roster,
+    roster::{Place, Roster},
     state::{Kind, State},
 };
 use atomic_waker::AtomicWaker;
@@ -68,6 +68,7 @@ pub(crate) struct Registry {
 
 /// One connection's part in it, which all that is done to it goes through.
 pub(crate) struct Connection {
+    place: Place,
     word: AtomicU8,
     accepted: Instant,
     /// Where it comes from, over TCP.
@@ -198,8 +199,8 @@ impl Registered {
     /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
     pub(crate) fn enter(entrance: &super::Entrance, peer: Option<SocketAddr>) -> Option<Self> {
         let inside = Inside::enter(entrance, Kind::Connection)?;
-        let hub = entrance.hub();
-        let connection = Arc::new(Connection {
+        let connection = entrance.home().registry().all.add(|place| Connection {
+            place,
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
             peer,
@@ -209,9 +210,8 @@ impl Registered {
             driver: AtomicWaker::new(),
             calls: AtomicU64::new(0),
             retires: AtomicBool::new(false),
-            hub,
+            hub: entrance.hub(),
         });
-        connection.registry().all.add(&connection);
         // Too late for the roll call, not too late to be served.
         if connection.stage() == Stage::Awaiting {
             connection.registry().await_one(&connection);
@@ -249,7 +249,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let connection = &self.connection;
         let registry = connection.registry();
-        registry.all.remove(connection);
+        registry.all.remove(connection.place);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             registry.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }

@@ -5,6 +5,7 @@ use super::{
     count::Pass,
     name::Label,
     report::{Blocker, BlockerKind},
+    roster::Place,
     state::{Kind, State},
     sync::Arc,
 };
@@ -132,6 +133,7 @@ pub(super) struct Work {
     name: Mutex<Option<Cow<'static, str>>>,
     taken_at: &'static Location<'static>,
     since: Instant,
+    place: Place,
 }
 
 impl Work {
@@ -175,13 +177,13 @@ impl Listed {
         name: Option<Cow<'static, str>>,
         taken_at: &'static Location<'static>,
     ) -> Self {
-        let work = Arc::new(Work {
+        let work = inside.pass.home().works().add(|place| Work {
             kind,
             name: Mutex::new(name),
             taken_at,
             since: Instant::now(),
+            place,
         });
-        inside.pass.home().works().add(&work);
         Self { work, inside }
     }
 }
@@ -200,7 +202,7 @@ impl Clone for Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.inside.pass.home().works().remove(&self.work);
+        self.inside.pass.home().works().remove(self.work.place);
     }
 }
 

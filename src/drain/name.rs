@@ -3,6 +3,7 @@
 use super::{
     Entrance,
     report::{Blocker, BlockerKind},
+    roster::Place,
     sync::{Arc, AtomicU64, Ordering},
 };
 use http::{Method, Request, uri::PathAndQuery};
@@ -50,6 +51,7 @@ pub(super) struct Asked {
     since: Instant,
     /// Bytes, and one; 0 before the response has begun.
     sent: AtomicU64,
+    place: Place,
 }
 
 impl RequestName {
@@ -58,15 +60,15 @@ impl RequestName {
         entrance: &Entrance,
         peer: Option<SocketAddr>,
     ) -> Self {
-        let asked = Arc::new(Asked {
+        let entrance = entrance.clone();
+        let asked = entrance.home().requests().add(|place| Asked {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             peer,
             since: Instant::now(),
             sent: AtomicU64::new(0),
+            place,
         });
-        let entrance = entrance.clone();
-        entrance.home().requests().add(&asked);
         Self(Some(Entry { asked, entrance }))
     }
 }
@@ -90,7 +92,7 @@ impl Label for RequestName {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.entrance.home().requests().remove(&self.asked);
+        self.entrance.home().requests().remove(self.asked.place);
     }
 }
 

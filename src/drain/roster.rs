@@ -1,54 +1,66 @@
-//! A list of those who are inside: in shards, as what comes and goes on many threads shall not stand
-//! in line.
+//! A list of those who are inside: in shards, a thread's own, as what comes and goes on many threads
+//! shall not stand in line.
 
-use super::sync::Arc;
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use super::sync::{Arc, thread_index};
+use slab::Slab;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) struct Roster<T> {
     shards: [Shard<T>; 16],
 }
 
-type Shard<T> = Mutex<HashMap<usize, Arc<T>>>;
+#[repr(align(128))]
+struct Shard<T>(Mutex<Slab<Arc<T>>>);
+
+/// Where one stands in a list.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    shard: u32,
+    slot: u32,
+}
 
 impl<T> Roster<T> {
-    pub(super) fn add(&self, one: &Arc<T>) {
-        self.shard(one).insert(key(one), one.clone());
+    /// Adds one that is told its place, by which it is to be [removed](Self::remove).
+    pub(super) fn add(&self, make: impl FnOnce(Place) -> T) -> Arc<T> {
+        let shard = thread_index() % self.shards.len();
+        let mut list = self.shards[shard].lock();
+        let vacancy = list.vacant_entry();
+        let place = Place {
+            shard: shard as u32,
+            // Each has memory of its own: there is no room for so many.
+            slot: vacancy.key() as u32,
+        };
+        let one = Arc::new(make(place));
+        vacancy.insert(one.clone());
+        one
     }
 
-    pub(super) fn remove(&self, one: &Arc<T>) {
-        // Dropped when the lock is free again.
-        let removed = self.shard(one).remove(&key(one));
+    pub(super) fn remove(&self, place: Place) {
+        let removed = self.shards[place.shard as usize]
+            .lock()
+            .try_remove(place.slot as usize);
+        // When the lock is free again.
         drop(removed);
     }
 
     /// Visits all of them, each shard under its lock.
     pub(super) fn each(&self, mut visit: impl FnMut(&Arc<T>)) {
         for shard in &self.shards {
-            lock(shard).values().for_each(&mut visit);
+            shard.lock().iter().for_each(|(_, one)| visit(one));
         }
     }
+}
 
-    fn shard(&self, one: &Arc<T>) -> MutexGuard<'_, HashMap<usize, Arc<T>>> {
-        // An address: its lowest bits are all the same.
-        lock(&self.shards[(key(one) >> 6) % self.shards.len()])
+impl<T> Shard<T> {
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> Default for Roster<T> {
     fn default() -> Self {
         Self {
-            shards: Default::default(),
+            shards: std::array::from_fn(|_| Shard(Mutex::new(Slab::new()))),
         }
     }
-}
-
-fn key<T>(one: &Arc<T>) -> usize {
-    Arc::as_ptr(one) as usize
-}
-
-fn lock<T>(shard: &Shard<T>) -> MutexGuard<'_, HashMap<usize, Arc<T>>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,7 +35,11 @@ pub const STACKS: [Entry; 12] = [
     entry("limit", "tower `ConcurrencyLimit`", limit),
     entry("tracker", "tokio-util `TaskTracker`", tracker),
     entry("serving", "**tower-graceful**, serving", serving),
-    entry("named", "**tower-graceful**, serving, requests named", named),
+    entry(
+        "named",
+        "**tower-graceful**, serving, requests named",
+        named,
+    ),
     entry(
         "serving_headers",
         "**tower-graceful**, serving three headers",

@@ -9,6 +9,7 @@ mod hangs;
 mod http1;
 mod http2;
 mod limits;
+mod report;
 mod serve;
 mod server;
 mod tls;
