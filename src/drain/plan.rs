@@ -63,12 +63,20 @@ pub(crate) struct Plan {
     roll_call: Option<(usize, Instant)>,
     parting_at: Option<Instant>,
     /// What was left when the deadline had passed, if any of it was work.
-    cut: Option<(Left, Blockers)>,
+    cut: Option<Cut>,
     outcome: Option<Outcome>,
     /// The phases that it has come through, for those who are told.
     entered: Vec<Entered>,
     /// When it is to be said again what is left.
     progress_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Cut {
+    left: Left,
+    blockers: Blockers,
+    /// Until then. What ends after it, was left.
+    completed: u64,
 }
 
 /// A phase, and how long after the beginning it came.
@@ -262,7 +270,7 @@ impl Plan {
                 completed: figures.completed,
                 refused: figures.refused,
             }),
-            Some((left, blockers)) => Err(self.timed_out(now, left, blockers, figures)),
+            Some(cut) => Err(self.timed_out(now, cut, figures.refused)),
         };
         self.end(outcome, now);
     }
@@ -278,17 +286,23 @@ impl Plan {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
+        let cut = Cut {
+            left,
+            blockers,
+            completed: figures.completed,
+        };
+        let has_connections = cut.left.connections.any();
         if self.stage < Stage::Forced {
-            self.cut = left.has_work().then(|| (left.clone(), blockers.clone()));
+            self.cut = cut.left.has_work().then(|| cut.clone());
             self.enter(Stage::Forced, now);
         }
         // Connections end by being cut, the others only by themselves.
-        let ends = left.connections.any() || self.cut.is_none();
+        let ends = has_connections || self.cut.is_none();
         if ends && !due(add(self.since, WIND_UP), now) {
             return;
         }
-        let (left, blockers) = self.cut.take().unwrap_or((left, blockers));
-        let outcome = Err(self.timed_out(now, left, blockers, figures));
+        let cut = self.cut.take().unwrap_or(cut);
+        let outcome = Err(self.timed_out(now, cut, figures.refused));
         self.end(outcome, now);
     }
 
@@ -356,14 +370,12 @@ impl Plan {
         due
     }
 
-    fn timed_out(
-        &self,
-        now: Instant,
-        left: Left,
-        blockers: Blockers,
-        figures: Figures,
-    ) -> DrainTimeout {
-        DrainTimeout::new(self.report(now, left, blockers, figures))
+    fn timed_out(&self, now: Instant, cut: Cut, refused: u64) -> DrainTimeout {
+        let figures = Figures {
+            completed: cut.completed,
+            refused,
+        };
+        DrainTimeout::new(self.report(now, cut.left, cut.blockers, figures))
     }
 
     pub(super) fn report(

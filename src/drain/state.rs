@@ -100,11 +100,7 @@ impl State {
         (Stage::Awaiting as u8..Stage::Draining as u8).contains(&stage)
     }
 
-    /// A request has ended during the drain. One that ends after the deadline was left.
     pub(crate) fn count_completed(&self) {
-        if self.stage() >= Stage::Forced {
-            return;
-        }
         // Relaxed: leaving, which comes next, publishes it.
         self.tally.completed.fetch_add(1, Ordering::Relaxed);
     }
