@@ -508,6 +508,8 @@ where
     type Output = Result<Drained, DrainTimeout>;
     type IntoFuture = Serving;
 
+    // So that a report says where it was awaited.
+    #[track_caller]
     fn into_future(self) -> Serving {
         let Self {
             make,

@@ -122,6 +122,18 @@ async fn requests_are_named_on_each_server() {
     }
 }
 
+/// It is there as long as it listens, and the report says where it was awaited.
+#[tokio::test]
+async fn a_server_is_in_it() {
+    let drain = Drain::new();
+    let (server, ..) = naming(Kind::Serve, &drain);
+    tokio::spawn(server);
+    let server = until(|| drain.report().blockers.first().cloned()).await;
+    assert_eq!(server.kind, BlockerKind::Server);
+    let place = server.taken_at.expect("known");
+    assert!(place.file().ends_with("report.rs"), "{place}");
+}
+
 /// Over HTTP/2 there are several on one connection.
 #[tokio::test]
 async fn requests_are_named_on_one_connection() {
