@@ -117,7 +117,9 @@
     feature = "net",
     doc = "| [`Drain::on_shutdown`] | work that begins with the drain |"
 )]
-//! | [`Drain::readiness`] | `/readyz` |
+//! | [`Drain::end_stream`], [`Drain::end_body`] | streams and bodies that end with the drain, not by being cut |
+//! | [`Drain::report`] | what holds the drain, one by one, live; in [`DrainTimeout`], too |
+//! | [`Drain::readiness`], [`Drain::liveness`], [`Drain::status`] | `/readyz`, `/livez`, and the report for people and machines |
 //! | [`signal::terminate`] | SIGTERM, SIGINT, Ctrl-C |
 //! | [`refusal`] | what is said to those who come too late |
 //!
@@ -139,9 +141,14 @@
 //! * `signal` (default): the [`signal`] module, with tokio's signal driver, on Unix with signal-hook.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
+//! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
+//! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
+//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut. All
+//!   have the target `tower_graceful`.
+//! * `metrics`: the same as figures, see `Drain::record_metrics`.
 //!
-//! Without default features the crate stands on `http`, `http-body`, `bytes`, `pin-project-lite`,
-//! `tower-layer`, `tower-service` and tokio's `sync` and `time`.
+//! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
+//! `pin-project-lite`, `slab`, `tower-layer`, `tower-service` and tokio's `sync` and `time`.
 //!
 //! [tower]: https://docs.rs/tower
 #![cfg_attr(

@@ -228,7 +228,7 @@ fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
                 .layer(drain.layer().name_requests())
                 .serve_with_incoming_shutdown(
                     Routes::from(app),
-                    drain.listener(tcp),
+                    drain.incoming(tonic::transport::server::TcpIncoming::from(tcp)),
                     drain.shutdown_signal(),
                 );
             let run = drain.run(async { server.await.map_err(io::Error::other) }, pending);
