@@ -1,0 +1,81 @@
+//! The rows, and the table of them.
+
+use crate::{
+    load::Kind,
+    restart::{Case, Outcome},
+};
+use std::fmt::{self, Display, Write};
+
+impl Case {
+    pub fn title(&self) -> String {
+        let mut title = format!("{:<9}{}", self.proxy.title(), self.server.title());
+        if let Some(lag) = self.lag {
+            let _ = write!(title, ", told {lag:?} late");
+        }
+        if self.server.is_ours() {
+            let _ = write!(title, ", lame duck {:?}", self.lame_duck);
+        }
+        title
+    }
+}
+
+pub fn head() -> String {
+    let kinds = Kind::ALL.map(|kind| kind.title().to_owned());
+    format!(
+        "{:104}failed requests, by the client's kind\n{}",
+        "",
+        line(
+            "",
+            "restarts",
+            "slowest",
+            "requests",
+            "sent twice",
+            "failed",
+            &kinds
+        )
+    )
+}
+
+impl Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = &self.seen;
+        let by_kind = seen.by_kind.map(|count| count.failed.to_string());
+        f.write_str(&line(
+            &self.case.title(),
+            2 * self.case.rounds,
+            format!("{} ms", self.slowest.as_millis()),
+            seen.all.answered + seen.all.failed,
+            self.sent_twice,
+            seen.all.failed,
+            &by_kind,
+        ))
+    }
+}
+
+fn line(
+    title: &str,
+    restarts: impl Display,
+    slowest: impl Display,
+    requests: impl Display,
+    sent_twice: impl Display,
+    failed: impl Display,
+    by_kind: &[String],
+) -> String {
+    let mut line =
+        format!("{title:<69}{restarts:>8}{slowest:>9}{requests:>9}{sent_twice:>11}{failed:>8}");
+    for count in by_kind {
+        let _ = write!(line, "{count:>11}");
+    }
+    line
+}
+
+/// Why requests have failed, the most frequent reasons first.
+pub fn reasons(outcome: &Outcome) -> String {
+    let mut reasons: Vec<_> = outcome.seen.reasons.iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let mut text = format!("{}\n", outcome.case.title());
+    for (reason, count) in reasons {
+        let _ = writeln!(text, "{count:>8}  {reason}");
+    }
+    text
+}
