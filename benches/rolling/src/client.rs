@@ -31,7 +31,7 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client pauses for up to this, so that some connections are busy and some idle.
-const PAUSE: Duration = Duration::from_millis(16);
+const PAUSE: Duration = Duration::from_millis(8);
 
 /// HTTP/2 connections of a kind; its clients are streams on them.
 const SHARED_BY: usize = 4;

@@ -129,6 +129,10 @@ impl Load {
         }
     }
 
+    pub fn failed(&self) -> usize {
+        self.shared.seen().all.failed
+    }
+
     pub async fn finish(mut self) -> Seen {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {

@@ -42,7 +42,7 @@ impl Display for Outcome {
         let by_kind = seen.by_kind.map(|count| count.failed.to_string());
         f.write_str(&line(
             &self.case.title(),
-            2 * self.case.rounds,
+            self.restarts,
             format!("{} ms", self.slowest.as_millis()),
             seen.all.answered + seen.all.failed,
             self.sent_twice,
