@@ -19,12 +19,17 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     net::TcpStream,
     sync::Mutex,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{error::Elapsed, sleep, timeout},
 };
 
 /// Much longer than any answer takes.
@@ -82,10 +87,9 @@ impl Client {
     async fn over_http1(mut self) {
         let mut kept = None;
         while !self.shared.is_stopped() {
-            let asked = self.ask_http1(&mut kept);
-            let answer = timeout(PATIENCE, asked).await;
-            self.tell(answer.unwrap_or_else(|_| Err("no answer".to_owned())))
-                .await;
+            let start = Instant::now();
+            let answer = timeout(PATIENCE, self.ask_http1(&mut kept)).await;
+            self.tell(start, answer).await;
         }
     }
 
@@ -117,10 +121,9 @@ impl Client {
 
     async fn over_http2(mut self, connection: Arc<Mutex<Option<Http2>>>) {
         while !self.shared.is_stopped() {
-            let asked = self.ask_http2(&connection);
-            let answer = timeout(PATIENCE, asked).await;
-            self.tell(answer.unwrap_or_else(|_| Err("no answer".to_owned())))
-                .await;
+            let start = Instant::now();
+            let answer = timeout(PATIENCE, self.ask_http2(&connection)).await;
+            self.tell(start, answer).await;
         }
     }
 
@@ -192,8 +195,9 @@ impl Client {
         (request, expected)
     }
 
-    async fn tell(&self, answer: Result<(), String>) {
-        self.shared.tell(self.kind, answer);
+    async fn tell(&self, start: Instant, answer: Result<Result<(), String>, Elapsed>) {
+        let answer = answer.unwrap_or_else(|_| Err("no answer".to_owned()));
+        self.shared.tell(self.kind, start.elapsed(), answer);
         sleep(PAUSE.mul_f64(self.random() as f64 / f64::from(u32::MAX))).await;
     }
 

@@ -15,6 +15,9 @@ use tokio::{sync::Notify, task::JoinSet};
 /// What is counted together in the picture.
 pub const BUCKET: Duration = Duration::from_millis(100);
 
+/// No handler takes a tenth of that: who waits for longer has met a restart.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -67,6 +70,8 @@ impl Count {
 pub struct Seen {
     pub start: Duration,
     pub all: Count,
+    /// Of those that were answered.
+    pub late: usize,
     pub by_kind: [Count; Kind::ALL.len()],
     pub buckets: Vec<Count>,
     pub reasons: BTreeMap<String, usize>,
@@ -148,7 +153,7 @@ impl Shared {
     }
 
     /// What one request came to.
-    pub fn tell(&self, kind: Kind, answer: Result<(), String>) {
+    pub fn tell(&self, kind: Kind, took: Duration, answer: Result<(), String>) {
         let mut seen = self.seen();
         let bucket = (now().saturating_sub(seen.start).as_millis() / BUCKET.as_millis()) as usize;
         if seen.buckets.len() <= bucket {
@@ -156,6 +161,7 @@ impl Shared {
         }
         let failed = answer.is_err();
         seen.all.add(failed);
+        seen.late += usize::from(!failed && took > LATE);
         seen.by_kind[kind as usize].add(failed);
         seen.buckets[bucket].add(failed);
         if let Err(reason) = answer {

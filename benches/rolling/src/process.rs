@@ -11,8 +11,8 @@ use nix::{
 };
 use std::{env::current_exe, process::Stdio, time::Duration};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::{sleep, timeout},
 };
 
@@ -23,7 +23,9 @@ pub struct Replica {
     number: usize,
     settings: Settings,
     child: Child,
-    said: Lines<BufReader<ChildStdout>>,
+    /// It ends when this does. (Not left to `child`, which closes it when it is waited for.)
+    _stdin: ChildStdin,
+    said: Lines,
     seen: Vec<Change>,
     pub events: Vec<Event>,
 }
@@ -36,11 +38,12 @@ pub struct Ended {
 
 impl Replica {
     pub async fn start(number: usize, settings: Settings) -> Result<Self, BoxError> {
-        let (child, said) = spawn(settings)?;
+        let (child, stdin, said) = spawn(settings)?;
         let mut replica = Self {
             number,
             settings,
             child,
+            _stdin: stdin,
             said,
             seen: Vec::new(),
             events: Vec::new(),
@@ -51,7 +54,7 @@ impl Replica {
 
     /// On the same port, after the last one has ended.
     pub async fn start_again(&mut self) -> Result<(), BoxError> {
-        (self.child, self.said) = spawn(self.settings)?;
+        (self.child, self._stdin, self.said) = spawn(self.settings)?;
         self.seen.clear();
         self.is_ready().await
     }
@@ -63,7 +66,9 @@ impl Replica {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        Ok(timeout(GUARD, ready).await?)
+        timeout(GUARD, ready)
+            .await
+            .map_err(|_| "a replica does not become ready".into())
     }
 
     /// Waits until the proxy sends it requests of both kinds: that it takes it for up.
@@ -79,7 +84,8 @@ impl Replica {
         let pid = self.child.id().ok_or("it has ended by itself")?;
         kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
         let outcome = self.says(Change::Ended).await?;
-        let status = timeout(GUARD, self.child.wait()).await??;
+        let status = timeout(GUARD, self.child.wait()).await;
+        let status = status.map_err(|_| "a replica has ended, and its process has not")??;
         self.note(Change::Gone);
         if !status.success() {
             return Err(format!("a replica has ended with {status}: {outcome}").into());
@@ -120,14 +126,16 @@ impl Replica {
     }
 }
 
-fn spawn(settings: Settings) -> Result<(Child, Lines<BufReader<ChildStdout>>), BoxError> {
+type Lines = tokio::io::Lines<BufReader<ChildStdout>>;
+
+fn spawn(settings: Settings) -> Result<(Child, ChildStdin, Lines), BoxError> {
     let mut child = Command::new(current_exe()?)
         .args(settings.arguments())
-        // It ends when this does.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
+    let stdin = child.stdin.take().ok_or("it is piped")?;
     let stdout = child.stdout.take().ok_or("it is piped")?;
-    Ok((child, BufReader::new(stdout).lines()))
+    Ok((child, stdin, BufReader::new(stdout).lines()))
 }

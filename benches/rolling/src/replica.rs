@@ -21,19 +21,17 @@ use greeter::{
     greeter_server::{Greeter, GreeterServer},
 };
 use std::{
+    io::{Read, stdin},
     net::{Ipv4Addr, SocketAddr},
     process,
     sync::{
         Once,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncReadExt, stdin},
-    net::TcpListener,
-    time::sleep,
-};
+use tokio::{net::TcpListener, time::sleep};
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
 use tower_graceful::{Drain, DrainTimeout, Phase, signal};
 
@@ -105,7 +103,8 @@ impl Settings {
 
 #[tokio::main(worker_threads = 2)]
 pub async fn run(settings: Settings) -> Result<(), BoxError> {
-    tokio::spawn(end_with_the_rig());
+    // No task: a runtime does not end before its standard input does.
+    thread::spawn(end_with_the_rig);
     match settings.server {
         Server::Serve => serve(settings).await,
         Server::Axum => axum_with_drain(settings).await,
@@ -186,8 +185,8 @@ fn ended(outcome: Result<tower_graceful::Drained, DrainTimeout>) -> Result<(), B
 }
 
 /// Its standard input ends with the rig, however that ends.
-async fn end_with_the_rig() {
-    let _ = stdin().read_to_end(&mut Vec::new()).await;
+fn end_with_the_rig() {
+    let _ = stdin().read_to_end(&mut Vec::new());
     process::exit(1);
 }
 

@@ -22,13 +22,14 @@ impl Case {
 pub fn head() -> String {
     let kinds = Kind::ALL.map(|kind| kind.title().to_owned());
     format!(
-        "{:104}failed requests, by the client's kind\n{}",
+        "{:110}failed requests, by the client's kind\n{}",
         "",
         line(
             "",
             "restarts",
             "slowest",
             "requests",
+            "late",
             "sent twice",
             "failed",
             &kinds
@@ -45,6 +46,7 @@ impl Display for Outcome {
             self.restarts,
             format!("{} ms", self.slowest.as_millis()),
             seen.all.answered + seen.all.failed,
+            seen.late,
             self.sent_twice,
             seen.all.failed,
             &by_kind,
@@ -57,12 +59,14 @@ fn line(
     restarts: impl Display,
     slowest: impl Display,
     requests: impl Display,
+    late: impl Display,
     sent_twice: impl Display,
     failed: impl Display,
     by_kind: &[String],
 ) -> String {
-    let mut line =
-        format!("{title:<69}{restarts:>8}{slowest:>9}{requests:>9}{sent_twice:>11}{failed:>8}");
+    let mut line = format!(
+        "{title:<69}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
+    );
     for count in by_kind {
         let _ = write!(line, "{count:>11}");
     }
