@@ -86,7 +86,7 @@ impl Replica {
         let outcome = self.says(Change::Ended).await?;
         let status = timeout(GUARD, self.child.wait()).await;
         let status = status.map_err(|_| "a replica has ended, and its process has not")??;
-        self.note(Change::Gone);
+        self.note(Change::Gone, events::now());
         if !status.success() {
             return Err(format!("a replica has ended with {status}: {outcome}").into());
         }
@@ -97,10 +97,10 @@ impl Replica {
     }
 
     /// What happens to it elsewhere.
-    pub fn note(&mut self, change: Change) {
+    pub fn note(&mut self, change: Change, at: Duration) {
         self.events.push(Event {
             replica: self.number,
-            at: events::now(),
+            at,
             change,
         });
     }
@@ -115,11 +115,7 @@ impl Replica {
             let (at, change, rest) =
                 events::parse(&line).ok_or_else(|| format!("a replica says {line:?}"))?;
             self.seen.push(change);
-            self.events.push(Event {
-                replica: self.number,
-                at,
-                change,
-            });
+            self.note(change, at);
             more = rest.to_owned();
         }
         Ok(more)

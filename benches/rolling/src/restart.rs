@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError,
-    events::{Change, Event},
+    events::{Change, Event, now},
     load::{Load, Seen},
     options::Options,
     process::Replica,
@@ -123,10 +123,11 @@ impl Case {
                         // A replica that is gone before gets its requests all the same.
                         let told = async {
                             sleep(lag).await;
-                            proxy.route(number, false)
+                            proxy.route(number, false)?;
+                            Ok::<_, BoxError>(now())
                         };
                         let (ended, told) = tokio::join!(replica.stop(), told);
-                        told?;
+                        replica.note(Change::NotRoutedTo, told?);
                         ended?
                     }
                 };
@@ -138,7 +139,7 @@ impl Case {
                 replica.start_again().await?;
                 if self.lag.is_some() {
                     proxy.route(number, true)?;
-                    replica.note(Change::RoutedTo);
+                    replica.note(Change::RoutedTo, now());
                 }
                 replica.answers().await?;
             }

@@ -8,21 +8,31 @@ use std::fmt::{self, Display, Write};
 
 impl Case {
     pub fn title(&self) -> String {
-        let mut title = format!("{:<9}{}", self.proxy.title(), self.server.title());
-        if let Some(lag) = self.lag {
-            let _ = write!(title, ", told {lag:?} late");
-        }
+        format!("{:<9}{}", self.proxy.title(), self.behind())
+    }
+
+    /// What is behind the proxy.
+    fn behind(&self) -> String {
+        let mut title = self.server.title().to_owned();
         if self.server.is_ours() {
-            let _ = write!(title, ", lame duck {:?}", self.lame_duck);
+            let lame_duck = self.lame_duck.as_secs_f64();
+            let _ = write!(title, ", lame duck {lame_duck} s");
+        }
+        if let Some(lag) = self.lag {
+            let _ = write!(title, ", proxy told {} s late", lag.as_secs_f64());
         }
         title
+    }
+
+    pub fn title_of_panel(&self) -> String {
+        format!("{} behind {}", self.behind(), self.proxy.title())
     }
 }
 
 pub fn head() -> String {
     let kinds = Kind::ALL.map(|kind| kind.title().to_owned());
     format!(
-        "{:110}failed requests, by the client's kind\n{}",
+        "{:113}failed requests, by the client's kind\n{}",
         "",
         line(
             "",
@@ -65,7 +75,7 @@ fn line(
     by_kind: &[String],
 ) -> String {
     let mut line = format!(
-        "{title:<69}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
+        "{title:<72}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
     );
     for count in by_kind {
         let _ = write!(line, "{count:>11}");
