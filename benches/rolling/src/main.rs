@@ -63,7 +63,7 @@ async fn measure(mut options: Options) -> Result<Vec<String>, BoxError> {
     let mut outcomes = Vec::new();
     println!("{}", table::head());
     for case in Case::all(&options) {
-        let outcome = case.run(options.clients).await?;
+        let outcome = case.run(&options).await?;
         println!("{outcome}");
         outcomes.push(outcome);
     }

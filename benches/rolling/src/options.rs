@@ -25,6 +25,8 @@ pub struct Options {
     pub lame_duck: Duration,
     pub race_lame_duck: Duration,
     pub lag: Duration,
+    /// Between two restarts.
+    pub pause: Duration,
     /// Of each kind.
     pub clients: usize,
     pub svg: Option<PathBuf>,
@@ -43,6 +45,7 @@ impl Command {
             lame_duck: Duration::from_millis(500),
             race_lame_duck: Duration::from_secs(5),
             lag: Duration::from_secs(3),
+            pause: Duration::from_millis(500),
             clients: 8,
             svg: None,
         };
@@ -68,6 +71,7 @@ impl Command {
                 Arg::Long("lame-duck") => options.lame_duck = millis(&mut parser)?,
                 Arg::Long("race-lame-duck") => options.race_lame_duck = millis(&mut parser)?,
                 Arg::Long("lag") => options.lag = millis(&mut parser)?,
+                Arg::Long("pause") => options.pause = millis(&mut parser)?,
                 Arg::Long("clients") => options.clients = parser.value()?.parse()?,
                 Arg::Long("svg") => options.svg = Some(parser.value()?.into()),
                 Arg::Long("help") | Arg::Short('h') => return Ok(Self::Help),
@@ -104,6 +108,7 @@ Options:
   --lame-duck <MS>       Of our servers [default: 500]
   --race-lame-duck <MS>  Likewise, where the proxy is told late [default: 5000]
   --lag <MS>             How late the proxy is told [default: 3000]
+  --pause <MS>           Between two restarts, at the least [default: 500]
   --clients <N>          Clients of each kind [default: 8]
   --svg <FILE>           Draws the first seconds to that file
   -h, --help             This

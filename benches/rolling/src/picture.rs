@@ -204,9 +204,9 @@ fn panel(svg: &mut String, top: usize, axis: &Axis, outcome: &Outcome) {
         label(svg, y + 9, &format!("replica {}", replica + 1));
         let events = outcome.events.iter();
         let events: Vec<&Event> = events.filter(|event| event.replica == replica).collect();
-        band(svg, y, axis, seen.start, &events);
+        band(svg, y, axis, seen, &events);
         if outcome.case.lag.is_some() {
-            routes(svg, y + BAND + 1, axis, seen.start, &events);
+            routes(svg, y + BAND + 1, axis, seen, &events);
         }
     }
 
@@ -228,7 +228,7 @@ fn panel(svg: &mut String, top: usize, axis: &Axis, outcome: &Outcome) {
 }
 
 /// What a replica does; nothing is drawn where there is no process.
-fn band(svg: &mut String, y: usize, axis: &Axis, start: Duration, events: &[&Event]) {
+fn band(svg: &mut String, y: usize, axis: &Axis, seen: &Seen, events: &[&Event]) {
     let class = |change: Change| match change {
         Change::Serving => Some("serving"),
         Change::LameDuck => Some("lame"),
@@ -239,11 +239,11 @@ fn band(svg: &mut String, y: usize, axis: &Axis, start: Duration, events: &[&Eve
     let changes = events
         .iter()
         .filter_map(|event| Some((event.at, class(event.change)?)));
-    intervals(svg, y, BAND, axis, start, changes);
+    intervals(svg, y, BAND, axis, seen, changes);
 }
 
 /// When the proxy is told to send it requests.
-fn routes(svg: &mut String, y: usize, axis: &Axis, start: Duration, events: &[&Event]) {
+fn routes(svg: &mut String, y: usize, axis: &Axis, seen: &Seen, events: &[&Event]) {
     let class = |change: Change| match change {
         Change::RoutedTo => Some("routed"),
         Change::NotRoutedTo => Some(""),
@@ -252,8 +252,8 @@ fn routes(svg: &mut String, y: usize, axis: &Axis, start: Duration, events: &[&E
     let changes = events
         .iter()
         .filter_map(|event| Some((event.at, class(event.change)?)));
-    let changes = std::iter::once((start, "routed")).chain(changes);
-    intervals(svg, y, 3, axis, start, changes);
+    let changes = std::iter::once((seen.start, "routed")).chain(changes);
+    intervals(svg, y, 3, axis, seen, changes);
 }
 
 fn intervals(
@@ -261,15 +261,16 @@ fn intervals(
     y: usize,
     height: usize,
     axis: &Axis,
-    start: Duration,
+    seen: &Seen,
     changes: impl Iterator<Item = (Duration, &'static str)>,
 ) {
     let changes: Vec<_> = changes
-        .map(|(at, class)| (at.saturating_sub(start), class))
+        .map(|(at, class)| (at.saturating_sub(seen.start), class))
         .collect();
+    let length = axis.length.min(BUCKET * seen.buckets.len() as u32);
     for (number, &(from, class)) in changes.iter().enumerate() {
         let next = changes.get(number + 1);
-        let to = next.map_or(axis.length, |&(at, _)| at).min(axis.length);
+        let to = next.map_or(length, |&(at, _)| at).min(length);
         if !class.is_empty() && from < to {
             let (from, to) = (axis.x(from), axis.x(to));
             rect(svg, class, from, y, to - from, height);

@@ -86,7 +86,7 @@ impl Case {
         }
     }
 
-    pub async fn run(self, clients: usize) -> Result<Outcome, BoxError> {
+    pub async fn run(self, options: &Options) -> Result<Outcome, BoxError> {
         let ports = [free_port()?, free_port()?];
         let settings = ports.map(|port| Settings {
             server: self.server,
@@ -101,7 +101,7 @@ impl Case {
             Some(_) => proxy::RACE,
         };
         let proxy = Running::start(self.proxy, configuration, ports).await?;
-        let load = Load::start(proxy.front, clients);
+        let load = Load::start(proxy.front, options.clients);
         let mut slowest = Duration::ZERO;
         let mut complaints = Vec::new();
         for replica in &mut replicas {
@@ -117,6 +117,7 @@ impl Case {
         while is_to_go_on(restarts) {
             for (number, replica) in replicas.iter_mut().enumerate() {
                 load.goes_on(BETWEEN).await;
+                sleep(options.pause).await;
                 let ended = match self.lag {
                     None => replica.stop().await?,
                     Some(lag) => {

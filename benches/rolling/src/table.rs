@@ -25,14 +25,14 @@ impl Case {
     }
 
     pub fn title_of_panel(&self) -> String {
-        format!("{} behind {}", self.behind(), self.proxy.title())
+        format!("{}: {}", self.proxy.title(), self.behind())
     }
 }
 
 pub fn head() -> String {
     let kinds = Kind::ALL.map(|kind| kind.title().to_owned());
     format!(
-        "{:113}failed requests, by the client's kind\n{}",
+        "{:120}failed requests, by the client's kind\n{}",
         "",
         line(
             "",
@@ -75,7 +75,7 @@ fn line(
     by_kind: &[String],
 ) -> String {
     let mut line = format!(
-        "{title:<72}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
+        "{title:<79}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
     );
     for count in by_kind {
         let _ = write!(line, "{count:>11}");
