@@ -122,8 +122,9 @@ impl DrainListener<TcpListener> {
     /// from systemd or a parent, and is not passed on to a successor.
     ///
     /// Then nobody is reset who connects at the very end: while the accept queue is emptied, on
-    /// Linux, new SYNs are dropped (by a socket filter). Their clients try again after a second, and
-    /// are refused. A socket that others have, too, would stay deaf for them.
+    /// Linux, new clients are refused, as they are after that. (Where the system does not allow that,
+    /// before Linux 5.7, their SYNs are dropped, by a socket filter: they try again after a second,
+    /// and are refused.) A socket that others have, too, would stay deaf for them.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self

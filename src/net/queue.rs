@@ -39,13 +39,19 @@ impl Queue {
     /// Keeps new connections out while those that are in the queue are taken. False if that is not
     /// possible.
     ///
-    /// The kernel is asked to drop the SYNs that come from here on: their clients try again after a
-    /// second, and find the port closed. Handshakes that have begun complete.
+    /// The socket is bound to an interface that there is not: for those who come from here on, nobody
+    /// listens on theirs, and the kernel refuses them at once. Handshakes that have begun complete.
+    ///
+    /// Not everywhere is that allowed (before Linux 5.7, and to a socket that is bound to an interface
+    /// already, only with CAP_NET_RAW), nor does it keep those out whom a group of sockets with
+    /// `SO_REUSEPORT` gives to this one. So, besides, the kernel is asked to drop SYNs: their clients
+    /// try again after a second, and find the port closed, or another one of the group.
     ///
     /// Not for a socket that another process has, too: it would be deaf from then on.
     #[cfg(target_os = "linux")]
     pub(super) fn shut(&self) -> bool {
         use socket2::SockFilter;
+        use std::num::NonZeroU32;
 
         const LOAD_BYTE: u16 = 0x30;
         const AND: u16 = 0x54;
@@ -55,6 +61,8 @@ impl Queue {
         const FLAGS: u32 = 13;
         const SYN: u32 = 0x02;
         const SYN_AND_ACK: u32 = 0x12;
+        /// The greatest there could be: they are counted from 1. (Of both IPv4 and IPv6, on Linux.)
+        const NO_INTERFACE: Option<NonZeroU32> = NonZeroU32::new(i32::MAX as u32);
 
         let Self::Tcp(listener) = self else {
             return false;
@@ -66,9 +74,10 @@ impl Queue {
             SockFilter::new(RETURN, 0, 0, 0),
             SockFilter::new(RETURN, 0, 0, u32::MAX),
         ];
-        SockRef::from(listener)
-            .attach_filter(&dropping_syns)
-            .is_ok()
+        let socket = SockRef::from(listener);
+        let refuses = socket.bind_device_by_index_v4(NO_INTERFACE).is_ok();
+        let drops = socket.attach_filter(&dropping_syns).is_ok();
+        refuses || drops
     }
 
     #[cfg(not(target_os = "linux"))]
