@@ -161,7 +161,7 @@ impl Client {
         let turn = self.random();
         let (method, path, body, expected) = match self.kind {
             Kind::Get | Kind::OneEach => (Method::GET, "/", Bytes::new(), hello()),
-            Kind::Http2 if turn % 2 == 0 => (Method::GET, "/", Bytes::new(), hello()),
+            Kind::Http2 if turn & 1 == 0 => (Method::GET, "/", Bytes::new(), hello()),
             Kind::Post | Kind::Http2 => {
                 let body = Bytes::from(turn.to_string().repeat((turn % 400) as usize + 1));
                 (Method::POST, "/echo", body.clone(), body)

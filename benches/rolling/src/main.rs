@@ -68,13 +68,13 @@ async fn measure(mut options: Options) -> Result<Vec<String>, BoxError> {
         outcomes.push(outcome);
     }
     if outcomes.iter().any(|outcome| outcome.seen.all.failed > 0) {
-        println!("\nWhy they have failed:\n");
+        println!("\nWhat has failed, by the kind of client, and why:\n");
     }
     for outcome in outcomes
         .iter()
         .filter(|outcome| outcome.seen.all.failed > 0)
     {
-        println!("{}", table::reasons(outcome));
+        println!("{}", table::failures(outcome));
     }
     if let Some(path) = &options.svg {
         fs::write(path, picture::draw(&outcomes))?;

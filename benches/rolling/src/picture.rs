@@ -163,7 +163,7 @@ fn panel(svg: &mut String, top: usize, axis: &Axis, outcome: &Outcome) {
     let seen = &outcome.seen;
     let drawn = &seen.buckets[..buckets(seen, axis.length)];
     let failed: usize = drawn.iter().map(|bucket| bucket.failed).sum();
-    text(svg, 16, top + 14, "title", &outcome.case.title_of_panel());
+    text(svg, 16, top + 14, "title", &outcome.case.title());
     let summary = format!("{failed} failed");
     text(svg, LEFT + PLOT, top + 14, "title end", &summary);
 

@@ -1,92 +1,94 @@
 //! The rows, and the table of them.
 
-use crate::{
-    load::Kind,
-    restart::{Case, Outcome},
+use crate::restart::{Case, Outcome};
+use std::{
+    cmp::Reverse,
+    fmt::{self, Display, Write},
 };
-use std::fmt::{self, Display, Write};
 
 impl Case {
+    /// In messages and in the picture.
     pub fn title(&self) -> String {
-        format!("{:<9}{}", self.proxy.title(), self.behind())
-    }
-
-    /// What is behind the proxy.
-    fn behind(&self) -> String {
-        let mut title = self.server.title().to_owned();
+        let mut title = format!("{}: {}", self.proxy.title(), self.server.title());
         if self.server.is_ours() {
-            let lame_duck = self.lame_duck.as_secs_f64();
-            let _ = write!(title, ", lame duck {lame_duck} s");
+            let _ = write!(title, ", lame duck {:?}", self.lame_duck);
         }
         if let Some(lag) = self.lag {
-            let _ = write!(title, ", proxy told {} s late", lag.as_secs_f64());
+            let _ = write!(title, ", told {lag:?} late");
         }
         title
-    }
-
-    pub fn title_of_panel(&self) -> String {
-        format!("{}: {}", self.proxy.title(), self.behind())
     }
 }
 
 pub fn head() -> String {
-    let kinds = Kind::ALL.map(|kind| kind.title().to_owned());
-    format!(
-        "{:120}failed requests, by the client's kind\n{}",
+    let columns = line(
         "",
-        line(
-            "",
-            "restarts",
-            "slowest",
-            "requests",
-            "late",
-            "sent twice",
-            "failed",
-            &kinds
-        )
+        "",
+        "lame duck",
+        "told",
+        "restarts",
+        "slowest",
+        "requests",
+        "late",
+        "twice",
+        "failed",
+    );
+    format!(
+        "\
+lame duck: of each replica; told: how long after its SIGTERM the proxy is told, or `-` if it finds out
+itself; slowest: from a SIGTERM to the end of the process; late: answered after more than 0.5 s; twice:
+sent again by the proxy, though something of it had been sent.
+
+{columns}"
     )
 }
 
 impl Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = &self.seen;
-        let by_kind = seen.by_kind.map(|count| count.failed.to_string());
+        let Self { case, seen, .. } = self;
+        let lame_duck = case
+            .server
+            .is_ours()
+            .then(|| format!("{:?}", case.lame_duck));
+        let told = case.lag.map(|lag| format!("{lag:?}"));
         f.write_str(&line(
-            &self.case.title(),
+            case.proxy.title(),
+            case.server.title(),
+            lame_duck.as_deref().unwrap_or("-"),
+            told.as_deref().unwrap_or("-"),
             self.restarts,
             format!("{} ms", self.slowest.as_millis()),
             seen.all.answered + seen.all.failed,
             seen.late,
             self.sent_twice,
             seen.all.failed,
-            &by_kind,
         ))
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the columns")]
 fn line(
-    title: &str,
+    proxy: &str,
+    server: &str,
+    lame_duck: &str,
+    told: &str,
     restarts: impl Display,
     slowest: impl Display,
     requests: impl Display,
     late: impl Display,
-    sent_twice: impl Display,
+    twice: impl Display,
     failed: impl Display,
-    by_kind: &[String],
 ) -> String {
-    let mut line = format!(
-        "{title:<79}{restarts:>8}{slowest:>9}{requests:>9}{late:>6}{sent_twice:>11}{failed:>8}"
-    );
-    for count in by_kind {
-        let _ = write!(line, "{count:>11}");
-    }
-    line
+    format!(
+        "{proxy:<9}{server:<28}{lame_duck:>10}{told:>7}{restarts:>9}{slowest:>9}{requests:>9}{late:>6}\
+         {twice:>6}{failed:>7}"
+    )
 }
 
-/// Why requests have failed, the most frequent reasons first.
-pub fn reasons(outcome: &Outcome) -> String {
+/// What has failed, by the kind of its client and by reason, the most frequent first.
+pub fn failures(outcome: &Outcome) -> String {
     let mut reasons: Vec<_> = outcome.seen.reasons.iter().collect();
-    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    reasons.sort_by_key(|(_, count)| Reverse(**count));
     let mut text = format!("{}\n", outcome.case.title());
     for (reason, count) in reasons {
         let _ = writeln!(text, "{count:>8}  {reason}");
