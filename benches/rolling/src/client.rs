@@ -61,16 +61,14 @@ pub fn spawn(kind: Kind, clients: usize, shared: &Arc<Shared>, tasks: &mut JoinS
     }
 }
 
-/// One request of [`GET / on /readyz`](replica), for the rig itself.
+/// Whether a replica says so: asked by the rig itself.
 pub async fn is_ready(address: SocketAddr) -> bool {
-    let asked = async {
-        let mut sender = connect_http1(address).await?;
-        let request = Request::get("/readyz").header(HOST, "rolling");
-        let request = request.body(Body::default()).expect("a legal request");
-        let response = sender.send_request(request).await.map_err(reason)?;
-        Ok::<_, String>(response.status() == StatusCode::OK)
-    };
-    matches!(timeout(PATIENCE, asked).await, Ok(Ok(true)))
+    let request = Request::get("/readyz").header(HOST, "rolling");
+    let request = request.body(Body::default()).expect("a legal request");
+    match timeout(PATIENCE, send_http1(address, request)).await {
+        Ok(Ok((_, response))) => response.status() == StatusCode::OK,
+        _ => false,
+    }
 }
 
 type Body = Full<Bytes>;
@@ -96,24 +94,16 @@ impl Client {
     async fn ask_http1(&mut self, kept: &mut Option<Http1>) -> Result<(), String> {
         let address = self.shared.front.http1;
         let (request, expected) = self.request();
-        let mut unsent = Some(request);
-        if let Some(mut sender) = kept.take()
-            && sender.ready().await.is_ok()
-        {
-            match sender.try_send_request(unsent.take().expect("above")).await {
-                Ok(response) => {
-                    check(response, &expected).await?;
-                    *kept = Some(sender);
-                    return Ok(());
-                }
-                Err(error) => unsent = Some(given_back(error)?),
-            }
-        }
-        let mut sender = connect_http1(address).await?;
-        let request = unsent.expect("given back, or never sent");
-        let response = sender.send_request(request).await.map_err(reason)?;
+        let (mut sender, response) = match kept.take() {
+            Some(mut sender) => match sender.try_send_request(request).await {
+                Ok(response) => (sender, response),
+                Err(error) => send_http1(address, given_back(error)?).await?,
+            },
+            None => send_http1(address, request).await?,
+        };
         check(response, &expected).await?;
-        if self.kind != Kind::OneEach {
+        // It can not be kept if its answer said so.
+        if self.kind != Kind::OneEach && sender.ready().await.is_ok() {
             *kept = Some(sender);
         }
         Ok(())
@@ -242,6 +232,16 @@ async fn check(response: Response<Incoming>, expected: &Bytes) -> Result<(), Str
         true => Ok(()),
         false => Err("another body".to_owned()),
     }
+}
+
+/// On a connection that is made for it.
+async fn send_http1(
+    address: SocketAddr,
+    request: Request<Body>,
+) -> Result<(Http1, Response<Incoming>), String> {
+    let mut sender = connect_http1(address).await?;
+    let response = sender.send_request(request).await.map_err(reason)?;
+    Ok((sender, response))
 }
 
 async fn connect_http1(address: SocketAddr) -> Result<Http1, String> {

@@ -1,6 +1,6 @@
 //! The clients of a run, and what they saw.
 
-use crate::{client, events::now};
+use crate::{BoxError, GUARD, client, events::now};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -10,7 +10,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
 /// What is counted together in the picture.
 pub const BUCKET: Duration = Duration::from_millis(100);
@@ -120,7 +120,13 @@ impl Load {
     }
 
     /// Waits until so many more requests of each kind are answered.
-    pub async fn goes_on(&self, answers: usize) {
+    pub async fn goes_on(&self, answers: usize) -> Result<(), BoxError> {
+        timeout(GUARD, self.are_answered(answers))
+            .await
+            .map_err(|_| "hardly anything is answered any more".into())
+    }
+
+    async fn are_answered(&self, answers: usize) {
         let before = self.shared.seen().by_kind;
         loop {
             // Before the look, so that no news is missed.

@@ -24,9 +24,12 @@ mod table;
 
 use options::{Command, Options};
 use restart::{Case, Outcome};
-use std::{env, error::Error, fs, process::ExitCode};
+use std::{env, error::Error, fs, process::ExitCode, time::Duration};
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// For what takes milliseconds, on a machine that is busy with something else.
+const GUARD: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let done = match Command::of_command_line() {

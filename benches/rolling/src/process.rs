@@ -1,7 +1,7 @@
 //! A replica as the rig has it: a process, and after it the next one on the same port.
 
 use crate::{
-    BoxError, client,
+    BoxError, GUARD, client,
     events::{self, Change, Event},
     replica::Settings,
 };
@@ -15,9 +15,6 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
     time::{sleep, timeout},
 };
-
-/// For what takes milliseconds, on a machine that is busy with something else.
-const GUARD: Duration = Duration::from_secs(30);
 
 pub struct Replica {
     number: usize,

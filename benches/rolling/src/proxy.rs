@@ -1,6 +1,6 @@
 //! The proxies: each a child of the rig, with a configuration that the rig has written.
 
-use crate::{BoxError, load::Front};
+use crate::{BoxError, GUARD, load::Front};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
@@ -126,7 +129,8 @@ impl Running {
             front: Front { http1, http2 },
         };
         for address in [http1, http2] {
-            running.listens(address).await?;
+            let listens = timeout(GUARD, running.listens(address)).await;
+            listens.map_err(|_| format!("{} does not listen", proxy.name()))??;
         }
         Ok(running)
     }

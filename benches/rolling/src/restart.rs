@@ -116,7 +116,7 @@ impl Case {
         };
         while is_to_go_on(restarts) {
             for (number, replica) in replicas.iter_mut().enumerate() {
-                load.goes_on(BETWEEN).await;
+                load.goes_on(BETWEEN).await?;
                 sleep(options.pause).await;
                 let ended = match self.lag {
                     None => replica.stop().await?,
@@ -145,7 +145,7 @@ impl Case {
                 replica.answers().await?;
             }
         }
-        load.goes_on(BETWEEN).await;
+        load.goes_on(BETWEEN).await?;
         let seen = load.finish().await;
         let [a, b] = replicas;
         Ok(Outcome {
