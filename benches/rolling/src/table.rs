@@ -4,6 +4,7 @@ use crate::restart::{Case, Outcome};
 use std::{
     cmp::Reverse,
     fmt::{self, Display, Write},
+    time::Duration,
 };
 
 impl Case {
@@ -11,10 +12,10 @@ impl Case {
     pub fn title(&self) -> String {
         let mut title = format!("{}: {}", self.proxy.title(), self.server.title());
         if self.server.is_ours() {
-            let _ = write!(title, ", lame duck {:?}", self.lame_duck);
+            let _ = write!(title, ", lame duck {}", seconds(self.lame_duck));
         }
         if let Some(lag) = self.lag {
-            let _ = write!(title, ", told {lag:?} late");
+            let _ = write!(title, ", proxy told {} late", seconds(lag));
         }
         title
     }
@@ -46,11 +47,9 @@ sent again by the proxy, though something of it had been sent.
 impl Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { case, seen, .. } = self;
-        let lame_duck = case
-            .server
-            .is_ours()
-            .then(|| format!("{:?}", case.lame_duck));
-        let told = case.lag.map(|lag| format!("{lag:?}"));
+        let ours = case.server.is_ours();
+        let lame_duck = ours.then(|| seconds(case.lame_duck));
+        let told = case.lag.map(seconds);
         f.write_str(&line(
             case.proxy.title(),
             case.server.title(),
@@ -83,6 +82,10 @@ fn line(
         "{proxy:<9}{server:<28}{lame_duck:>10}{told:>7}{restarts:>9}{slowest:>9}{requests:>9}{late:>6}\
          {twice:>6}{failed:>7}"
     )
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
 }
 
 /// What has failed, by the kind of its client and by reason, the most frequent first.
