@@ -123,6 +123,11 @@
 //! | [`signal::terminate`] | SIGTERM, SIGINT, Ctrl-C |
 //! | [`refusal`] | what is said to those who come too late |
 //!
+//! # The guide
+//!
+//! Whole programs for axum, tonic and hyper, manifests and units for Kubernetes and systemd, the settings of
+//! nginx, HAProxy and Envoy in front of it, and what to do when it hangs: [`guide`].
+//!
 //! # Phases
 //!
 //! | [`Phase`] | from | new requests | readiness |
@@ -165,6 +170,10 @@ mod body;
 mod drain;
 mod ending;
 mod future;
+// Made when the docs are, and by nobody else: it costs a user nothing. (Its programs are compiled by
+// `tests/guide`.)
+#[cfg(all(doc, not(doctest)))]
+pub mod guide;
 #[cfg(feature = "tonic-health")]
 mod health;
 mod layer;
