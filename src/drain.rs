@@ -520,7 +520,7 @@ impl Drain {
     /// | `graceful_drain_phase` | gauge | 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done |
     /// | `graceful_drain_elapsed_seconds` | gauge | since the beginning of the drain, at last its duration |
     /// | `graceful_drain_remaining_seconds` | gauge | until the deadline |
-    /// | `graceful_in_flight` | gauge, `kind` = `request`, `guard`, `server`, `connection` | what a drain waits for, or would |
+    /// | `graceful_in_flight` | gauge, `kind` = `request`, `guard`, `task`, `server`, `connection` | what a drain waits for, or would |
     /// | `graceful_connections` | gauge, `state` = `silent`, `reading`, `handling`, `streaming`, `stalled`, `upgraded`, `idle`, `opaque` | see [`ConnectionState`] |
     /// | `graceful_refused_total` | counter | requests that were refused |
     /// | `graceful_completed_total` | counter | requests that ended during the drain |

@@ -76,6 +76,7 @@ impl Drain {
     ///
     /// ```
     /// use axum::{Router, body::Body, middleware::map_response, response::Response, routing::get};
+    /// use std::future::ready;
     /// use tower_graceful::Drain;
     ///
     /// # async fn events() {}
@@ -83,8 +84,8 @@ impl Drain {
     /// let ends = drain.clone();
     /// let app: Router = Router::new()
     ///     .route("/events", get(events))
-    ///     .layer(map_response(async move |response: Response| {
-    ///         response.map(|body| Body::new(ends.end_body(body)))
+    ///     .layer(map_response(move |response: Response| {
+    ///         ready(response.map(|body| Body::new(ends.end_body(body))))
     ///     }))
     ///     .layer(drain.layer());
     /// ```

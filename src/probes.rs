@@ -44,8 +44,8 @@ pub struct Readiness {
 /// Answers `/livez`: 200 `alive`, whatever the drain does; from [`Drain::liveness`].
 ///
 /// Liveness is another question than [readiness](Readiness), and a drain does not change its answer: a
-/// server that drains is alive, and to restart it would lose what it drains. (Kubernetes asks it to the
-/// end.) Put it where readiness is.
+/// server that drains is alive, and to restart it would lose what it drains. (Kubernetes does not ask it any
+/// more once a pod is being deleted; others do.) Put it where readiness is.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Liveness;

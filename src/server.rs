@@ -40,7 +40,7 @@
 //! | Go's `http.Server` | here | |
 //! |---|---|---|
 //! | `Serve(l)`, `ListenAndServe()` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
-//! | `ServeTLS`, `ListenAndServeTLS` | [`listen_rustls`](Serve::listen_rustls) | feature `rustls`; the handshake never holds up the next accept |
+//! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
 //! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go asks every 1 to 500 ms whether it is over; here the last one out says so |
 //! | … closes the listeners | takes what is in the accept queue, then closes | Go resets what is in the queue |
 //! | … closes idle connections | when they have been idle for the [settling](crate::DrainBuilder::settle), and nothing is there to be read | Go closes those whose next request has just arrived |
@@ -350,7 +350,7 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Begins the drain when that future ends, and forces it if that [insists](Insist):
-    /// [`signal::terminate()`](crate::signal::terminate), or any other future that ends with `()`.
+    /// `signal::terminate()` (feature `signal`), or any other future that ends with `()`.
     pub fn shutdown_on<G>(self, signal: G) -> Serve<S, G>
     where
         G: Future<Output: Insist>,

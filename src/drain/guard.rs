@@ -165,6 +165,7 @@ impl Listed {
     ) -> Option<Self> {
         let counted = match kind {
             BlockerKind::Server => Kind::Server,
+            BlockerKind::Task | BlockerKind::Hook => Kind::Task,
             _ => Kind::Guard,
         };
         let inside = Inside::enter(entrance, counted)?;

@@ -117,6 +117,7 @@ mod to_tracing {
                 elapsed_seconds = elapsed.as_secs_f64(),
                 requests = left.requests,
                 guards = left.guards,
+                tasks = left.tasks,
                 servers = left.servers,
                 connections = left.connections.total(),
                 completed,
@@ -162,7 +163,7 @@ mod to_tracing {
     }
 
     pub(super) fn progress(report: &Report) {
-        let oldest = report.blockers.first().map(ToString::to_string);
+        let first = report.blockers.first().map(ToString::to_string);
         let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
         tell!(
             info,
@@ -170,7 +171,7 @@ mod to_tracing {
             "still draining",
             phase = report.phase.as_str(),
             remaining_seconds = remaining,
-            oldest
+            first
         );
     }
 }
@@ -211,10 +212,11 @@ mod to_metrics {
         }
     }
 
-    fn by_kind(left: &Left) -> [(&'static str, usize); 4] {
+    fn by_kind(left: &Left) -> [(&'static str, usize); 5] {
         [
             ("request", left.requests),
             ("guard", left.guards),
+            ("task", left.tasks),
             ("server", left.servers),
             ("connection", left.connections.total()),
         ]

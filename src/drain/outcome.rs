@@ -19,7 +19,8 @@ pub struct Drained {
 /// The time was over before the work was: what is [`left`](Report::left) was cut, or is about to be
 /// when the process ends.
 ///
-/// It is the [`Report`] of that moment, to whose fields it gives: `timeout.left`, `timeout.blockers`.
+/// It is the [`Report`] of that moment, to whose fields it gives: `timeout.left`, `timeout.blockers`. It
+/// prints as a line; with `{:#}`, as that line and the table of what was left.
 ///
 /// ```
 /// use tower_graceful::Drain;
@@ -30,8 +31,8 @@ pub struct Drained {
 /// let guard = drain.guard().map(|guard| guard.named("outbox"));
 /// drain.force();
 /// if let Err(timeout) = drain.wait().await {
-///     eprintln!("{timeout}"); // drain given up after 0ns with 1 guard left (…)
-///     eprintln!("{}", timeout.blockers); // a table with the guard, its name, where it was taken
+///     // drain given up after 0ns with 1 guard left (…), and its name, and where it was taken
+///     eprintln!("{timeout:#}");
 ///     assert_eq!(timeout.blockers[0].name.as_deref(), Some("outbox"));
 /// }
 /// # }
@@ -83,7 +84,11 @@ impl fmt::Display for DrainTimeout {
             f,
             "drain given up after {:?} with {} left ({} completed, {} refused)",
             self.elapsed, self.left, self.completed, self.refused
-        )
+        )?;
+        match f.alternate() && !self.blockers.is_empty() {
+            true => write!(f, "\n{}", self.blockers),
+            false => Ok(()),
+        }
     }
 }
 

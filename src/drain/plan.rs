@@ -385,17 +385,22 @@ impl Plan {
         blockers: Blockers,
         figures: Figures,
     ) -> Report {
-        let elapsed = match &self.outcome {
-            Some(Ok(drained)) => drained.elapsed,
-            Some(Err(timeout)) => timeout.elapsed,
-            None => self.elapsed(now),
+        // What ends after the cut was left.
+        let (elapsed, completed) = match (&self.outcome, &self.cut) {
+            (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
+            (Some(Err(timeout)), _) => (timeout.elapsed, timeout.completed),
+            (None, Some(cut)) => (self.elapsed(now), cut.completed),
+            (None, None) => (self.elapsed(now), figures.completed),
         };
         Report {
             name: self.settings.name.clone(),
             phase: self.phase(),
             elapsed,
-            remaining: self.deadline.map(|at| at.saturating_duration_since(now)),
-            completed: figures.completed,
+            remaining: self
+                .deadline
+                .filter(|_| self.stage < Stage::Done)
+                .map(|at| at.saturating_duration_since(now)),
+            completed,
             refused: figures.refused,
             left,
             blockers,

@@ -4,6 +4,7 @@ use super::phase::Phase;
 use http::Method;
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     fmt::{self, Write as _},
     net::SocketAddr,
     ops::Deref,
@@ -14,14 +15,14 @@ use std::{
 /// How a drain stands: is it draining, how long still, what holds it; from
 /// [`Drain::report`](crate::Drain::report), and in a [`DrainTimeout`](crate::DrainTimeout).
 ///
-/// It prints as a line and a table, of the oldest twenty; with `{:#}` of all:
+/// It prints as a line and a table of twenty; with `{:#}` of all:
 ///
 /// ```text
 /// draining for 3.2s, 21.8s to go: 1 request, 1 guard, 1 connection (1 handling) left; 31 completed, 0 refused
-/// kind        name           state     peer             age    sent  taken at
-/// request     POST /report   waiting   10.0.0.7:51234   42.1s  -
-/// connection                 handling  10.0.0.7:51234   50.0s  312 B
-/// guard       outbox                                    12.0s        src/mail.rs:41:9
+/// kind        name          state     peer            age    sent   taken at
+/// request     POST /report  waiting   10.0.0.7:51234  42.1s
+/// guard       outbox                                  12.0s         src/mail.rs:41:9
+/// connection                handling  10.0.0.7:51234  50.0s  312 B
 /// ```
 ///
 /// With the feature `serde` it serialises; `Drain::status` serves it.
@@ -34,7 +35,8 @@ pub struct Report {
     pub phase: Phase,
     /// Since when it goes on: from its beginning to now, or to its end. Zero before it has begun.
     pub elapsed: Duration,
-    /// How long until the [deadline](crate::Drain::deadline); `None` where there is none (yet).
+    /// How long until the [deadline](crate::Drain::deadline); `None` where there is none (yet), and when
+    /// it is over.
     pub remaining: Option<Duration>,
     /// Requests that ended during the drain: answered, failed, or given up by their client.
     pub completed: u64,
@@ -42,13 +44,14 @@ pub struct Report {
     pub refused: u64,
     /// What is still there, in figures.
     pub left: Left,
-    /// What is still there, one by one, the oldest first.
+    /// What is still there, one by one, what is likely to be in the way first.
     pub blockers: Blockers,
 }
 
 /// What a drain waits for, or would, one by one; in a [`Report`].
 ///
-/// A slice of [`Blocker`]s, the oldest first. It prints as a table of the first twenty, with `{:#}` of
+/// A slice of [`Blocker`]s: requests, guards and tasks; then connections, those without anything to do after
+/// the others; then servers, which wait for all of them; of each, the oldest first. It prints as a table of the first twenty, with `{:#}` of
 /// all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
@@ -103,8 +106,10 @@ pub enum BlockerKind {
 pub struct Left {
     /// Requests whose response body has not ended.
     pub requests: usize,
-    /// [Guards](crate::DrainGuard) and [tracked tasks](crate::Drain::track).
+    /// [Guards](crate::DrainGuard).
     pub guards: usize,
+    /// [Tracked](crate::Drain::track) futures, and hooks of `Drain::on_shutdown`.
+    pub tasks: usize,
     /// Servers inside of [`Drain::run`](crate::Drain::run) that have not ended.
     pub servers: usize,
     /// Connections that a listener of the drain has accepted and that have not been dropped.
@@ -183,7 +188,8 @@ impl Left {
             upgraded,
             ..
         } = self.connections;
-        self.requests + self.guards + reading + handling + stalled + upgraded > 0
+        let works = self.requests + self.guards + self.tasks;
+        works + reading + handling + stalled + upgraded > 0
     }
 }
 
@@ -192,6 +198,7 @@ impl fmt::Display for Left {
         let kinds = [
             (self.requests, "request"),
             (self.guards, "guard"),
+            (self.tasks, "task"),
             (self.servers, "server"),
             (self.connections.total(), "connection"),
         ];
@@ -296,6 +303,25 @@ impl BlockerKind {
     }
 }
 
+impl BlockerKind {
+    /// The lower, the likelier it is that others wait for it: a list may be cut short, and most
+    /// connections of a busy server are older than what it is busy with.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Request | Self::Guard | Self::Task | Self::Hook => 0,
+            Self::Connection(state) => match state {
+                ConnectionState::Reading
+                | ConnectionState::Handling
+                | ConnectionState::Stalled
+                | ConnectionState::Upgraded => 1,
+                ConnectionState::Streaming | ConnectionState::Opaque => 2,
+                ConnectionState::Silent | ConnectionState::Idle => 3,
+            },
+            Self::Server => 4,
+        }
+    }
+}
+
 impl fmt::Display for BlockerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -312,6 +338,7 @@ impl fmt::Display for Report {
         }
         match self.phase {
             Phase::Serving => f.write_str("serving")?,
+            Phase::Done => write!(f, "done after {}", time(*elapsed))?,
             phase => write!(f, "{phase} for {}", time(*elapsed))?,
         }
         if let Some(remaining) = remaining.filter(|_| self.phase > Phase::Serving) {
@@ -333,7 +360,7 @@ impl fmt::Display for Report {
 impl Blockers {
     /// They come in any order.
     pub(super) fn new(mut blockers: Vec<Blocker>) -> Self {
-        blockers.sort_by_key(|blocker| std::cmp::Reverse(blocker.age));
+        blockers.sort_by_key(|blocker| (blocker.kind.rank(), Reverse(blocker.age)));
         Self(blockers)
     }
 }

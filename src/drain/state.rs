@@ -46,8 +46,9 @@ struct StageCell(AtomicU8);
 #[derive(Default)]
 #[repr(align(128))]
 struct Tally {
-    /// Of those inside, how many are guards, servers and connections; the others are requests.
+    /// Of those inside, how many are of these kinds; the others are requests.
     guards: AtomicUsize,
+    tasks: AtomicUsize,
     servers: AtomicUsize,
     connections: AtomicUsize,
     /// Listeners are not inside: that one exists holds nothing up.
@@ -60,6 +61,7 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Guard,
+    Task,
     Server,
     #[cfg(feature = "net")]
     Connection,
@@ -122,6 +124,7 @@ impl State {
     fn tally_of(&self, kind: Kind) -> &AtomicUsize {
         match kind {
             Kind::Guard => &self.tally.guards,
+            Kind::Task => &self.tally.tasks,
             Kind::Server => &self.tally.servers,
             #[cfg(feature = "net")]
             Kind::Connection => &self.tally.connections,
@@ -284,14 +287,16 @@ impl Hub<State> {
         let state = self.home();
         let tally = &state.tally;
         let guards = tally.guards.load(Ordering::Acquire);
+        let tasks = tally.tasks.load(Ordering::Acquire);
         let servers = tally.servers.load(Ordering::Acquire);
         let connections = tally.connections.load(Ordering::Acquire);
         // Those are always inside while they are tallied. Between these reads some may have left,
         // hence saturating.
-        let others = guards + servers + connections;
+        let others = guards + tasks + servers + connections;
         Left {
             requests: self.occupancy().saturating_sub(others),
             guards,
+            tasks,
             servers,
             connections: state.registry.survey(),
         }

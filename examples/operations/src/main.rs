@@ -82,7 +82,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Err(timeout) => {
-            eprintln!("{timeout}\n{}", timeout.blockers);
+            eprintln!("{timeout:#}");
             Ok(ExitCode::FAILURE)
         }
     }

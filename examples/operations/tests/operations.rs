@@ -179,7 +179,7 @@ fn it_says_what_it_waits_for_while_it_drains() {
         (503, 200)
     );
 
-    service.until(|service| service.metrics()["graceful_in_flight{kind=guard}"] == 0.0);
+    service.until(|service| service.metrics()["graceful_in_flight{kind=task}"] == 0.0);
     let metrics = service.metrics();
     assert_eq!(metrics["graceful_in_flight{kind=request}"], 1.0);
     assert_eq!(metrics["graceful_in_flight{kind=connection}"], 1.0);

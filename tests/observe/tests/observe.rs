@@ -73,7 +73,7 @@ async fn each_phase_is_one_event() {
     assert_eq!(
         log.lines(),
         [format!(
-            "INFO tower_graceful: the drain begins elapsed_seconds=0.0 requests=0 guards=1 {figures} \
+            "INFO tower_graceful: the drain begins elapsed_seconds=0.0 requests=0 guards=1 tasks=0 {figures} \
              phase=\"lame duck\" remaining_seconds=25.0"
         )]
     );
@@ -82,7 +82,7 @@ async fn each_phase_is_one_event() {
     assert_eq!(
         log.lines(),
         [format!(
-            "INFO tower_graceful: draining elapsed_seconds=2.0 requests=0 guards=1 {figures} \
+            "INFO tower_graceful: draining elapsed_seconds=2.0 requests=0 guards=1 tasks=0 {figures} \
              phase=\"draining\" remaining_seconds=23.0"
         )]
     );
@@ -91,7 +91,7 @@ async fn each_phase_is_one_event() {
     assert_eq!(
         log.lines(),
         [format!(
-            "INFO tower_graceful: drained elapsed_seconds=3.0 requests=0 guards=0 {figures} phase=\"done\""
+            "INFO tower_graceful: drained elapsed_seconds=3.0 requests=0 guards=0 tasks=0 {figures} phase=\"done\""
         )]
     );
     drain.force();
@@ -112,13 +112,13 @@ async fn every_five_seconds_what_is_left() {
     }
     log.lines();
     sleep(11 * SECOND).await;
-    let figures = "requests=0 guards=1 servers=0 connections=0 completed=0 refused=0";
+    let figures = "requests=0 guards=1 tasks=0 servers=0 connections=0 completed=0 refused=0";
     let place = format!("{}:{}:23", here.file(), here.line() + 1);
     let progress = |elapsed: u64, remaining: u64| {
         format!(
             "INFO tower_graceful: still draining drain=\"api\" elapsed_seconds={elapsed}.0 {figures} \
              phase=\"draining\" remaining_seconds={remaining}.0 \
-             oldest=\"guard outbox, {elapsed}.0s old, taken at {place}\""
+             first=\"guard outbox, {elapsed}.0s old, taken at {place}\""
         )
     };
     assert_eq!(log.lines(), [progress(5, 7), progress(10, 2)]);
@@ -312,6 +312,7 @@ async fn it_serialises_and_is_served_as_json() {
         "left": {
             "requests": 1,
             "guards": 1,
+            "tasks": 0,
             "servers": 0,
             "connections": {
                 "silent": 0, "reading": 0, "handling": 0, "streaming": 0,

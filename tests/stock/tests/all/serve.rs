@@ -833,7 +833,7 @@ async fn hooks_run_once_are_waited_for_and_get_the_deadline() {
     assert_eq!(deadline, server.drain.deadline());
     let left = deadline.expect("there is one") - tokio::time::Instant::now();
     assert!(left > LONG - Duration::from_secs(60) && left <= LONG);
-    assert_eq!(server.drain.left().guards, 1);
+    assert_eq!(server.drain.left().tasks, 1);
     go_on.send(()).expect("waited for");
     let drain = server.drain.clone();
     server.drained().await;
