@@ -198,7 +198,6 @@ impl Registry {
 impl Registered {
     /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
     pub(crate) fn enter(entrance: &super::Entrance, peer: Option<SocketAddr>) -> Option<Self> {
-        let inside = Inside::enter(entrance, Kind::Connection)?;
         let connection = entrance.home().registry().all.add(|place| Connection {
             place,
             word: AtomicU8::new(ConnectionState::Silent as u8),
@@ -212,15 +211,19 @@ impl Registered {
             retires: AtomicBool::new(false),
             hub: entrance.hub(),
         });
-        // Too late for the roll call, not too late to be served.
-        if connection.stage() == Stage::Awaiting {
-            connection.registry().await_one(&connection);
-        }
-        Some(Self {
+        // In the list before it is counted: whoever looks meanwhile misses none.
+        let mut registered = Self {
             connection,
-            inside: Some(inside),
+            inside: None,
             place: None,
-        })
+        };
+        registered.inside = Some(Inside::enter(entrance, Kind::Connection)?);
+        // Too late for the roll call, not too late to be served.
+        let connection = &registered.connection;
+        if connection.stage() == Stage::Awaiting {
+            connection.registry().await_one(connection);
+        }
+        Some(registered)
     }
 
     /// What was admitted may spread: see [`InFlight::of`](super::InFlight::of).

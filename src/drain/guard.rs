@@ -106,18 +106,23 @@ pub(crate) struct Inside {
 
 impl Inside {
     pub(super) fn enter(entrance: &Entrance, kind: Kind) -> Option<Self> {
-        entrance.enter().map(|pass| Self::new(pass, kind))
-    }
-
-    fn new(pass: Pass<State>, kind: Kind) -> Self {
-        pass.home().count_in(kind);
-        Self { kind, pass }
+        // Said first, and taken back: it shall not pass for a request meanwhile.
+        entrance.home().count_in(kind);
+        let pass = entrance.enter();
+        if pass.is_none() {
+            entrance.home().count_out(kind);
+        }
+        pass.map(|pass| Self { kind, pass })
     }
 }
 
 impl Clone for Inside {
     fn clone(&self) -> Self {
-        Self::new(self.pass.clone(), self.kind)
+        self.pass.home().count_in(self.kind);
+        Self {
+            kind: self.kind,
+            pass: self.pass.clone(),
+        }
     }
 }
 

@@ -111,7 +111,7 @@ impl State {
         self.tally.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// To be called while inside.
+    /// To be called before it is inside.
     pub(super) fn count_in(&self, kind: Kind) {
         self.tally_of(kind).fetch_add(1, Ordering::Relaxed);
     }
