@@ -526,7 +526,8 @@ impl Drain {
     /// | `graceful_completed_total` | counter | requests that ended during the drain |
     /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
     ///
-    /// Each carries the label `drain`, if the drain has a [name](DrainBuilder::name).
+    /// Each carries the label `drain`, if the drain has a [name](DrainBuilder::name): of several in a
+    /// process, each needs one.
     ///
     /// The process ends with its drain, mostly before it is scraped again: what was refused and cut is in
     /// the outcome, too, for the log.
@@ -642,10 +643,12 @@ impl Drain {
     pub fn wait(
         &self,
     ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
-        self.count
-            .hub()
-            .clone()
-            .until(|plan| plan.outcome().cloned())
+        let hub = self.count.hub().clone();
+        async move {
+            let outcome = hub.clone().until(|plan| plan.outcome().cloned()).await;
+            hub.until_told().await;
+            outcome
+        }
     }
 
     /// Begins and waits, for at most `timeout`: Go's `http.Server.Shutdown`. The builder's lame
@@ -715,6 +718,14 @@ impl Entrance {
         self.home().phase()
     }
 
+    /// The phase as it is by now: whoever does not wait for it has to look at the clock.
+    pub(crate) fn phase_by_now(&self) -> Phase {
+        if !self.is_serving() && self.phase() < Phase::Draining && self.home().is_due() {
+            self.hub().advance();
+        }
+        self.phase()
+    }
+
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
         self.home().is_serving()
@@ -750,7 +761,7 @@ impl Default for Drain {
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drain")
-            .field("phase", &self.phase())
+            .field("phase", &self.state().phase())
             .field("left", &self.left())
             .finish()
     }

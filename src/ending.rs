@@ -2,6 +2,10 @@
 
 use crate::drain::{Drain, Entrance, Phase, Reached};
 use futures_core::Stream;
+use http::{
+    HeaderValue, Response,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -26,7 +30,7 @@ impl End {
 
     /// Asked before each item: a look, and no more.
     fn has_come(&self) -> bool {
-        self.entrance.phase() >= Phase::Draining
+        self.entrance.phase_by_now() >= Phase::Draining
     }
 
     /// Asked when there is no item; wakes when it comes.
@@ -66,16 +70,25 @@ impl Drain {
         }
     }
 
-    /// A response body that ends at [`Phase::Draining`], between two frames: for the event streams of
-    /// handlers that one does not want to touch, by a layer around their routes.
+    /// A response body that ends at [`Phase::Draining`], between two frames.
     ///
-    /// A body that [says](Body::size_hint) how long it is, is left alone: to end it early is to break it. So
-    /// is one with trailers of gRPC, whose client would miss them; there, end the
-    /// [stream](Self::end_stream). Of any other one the client can not tell that it was ended early: do not
-    /// put it around downloads.
+    /// A body that [says](Body::size_hint) how long it is, is left alone: to end it early is to break it. Of
+    /// any other one the client can not tell that it was ended early: so do not put it around downloads, nor
+    /// around gRPC, whose clients miss the trailers then; there, end the [stream](Self::end_stream). For event
+    /// streams there is [`end_response`](Self::end_response), which tells them from others.
+    pub fn end_body<B: Body>(&self, body: B) -> EndBody<B> {
+        let ends = body.size_hint().exact().is_none();
+        self.ending(body, ends)
+    }
+
+    /// Ends the bodies of event streams (`text/event-stream`), and leaves all other responses as they are:
+    /// for handlers that one does not want to touch, by a layer around them all.
+    ///
+    /// Left alone are those, too, that say how long they are, and those with a `Content-Encoding`, whose end
+    /// would be missed.
     ///
     /// ```
-    /// use axum::{Router, body::Body, middleware::map_response, response::Response, routing::get};
+    /// use axum::{Router, middleware::map_response, response::Response, routing::get};
     /// use std::future::ready;
     /// use tower_graceful::Drain;
     ///
@@ -85,12 +98,27 @@ impl Drain {
     /// let app: Router = Router::new()
     ///     .route("/events", get(events))
     ///     .layer(map_response(move |response: Response| {
-    ///         ready(response.map(|body| Body::new(ends.end_body(body))))
+    ///         ready(ends.end_response(response))
     ///     }))
     ///     .layer(drain.layer());
     /// ```
-    pub fn end_body<B: Body>(&self, body: B) -> EndBody<B> {
-        let ends = body.size_hint().exact().is_none();
+    pub fn end_response<B: Body>(&self, response: Response<B>) -> Response<EndBody<B>> {
+        let headers = response.headers();
+        let media_type = |value: &HeaderValue| {
+            let value = value.to_str().unwrap_or_default();
+            let name = value.split(';').next().unwrap_or_default().trim();
+            name.eq_ignore_ascii_case("text/event-stream")
+        };
+        let ends = headers.get(CONTENT_TYPE).is_some_and(media_type)
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(CONTENT_ENCODING);
+        response.map(|body| {
+            let ends = ends && body.size_hint().exact().is_none();
+            self.ending(body, ends)
+        })
+    }
+
+    fn ending<B: Body>(&self, body: B, ends: bool) -> EndBody<B> {
         EndBody {
             body: Some(body),
             end: ends.then(|| End::new(self)),
@@ -155,12 +183,13 @@ impl<S: Stream> Stream for EndStream<S> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
+        let Some(stream) = &self.stream else {
+            return (0, Some(0));
+        };
         // It may end now, or with one more.
-        let most = self
-            .stream
-            .as_ref()
-            .map_or(Some(0), |stream| stream.size_hint().1);
-        (0, most.and_then(|most| most.checked_add(1)))
+        let last = usize::from(self.last.is_some());
+        let most = stream.size_hint().1;
+        (0, most.and_then(|most| most.checked_add(last)))
     }
 }
 
@@ -194,11 +223,22 @@ impl<B: Body> Body for EndBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Some(body) = this.body.as_mut().as_pin_mut() else {
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
         if !this.end.as_ref().is_some_and(End::has_come) {
-            let frame = body.poll_frame(cx);
+            let frame = body.as_mut().poll_frame(cx);
+            if let Poll::Ready(frame) = &frame {
+                let ended = match frame {
+                    Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
+                    Some(Err(_)) | None => true,
+                };
+                // By itself: nothing comes after that.
+                if ended {
+                    *this.last = None;
+                    this.body.set(None);
+                }
+            }
             let ends = |end: &mut End| end.poll(cx).is_ready();
             if frame.is_ready() || !this.end.as_mut().is_some_and(ends) {
                 return frame;

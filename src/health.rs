@@ -5,7 +5,7 @@ use futures_core::Stream;
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tonic::{Request, Response, Status};
 use tonic_health::{
@@ -24,6 +24,9 @@ impl Drain {
     /// It says what the reporter has been told, until [`Phase::LameDuck`]: from then on each service that it
     /// knows is NOT_SERVING, the server as a whole (`""`) too, whatever it is told. Who watches is told so,
     /// and the watch ends at [`Phase::Draining`], where it would hold the drain.
+    ///
+    /// As from tonic-health itself, who wants to watch a service that the reporter does not know is told
+    /// NOT_FOUND (the protocol has a SERVICE_UNKNOWN for that), and may come again.
     ///
     /// Let the layer exempt its `Check`, which probes ask to the end; who comes to watch after that is
     /// refused like any other.
@@ -86,7 +89,7 @@ impl Health for GrpcHealth {
             updates: Some(updates),
             last: None,
             begun: self.drain.reached(Phase::LameDuck),
-            ends: self.drain.reached(Phase::Draining),
+            ends: Some(self.drain.reached(Phase::Draining)),
         }))
     }
 }
@@ -104,7 +107,8 @@ pub struct HealthWatch {
     /// What was said last.
     last: Option<i32>,
     begun: Reached,
-    ends: Reached,
+    /// `None` once it has.
+    ends: Option<Reached>,
 }
 
 impl Stream for HealthWatch {
@@ -126,7 +130,11 @@ impl Stream for HealthWatch {
                 return Poll::Ready(Some(Ok(goodbye)));
             }
         }
-        Pin::new(&mut this.ends).poll(cx).map(|()| None)
+        if let Some(ends) = &mut this.ends {
+            ready!(Pin::new(ends).poll(cx));
+            this.ends = None;
+        }
+        Poll::Ready(None)
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
 use http_body::{Body, Frame, SizeHint};
 use std::{
@@ -53,8 +53,9 @@ pub struct Liveness;
 /// Answers with the drain's [report](Drain::report): is it draining, how long still, what holds it; from
 /// [`Drain::status`].
 ///
-/// As text: a line and a table of all. With the feature `serde` as JSON, to those who
-/// [accept](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`.
+/// As text: a line and a table. With the feature `serde` as JSON, to those who
+/// [accept](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It names a thousand
+/// blockers at the most, those that are likely to be in the way, and how many more there are.
 ///
 /// It names peers and, where they are [named](crate::GracefulLayer::name_requests), paths: it is for people
 /// and machines of the house. Put it beside readiness on a server of its own, which is there while the
@@ -123,7 +124,9 @@ impl Status {
     }
 
     fn answer(&self, _headers: &HeaderMap) -> Answer {
-        let report = self.drain.report();
+        const MOST: usize = 1000;
+        let mut report = self.drain.report();
+        report.blockers.limit(MOST);
         #[cfg(feature = "serde")]
         if accepts_json(_headers) {
             // It errs for maps whose keys are no strings, and where a `Serialize` says so; here is neither.
@@ -139,15 +142,23 @@ impl Status {
     }
 }
 
-/// Not `*/*`: what a person's `curl` sends.
+/// If it is asked for by name, and not text rather than that. `*/*` is what a person's `curl` sends.
 #[cfg(feature = "serde")]
 fn accepts_json(headers: &HeaderMap) -> bool {
-    let mut accepted = headers.get_all(ACCEPT).iter();
-    accepted.any(|value| {
-        let ranges = value.to_str().unwrap_or_default().split(',');
-        let mut types = ranges.map(|range| range.split(';').next().unwrap_or_default());
-        types.any(|name| name.trim().eq_ignore_ascii_case("application/json"))
-    })
+    let (mut json, mut text) = (0.0, 0.0);
+    let values = headers.get_all(ACCEPT).iter();
+    for range in values.flat_map(|value| value.to_str().unwrap_or_default().split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        let quality: f32 = quality.unwrap_or(1.0);
+        if name.eq_ignore_ascii_case("application/json") {
+            json = quality;
+        } else if name.eq_ignore_ascii_case("text/plain") {
+            text = quality;
+        }
+    }
+    json > 0.0 && json >= text
 }
 
 macro_rules! probe {
@@ -180,6 +191,7 @@ impl From<Answer> for Response<ProbeBody> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
         // An answer of a moment ago is worth nothing.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(VARY, HeaderValue::from_static("accept"));
         response
     }
 }

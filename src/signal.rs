@@ -43,6 +43,9 @@ use std::{
 /// and its parent sees that (a shell, as 128 and the signal's number). As the first process of a
 /// container, to which such a signal does nothing by itself, it exits with that code.
 ///
+/// (Where the server has ended by itself, and nobody waits for a first signal any more, it is the second
+/// one.)
+///
 /// So it stays as long as the process lives, unless `terminate` is called again: from there on, they
 /// are counted anew. The runtime has to have noticed the first one, by a poll of this future: one whose
 /// only thread is blocked before that can but be killed. On Windows, only the first two are heeded.
@@ -98,6 +101,16 @@ impl Future for Terminate {
                 })
             }
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Nobody waits for the first one any more, and tokio's handlers, which stay, keep it from the process.
+#[cfg(unix)]
+impl Drop for Terminate {
+    fn drop(&mut self) {
+        if self.signals.is_some() {
+            last_resort::prepare();
         }
     }
 }

@@ -100,35 +100,48 @@ impl Drop for Counted {
 
 /// Something inside that is no request.
 pub(crate) struct Inside {
-    kind: Kind,
+    // First, so that it is tallied for longer than it is inside: it shall not pass for a request.
     pass: Pass<State>,
+    tallied: Tallied,
+}
+
+struct Tallied {
+    kind: Kind,
+    entrance: Entrance,
 }
 
 impl Inside {
     pub(super) fn enter(entrance: &Entrance, kind: Kind) -> Option<Self> {
-        // Said first, and taken back: it shall not pass for a request meanwhile.
-        entrance.home().count_in(kind);
-        let pass = entrance.enter();
-        if pass.is_none() {
-            entrance.home().count_out(kind);
-        }
-        pass.map(|pass| Self { kind, pass })
+        let tallied = Tallied::new(entrance, kind);
+        Some(Self {
+            pass: entrance.enter()?,
+            tallied,
+        })
     }
 }
 
 impl Clone for Inside {
     fn clone(&self) -> Self {
-        self.pass.home().count_in(self.kind);
+        let Tallied { kind, entrance } = &self.tallied;
+        let tallied = Tallied::new(entrance, *kind);
         Self {
-            kind: self.kind,
             pass: self.pass.clone(),
+            tallied,
         }
     }
 }
 
-impl Drop for Inside {
+impl Tallied {
+    fn new(entrance: &Entrance, kind: Kind) -> Self {
+        let entrance = entrance.clone();
+        entrance.home().count_in(kind);
+        Self { kind, entrance }
+    }
+}
+
+impl Drop for Tallied {
     fn drop(&mut self) {
-        self.pass.home().count_out(self.kind);
+        self.entrance.home().count_out(self.kind);
     }
 }
 

@@ -1,26 +1,38 @@
 //! Says how a drain goes on: to `tracing`, to `metrics`, or to nobody.
 //!
 //! It is asked after each change of the plan, whoever made it, and says each phase once and in order. It
-//! is said under no lock that anybody waits for: what a subscriber does is nobody's business here.
+//! is said under no lock that anybody waits for, and without letting a panic out: what a subscriber does
+//! is nobody's business here. Only who waits for the end waits for it to be said, and not for ever: the
+//! process may exit as soon as that returns.
 
 use super::{
+    count::Hub,
+    phase::Phase,
     plan::Entered,
     report::{Left, Report},
     state::State,
+    sync::contained,
 };
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
-        Mutex,
+        Arc, Mutex, TryLockError,
         atomic::{AtomicU8, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
 
 /// Whether anybody is told.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
 /// How often it is said, while a drain goes on, what is left.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
+
+/// For how long who waits for the end waits for it to be said, too: a log may be stuck.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What has been said.
 #[derive(Default)]
@@ -37,10 +49,16 @@ impl State {
             return;
         }
         let observer = self.observer();
-        // Who finds somebody telling may go: whoever tells looks once more when it is done.
-        while observer.told.load(Ordering::Acquire) < self.phase() as u8 {
-            let Ok(_telling) = observer.telling.try_lock() else {
-                return;
+        if observer.has_told(self.phase()) {
+            return;
+        }
+        // Who finds somebody telling may go: whoever tells looks once more when it is done. (At the plan
+        // itself, under its lock: who has changed it before, is seen.)
+        while !observer.has_told(self.look(|plan| plan.phase())) {
+            let _telling = match observer.telling.try_lock() {
+                Ok(telling) => telling,
+                Err(TryLockError::Poisoned(telling)) => telling.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
             };
             let told = observer.told.load(Ordering::Acquire);
             let news: Vec<_> = self.look(|plan| {
@@ -56,8 +74,11 @@ impl State {
                     elapsed,
                     ..self.brief(left())
                 };
-                self.say(&report);
+                contained(|| self.say(&report));
                 observer.told.store(phase as u8, Ordering::Release);
+                if phase == Phase::Done {
+                    self.wake_waiters();
+                }
             }
         }
     }
@@ -71,7 +92,7 @@ impl State {
     }
 
     /// Says what is left, if it is time to.
-    pub(super) fn observe_progress(&self, now: tokio::time::Instant, report: impl Fn() -> Report) {
+    pub(super) fn observe_progress(&self, now: Instant, hub: &Hub<State>) {
         if !ENABLED || !self.look(|plan| plan.progress_is_due(now)) {
             return;
         }
@@ -79,12 +100,13 @@ impl State {
         // Of all who look after the hour, one says it.
         self.update(|plan| due = plan.progress(now));
         if due {
-            let report = report();
-            #[cfg(feature = "tracing")]
-            to_tracing::progress(&report);
-            #[cfg(feature = "metrics")]
-            self.record(&report);
-            let _ = report;
+            contained(|| {
+                #[cfg(feature = "tracing")]
+                to_tracing::progress(|| hub.report());
+                #[cfg(feature = "metrics")]
+                self.record(&self.brief(hub.left()));
+                let _ = hub;
+            });
         }
     }
 
@@ -98,11 +120,47 @@ impl State {
     }
 }
 
+impl Observer {
+    fn has_told(&self, phase: Phase) -> bool {
+        self.told.load(Ordering::Acquire) >= phase as u8
+    }
+}
+
+impl Hub<State> {
+    /// Waits until the end has been said, if somebody is told: once it has come.
+    pub(super) async fn until_told(self: Arc<Self>) {
+        if !ENABLED {
+            return;
+        }
+        let state = self.home();
+        let mut changes = state.changes();
+        let mut patience = pin!(sleep(PATIENCE));
+        loop {
+            changes.mark_unchanged();
+            state.observe(|| self.left());
+            if state.observer().has_told(Phase::Done) {
+                return;
+            }
+            let mut changed = pin!(changes.changed());
+            let out_of_patience = poll_fn(|cx| {
+                let changed = changed.as_mut().poll(cx).is_ready();
+                match (patience.as_mut().poll(cx).is_ready(), changed) {
+                    (false, false) => Poll::Pending,
+                    (over, _) => Poll::Ready(over),
+                }
+            });
+            if out_of_patience.await {
+                return;
+            }
+        }
+    }
+}
+
 #[cfg(feature = "tracing")]
 mod to_tracing {
     use super::*;
-    use crate::drain::{outcome::Outcome, phase::Phase};
-    use tracing::{info, warn};
+    use crate::drain::outcome::Outcome;
+    use tracing::{Level, enabled, info, warn};
 
     /// More are a number.
     const CUT: usize = 20;
@@ -147,7 +205,7 @@ mod to_tracing {
                 info,
                 report,
                 "the drain begins",
-                phase = "lame duck",
+                phase = "lame_duck",
                 remaining_seconds = remaining
             ),
             (Phase::Draining, _) => tell!(
@@ -162,14 +220,19 @@ mod to_tracing {
         }
     }
 
-    pub(super) fn progress(report: &Report) {
+    pub(super) fn progress(report: impl Fn() -> Report) {
+        // It takes a walk through all that there is.
+        if !enabled!(target: "tower_graceful", Level::INFO) {
+            return;
+        }
+        let report = report();
         let first = report.blockers.first().map(ToString::to_string);
         let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
         tell!(
             info,
-            report,
+            &report,
             "still draining",
-            phase = report.phase.as_str(),
+            phase = report.phase.as_label(),
             remaining_seconds = remaining,
             first
         );

@@ -1,5 +1,5 @@
 use super::report::Report;
-use std::{error::Error, fmt, ops::Deref, time::Duration};
+use std::{error::Error, fmt, ops::Deref, sync::Arc, time::Duration};
 
 /// Everything that was in flight has ended: nothing was cut.
 ///
@@ -39,14 +39,14 @@ pub struct Drained {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct DrainTimeout {
-    // Errors are moved about; this one is small.
-    report: Box<Report>,
+    // Errors are moved about, and all who wait get this one.
+    report: Arc<Report>,
 }
 
 impl DrainTimeout {
     pub(super) fn new(report: Report) -> Self {
         Self {
-            report: Box::new(report),
+            report: Arc::new(report),
         }
     }
 }
@@ -93,6 +93,29 @@ impl fmt::Display for DrainTimeout {
 }
 
 impl Error for DrainTimeout {}
+
+/// Field by field, with the time in seconds; a [`DrainTimeout`] as the [`Report`] that it is.
+#[cfg(feature = "serde")]
+mod serialize {
+    use super::*;
+    use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+    impl Serialize for Drained {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut drained = serializer.serialize_struct("Drained", 3)?;
+            drained.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
+            drained.serialize_field("completed", &self.completed)?;
+            drained.serialize_field("refused", &self.refused)?;
+            drained.end()
+        }
+    }
+
+    impl Serialize for DrainTimeout {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.report.serialize(serializer)
+        }
+    }
+}
 
 /// The drain has begun: no new work is accepted.
 ///

@@ -48,6 +48,17 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// As in JSON.
+    #[cfg(feature = "tracing")]
+    pub(super) fn as_label(self) -> &'static str {
+        match self {
+            Self::LameDuck => "lame_duck",
+            other => other.as_str(),
+        }
+    }
+}
+
 /// In lower case: `lame duck`.
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

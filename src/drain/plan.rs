@@ -291,14 +291,18 @@ impl Plan {
             blockers,
             completed: figures.completed,
         };
-        let has_connections = cut.left.connections.any();
-        if self.stage < Stage::Forced {
-            self.cut = cut.left.has_work().then(|| cut.clone());
+        let is_first = self.stage < Stage::Forced;
+        if is_first {
             self.enter(Stage::Forced, now);
         }
+        let has_work = match is_first {
+            true => cut.left.has_work(),
+            false => self.cut.is_some(),
+        };
         // Connections end by being cut, the others only by themselves.
-        let ends = has_connections || self.cut.is_none();
+        let ends = cut.left.connections.any() || !has_work;
         if ends && !due(add(self.since, WIND_UP), now) {
+            self.cut = self.cut.take().or(Some(cut).filter(|_| has_work));
             return;
         }
         let cut = self.cut.take().unwrap_or(cut);

@@ -54,8 +54,11 @@ pub struct Report {
 /// the others; then servers, which wait for all of them; of each, the oldest first. It prints as a table of the first twenty, with `{:#}` of
 /// all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
-pub struct Blockers(Vec<Blocker>);
+pub struct Blockers {
+    list: Vec<Blocker>,
+    /// How many are not in the list.
+    more: usize,
+}
 
 /// One thing that a drain waits for, or would.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +66,7 @@ pub struct Blockers(Vec<Blocker>);
 pub struct Blocker {
     /// What it is.
     pub kind: BlockerKind,
-    /// What a guard, a task, a hook or a server was [named](crate::DrainGuard::named).
+    /// What a guard or a task was [named](crate::DrainGuard::named).
     pub name: Option<Cow<'static, str>>,
     /// Where a guard, a task, a hook or a server was taken, given or run.
     pub taken_at: Option<&'static Location<'static>>,
@@ -361,7 +364,16 @@ impl Blockers {
     /// They come in any order.
     pub(super) fn new(mut blockers: Vec<Blocker>) -> Self {
         blockers.sort_by_key(|blocker| (blocker.kind.rank(), Reverse(blocker.age)));
-        Self(blockers)
+        Self {
+            list: blockers,
+            more: 0,
+        }
+    }
+
+    /// Keeps so many of them, and the number of the others.
+    pub(crate) fn limit(&mut self, most: usize) {
+        self.more += self.list.len().saturating_sub(most);
+        self.list.truncate(most);
     }
 }
 
@@ -369,7 +381,16 @@ impl Deref for Blockers {
     type Target = [Blocker];
 
     fn deref(&self) -> &[Blocker] {
-        &self.0
+        &self.list
+    }
+}
+
+impl IntoIterator for Blockers {
+    type Item = Blocker;
+    type IntoIter = std::vec::IntoIter<Blocker>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
     }
 }
 
@@ -378,7 +399,7 @@ impl<'a> IntoIterator for &'a Blockers {
     type IntoIter = std::slice::Iter<'a, Blocker>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        self.list.iter()
     }
 }
 
@@ -416,7 +437,7 @@ impl fmt::Display for Blockers {
         for row in &rows {
             write(std::array::from_fn(|column| &*row[column]))?;
         }
-        match self.len() - shown {
+        match self.len() - shown + self.more {
             0 => Ok(()),
             more => write!(f, "\n… and {more} more"),
         }
@@ -526,7 +547,7 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 8)?;
+            let mut report = serializer.serialize_struct("Report", 9)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
@@ -536,7 +557,17 @@ mod serialize {
             report.serialize_field("refused", &self.refused)?;
             report.serialize_field("left", &self.left)?;
             report.serialize_field("blockers", &self.blockers)?;
+            match self.blockers.more {
+                0 => report.skip_field("more_blockers")?,
+                more => report.serialize_field("more_blockers", &more)?,
+            }
             report.end()
+        }
+    }
+
+    impl Serialize for Blockers {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.list.serialize(serializer)
         }
     }
 

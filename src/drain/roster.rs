@@ -12,6 +12,9 @@ pub(super) struct Roster<T> {
 #[repr(align(128))]
 struct Shard<T>(Mutex<Slab<Arc<T>>>);
 
+/// So many places an empty shard keeps.
+const KEPT: usize = 1024;
+
 /// Where one stands in a list.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -36,9 +39,13 @@ impl<T> Roster<T> {
     }
 
     pub(super) fn remove(&self, place: Place) {
-        let removed = self.shards[place.shard as usize]
-            .lock()
-            .try_remove(place.slot as usize);
+        let mut list = self.shards[place.shard as usize].lock();
+        let removed = list.try_remove(place.slot as usize);
+        // It was long once: that is no reason to keep the memory, and to walk through it.
+        if list.is_empty() && list.capacity() > KEPT {
+            list.shrink_to_fit();
+        }
+        drop(list);
         // When the lock is free again.
         drop(removed);
     }

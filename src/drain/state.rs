@@ -47,14 +47,30 @@ struct StageCell(AtomicU8);
 #[repr(align(128))]
 struct Tally {
     /// Of those inside, how many are of these kinds; the others are requests.
-    guards: AtomicUsize,
-    tasks: AtomicUsize,
-    servers: AtomicUsize,
-    connections: AtomicUsize,
+    guards: Turnstile,
+    tasks: Turnstile,
+    servers: Turnstile,
+    connections: Turnstile,
     /// Listeners are not inside: that one exists holds nothing up.
     listeners: AtomicUsize,
     completed: AtomicU64,
     refused: AtomicU64,
+}
+
+/// How many have come, and how many have gone: of both, who looks at them at different moments knows
+/// how many there have been at the most meanwhile.
+#[derive(Default)]
+struct Turnstile {
+    come: AtomicUsize,
+    gone: AtomicUsize,
+}
+
+impl Turnstile {
+    /// Never less than there were, if that did not change.
+    fn inside(&self) -> usize {
+        let gone = self.gone.load(Ordering::Acquire);
+        self.come.load(Ordering::Acquire).wrapping_sub(gone)
+    }
 }
 
 /// What is inside, if it is not a request.
@@ -113,15 +129,15 @@ impl State {
 
     /// To be called before it is inside.
     pub(super) fn count_in(&self, kind: Kind) {
-        self.tally_of(kind).fetch_add(1, Ordering::Relaxed);
+        self.tally_of(kind).come.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// To be called while still inside.
+    /// To be called when it has left.
     pub(super) fn count_out(&self, kind: Kind) {
-        self.tally_of(kind).fetch_sub(1, Ordering::Relaxed);
+        self.tally_of(kind).gone.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn tally_of(&self, kind: Kind) -> &AtomicUsize {
+    fn tally_of(&self, kind: Kind) -> &Turnstile {
         match kind {
             Kind::Guard => &self.tally.guards,
             Kind::Task => &self.tally.tasks,
@@ -231,16 +247,31 @@ impl State {
     fn open(&self) -> Open {
         Open {
             listeners: self.tally.listeners.load(Ordering::Acquire),
-            connections: self.tally.connections.load(Ordering::Acquire),
+            connections: self.tally.connections.inside(),
             awaited: self.registry.awaited(),
             multiplexed: self.registry.multiplexed(),
         }
     }
 
+    /// Whether the next step is to be made. Looked at first: those who come by shall not stand in line
+    /// to change nothing.
+    pub(super) fn is_due(&self) -> bool {
+        self.look(|plan| plan.is_due(Instant::now()))
+    }
+
+    /// To be woken by each change.
+    pub(super) fn changes(&self) -> watch::Receiver<Plan> {
+        self.plan.subscribe()
+    }
+
+    /// Has them look again.
+    pub(super) fn wake_waiters(&self) {
+        self.plan.send_modify(|_| ());
+    }
+
     #[cold]
     fn admits_late(&self) -> bool {
-        // Looked at first: while it lasts, requests shall not stand in line to change nothing.
-        if self.stage() < Stage::Draining && self.look(|plan| plan.is_due(Instant::now())) {
+        if self.stage() < Stage::Draining && self.is_due() {
             self.step(Instant::now());
         }
         self.stage() < Stage::Draining
@@ -272,32 +303,60 @@ impl Hub<State> {
         if state.stage() >= Stage::Draining {
             // Before the deadline is judged: only in a closed count is 0 the truth.
             self.close();
-            let figures = state.figures();
             if self.occupancy() == 0 {
+                // After that: whoever has left, has said before what it was.
+                let figures = state.figures();
                 state.update(|plan| plan.vacated(now, figures));
             } else if state.look(|plan| plan.is_due(now)) {
-                let (left, blockers) = (self.left(), self.blockers(now));
+                let (figures, left) = self.figures_and_left();
+                let blockers = self.blockers(now);
                 state.update(|plan| plan.settle(now, left, blockers, figures));
             }
         }
         state.observe(|| self.left());
     }
 
+    /// Both of one moment, if requests do not end faster than can be counted.
+    fn figures_and_left(&self) -> (Figures, Left) {
+        const TRIES: usize = 10;
+        let state = self.home();
+        let mut figures = state.figures();
+        let mut left = self.left();
+        for _ in 0..TRIES {
+            let after = state.figures();
+            if after.completed == figures.completed {
+                break;
+            }
+            (figures, left) = (after, self.left());
+        }
+        (figures, left)
+    }
+
     pub(super) fn left(&self) -> Left {
         let state = self.home();
-        let tally = &state.tally;
-        let guards = tally.guards.load(Ordering::Acquire);
-        let tasks = tally.tasks.load(Ordering::Acquire);
-        let servers = tally.servers.load(Ordering::Acquire);
-        let connections = tally.connections.load(Ordering::Acquire);
-        // Those are always inside while they are tallied. Between these reads some may have left,
-        // hence saturating.
-        let others = guards + tasks + servers + connections;
-        Left {
-            requests: self.occupancy().saturating_sub(others),
+        let Tally {
             guards,
             tasks,
             servers,
+            connections,
+            ..
+        } = &state.tally;
+        // Each of those is tallied for a little longer than it is inside. It may come or go while this
+        // looks, and shall not pass for a request: so it counts if it has not gone before, and has
+        // come by then.
+        let others = [guards, tasks, servers, connections];
+        let gone = others.map(|kind| kind.gone.load(Ordering::Acquire));
+        let occupancy = self.occupancy();
+        let come = others.map(|kind| kind.come.load(Ordering::Acquire));
+        let at_most = come
+            .iter()
+            .zip(gone)
+            .map(|(come, gone)| come.wrapping_sub(gone));
+        Left {
+            requests: occupancy.saturating_sub(at_most.sum()),
+            guards: guards.inside(),
+            tasks: tasks.inside(),
+            servers: servers.inside(),
             connections: state.registry.survey(),
         }
     }
@@ -328,8 +387,7 @@ impl Hub<State> {
             // close.)
             changes.mark_unchanged();
             self.advance();
-            self.home()
-                .observe_progress(Instant::now(), || self.report());
+            self.home().observe_progress(Instant::now(), &self);
             let next = {
                 let plan = changes.borrow();
                 if let Some(found) = look(&plan) {

@@ -40,7 +40,8 @@ impl Queue {
     /// possible.
     ///
     /// The socket is bound to an interface that there is not: for those who come from here on, nobody
-    /// listens on theirs, and the kernel refuses them at once. Handshakes that have begun complete.
+    /// listens on theirs, and the kernel refuses them at once. Handshakes that have begun complete (but for those
+    /// of SYN cookies, of which the kernel keeps nothing).
     ///
     /// Not everywhere is that allowed (before Linux 5.7, and to a socket that is bound to an interface
     /// already, only with CAP_NET_RAW), nor does it keep those out whom a group of sockets with

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
 use std::{
@@ -325,4 +325,50 @@ async fn services_outlive_their_drain() {
     assert_eq!(served.join().expect("no panic").expect("served"), 200);
     assert_eq!(service.call(request()).await.expect("served").status(), 200);
     assert_eq!(body.collect().await.expect("whole").to_bytes(), "hello");
+}
+
+/// What comes and goes beside them is none.
+#[test]
+fn a_guard_does_not_pass_for_a_request() {
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                drop(guard.clone());
+            }
+        });
+        let phantoms = (0..100_000).filter(|_| drain.in_flight() > 0).count();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(phantoms, 0);
+    });
+}
+
+/// However somebody looks meanwhile.
+#[test]
+fn what_was_completed_is_exact() {
+    const REQUESTS: usize = 5;
+    for _ in 0..3000 {
+        let drain = Drain::new();
+        let service = drain
+            .layer()
+            .layer(service_fn(async |_: Request<Empty<Bytes>>| {
+                Ok::<_, BoxError>(Response::new(Chunks::new(1).1))
+            }));
+        let in_flight: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                let response = task::spawn(service.clone().oneshot(request())).poll();
+                assert_ready!(response).expect("answered")
+            })
+            .collect();
+        drain.begin();
+        std::thread::scope(|scope| {
+            scope.spawn(|| while drain.phase() < tower_graceful::Phase::Done {});
+            drop(in_flight);
+        });
+        let drained = task::spawn(drain.wait()).poll();
+        let drained = assert_ready!(drained).expect("nothing was left");
+        assert_eq!(drained.completed, REQUESTS as u64);
+    }
 }

@@ -132,6 +132,78 @@ async fn a_body_ends_between_two_frames() {
     assert_eq!(assert_ready!(frame(&mut body)), None);
 }
 
+/// Nobody else looks at the clock: it keeps the only thread.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_always_ready_ends_with_the_lame_duck() {
+    let second = Duration::from_secs(1);
+    let drain = Drain::builder().lame_duck(second).build();
+    let mut stream = task::spawn(drain.end_stream(stream::repeat(1)));
+    drain.begin();
+    assert_ready_eq!(stream.poll_next(), Some(1));
+    tokio::time::advance(second).await;
+    assert_ready_eq!(stream.poll_next(), None);
+}
+
+#[tokio::test]
+async fn a_body_that_has_ended_by_itself_says_no_goodbye() {
+    for trailers in [false, true] {
+        let drain = Drain::new();
+        let (mut chunks, body) = Chunks::new(2);
+        let mut body = drain.end_body(body).with_last("bye".into());
+        if trailers {
+            let sent = chunks.send_trailers(http::HeaderMap::new()).await;
+            sent.expect("it is there");
+        }
+        drop(chunks);
+        if trailers {
+            assert!(
+                body.frame()
+                    .await
+                    .is_some_and(|frame| frame.is_ok_and(|it| it.is_trailers()))
+            );
+        } else {
+            assert!(body.frame().await.is_none());
+        }
+        drain.begin();
+        assert!(body.frame().await.is_none(), "trailers: {trailers}");
+    }
+}
+
+/// The layer may be around all routes.
+#[tokio::test]
+async fn only_event_streams_are_ended() {
+    let drain = Drain::new();
+    drain.begin();
+    let ends = async |headers: &[(&str, &str)]| {
+        let mut response = http::Response::builder();
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let (mut chunks, body) = Chunks::new(1);
+        chunks
+            .send_data("event".into())
+            .await
+            .expect("there is room");
+        drop(chunks);
+        let response = drain.end_response(response.body(body).expect("a response"));
+        assert_eq!(response.headers().len(), headers.len());
+        let whole = response.into_body().collect().await.expect("no error");
+        whole.to_bytes().is_empty()
+    };
+    let events = ("content-type", "text/event-stream");
+    assert!(ends(&[events]).await);
+    assert!(ends(&[("content-type", "Text/Event-Stream; charset=utf-8")]).await);
+    for others in [
+        &[][..],
+        &[("content-type", "application/octet-stream")],
+        &[("content-type", "application/grpc")],
+        &[events, ("content-length", "5")],
+        &[events, ("content-encoding", "gzip")],
+    ] {
+        assert!(!ends(others).await, "{others:?}");
+    }
+}
+
 /// On a real server: the client sees the last chunk, and the drain waits for nothing.
 #[tokio::test]
 async fn f44_an_event_stream_ends_with_its_last_chunk() {

@@ -66,6 +66,17 @@ fn the_third_signal_ends_what_hangs() {
     }
 }
 
+/// The server has ended by itself, and nobody listens any more. The handlers are there all the same.
+#[test]
+fn the_second_signal_ends_what_hangs_and_does_not_listen() {
+    let mut child = Child::start("hangs and does not listen", Stdio::null());
+    child.says("hangs\n");
+    child.signal(SIGTERM);
+    child.says(SURVIVED);
+    child.signal(SIGINT);
+    assert_eq!(child.ends().signal(), Some(SIGINT as i32));
+}
+
 /// What ends other processes does nothing to the first one of a container.
 #[cfg(target_os = "linux")]
 #[test]
@@ -131,6 +142,13 @@ fn child() {
                 tokio::task::spawn_blocking(block);
                 let drain = builder.build();
                 let server = drain.reached(Phase::Draining);
+                drain.run(server, terminate).await.expect("nothing is left");
+                hangs();
+            }
+            "hangs and does not listen" => {
+                tokio::task::spawn_blocking(block);
+                let server = std::future::ready(());
+                let drain = builder.build();
                 drain.run(server, terminate).await.expect("nothing is left");
                 hangs();
             }

@@ -13,12 +13,15 @@ use std::{
     convert::Infallible,
     io,
     panic::Location,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_graceful::Drain;
+use tower_graceful::{Drain, Phase};
 use tracing::{Level, subscriber::DefaultGuard};
 
 type Body = Channel<Bytes, Infallible>;
@@ -74,7 +77,7 @@ async fn each_phase_is_one_event() {
         log.lines(),
         [format!(
             "INFO tower_graceful: the drain begins elapsed_seconds=0.0 requests=0 guards=1 tasks=0 {figures} \
-             phase=\"lame duck\" remaining_seconds=25.0"
+             phase=\"lame_duck\" remaining_seconds=25.0"
         )]
     );
     let waiting = tokio::spawn(drain.wait());
@@ -165,33 +168,129 @@ async fn many_that_are_cut_are_a_number() {
 /// A subscriber may look at the drain that speaks to it.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_may_ask_back() {
-    struct Asks(Drain, Arc<Mutex<Vec<String>>>);
-    impl tracing::Subscriber for Asks {
-        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-            true
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn event(&self, _: &tracing::Event<'_>) {
-            self.0.force();
-            let phase = self.0.report().phase.to_string();
-            self.1.lock().expect("not poisoned").push(phase);
-        }
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
     let drain = Drain::builder().lame_duck(SECOND).build();
-    let seen = Arc::default();
-    let _guard = tracing::subscriber::set_default(Asks(drain.clone(), Arc::clone(&seen)));
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let (asked, sees) = (drain.clone(), seen.clone());
+    let _guard = tracing::subscriber::set_default(Does(move |_| {
+        asked.force();
+        let phase = asked.report().phase.to_string();
+        sees.lock().expect("not poisoned").push(phase);
+    }));
     drain.begin();
     // LameDuck, which it forces; then Draining and Done, which have come of that.
     assert_eq!(
         *seen.lock().expect("not poisoned"),
         ["done", "done", "done"]
     );
+}
+
+/// Does with each event what it is told to.
+struct Does<F>(F);
+
+impl<F: Fn(String) + 'static> tracing::Subscriber for Does<F> {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        (self.0)(message.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// As one does whose output has gone.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_harms_nobody() {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let sees = seen.clone();
+    let _guard = tracing::subscriber::set_default(Does(move |message| {
+        sees.lock().expect("not poisoned").push(message);
+        panic!("as tests do");
+    }));
+    let drain = Drain::builder().lame_duck(6 * SECOND).build();
+    let server = drain.reached(Phase::Draining);
+    let run = drain.run(server, sleep(SECOND)).await;
+    assert_eq!(run.expect("nothing is left").elapsed, 6 * SECOND);
+    let seen = seen.lock().expect("not poisoned").clone();
+    assert_eq!(
+        seen,
+        ["the drain begins", "still draining", "draining", "drained"]
+    );
+}
+
+/// The process may exit then, and with it whoever says it, on another thread.
+#[tokio::test]
+async fn who_waits_for_the_end_waits_for_its_event() {
+    let (entered, enters) = std::sync::mpsc::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let told = Arc::new(AtomicBool::new(false));
+    let tells = told.clone();
+    let goes_on = Mutex::new(goes_on);
+    let subscriber = Does(move |message| {
+        if message == "drained" {
+            entered.send(()).expect("the test waits");
+            let goes_on = goes_on.lock().expect("not poisoned").recv();
+            goes_on.expect("the test says so");
+            tells.store(true, Ordering::SeqCst);
+        }
+    });
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving");
+    drain.begin();
+    let mut waiting = tokio_test::task::spawn(drain.wait());
+    assert!(waiting.poll().is_pending());
+    let last = std::thread::spawn(move || {
+        tracing::subscriber::with_default(subscriber, || drop(guard));
+    });
+    enters.recv().expect("it comes to that");
+    assert_eq!(drain.phase(), Phase::Done);
+    assert!(waiting.poll().is_pending(), "it has not been said");
+    go_on.send(()).expect("it waits");
+    let outcome = tokio::time::timeout(60 * SECOND, waiting).await;
+    assert!(outcome.expect("it ends").is_ok());
+    assert!(told.load(Ordering::SeqCst));
+    last.join().expect("no panic");
+}
+
+/// A log that is stuck does not hang the drain.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_does_not_wait_for_a_stuck_log() {
+    let (entered, enters) = std::sync::mpsc::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let goes_on = Mutex::new(goes_on);
+    let subscriber = Does(move |message| {
+        if message == "drained" {
+            entered.send(()).expect("the test waits");
+            let _ = goes_on.lock().expect("not poisoned").recv();
+        }
+    });
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving");
+    drain.begin();
+    let last = std::thread::spawn(move || {
+        tracing::subscriber::with_default(subscriber, || drop(guard));
+    });
+    enters.recv().expect("it comes to that");
+    let start = tokio::time::Instant::now();
+    assert!(drain.wait().await.is_ok());
+    assert_eq!(start.elapsed(), SECOND / 2);
+    drop(go_on);
+    last.join().expect("no panic");
 }
 
 /// Name and labels, and the value.
@@ -345,16 +444,49 @@ async fn it_serialises_and_is_served_as_json() {
             String::from_utf8(body.to_vec()).expect("text"),
         )
     };
-    for accept in ["application/json", "text/html, Application/JSON;q=0.9"] {
+    for accept in [
+        "application/json",
+        "text/html, Application/JSON;q=0.9",
+        "application/json, text/plain; q=0.5, */*",
+    ] {
         let (content_type, body) = ask(accept).await;
         assert_eq!(content_type, "application/json");
         let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
         assert_eq!(body, expected);
     }
-    for accept in ["*/*", "text/plain", "application/jsonp"] {
+    for accept in [
+        "*/*",
+        "text/plain",
+        "application/jsonp",
+        "application/json;q=0",
+        "text/plain, application/json;q=0.5",
+    ] {
         let (content_type, body) = ask(accept).await;
         assert_eq!(content_type, "text/plain; charset=utf-8");
         assert!(body.starts_with("draining for 1.0s, 9.0s to go"), "{body}");
     }
     drop((guard, held));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_list_is_not_served_whole() {
+    let drain = Drain::new();
+    let guards: Vec<_> = (0..1005).map(|_| drain.guard()).collect();
+    let ask = async |accept: &str| {
+        let request = Request::get("/")
+            .header(ACCEPT, accept)
+            .body(Empty::<Bytes>::new());
+        let response = drain.status().oneshot(request.expect("a request")).await;
+        let body = response.expect("infallible").into_body().collect().await;
+        String::from_utf8(body.expect("infallible").to_bytes().to_vec()).expect("text")
+    };
+    let text = ask("*/*").await;
+    assert!(text.ends_with("\n… and 5 more\n"), "{text}");
+    assert_eq!(text.lines().count(), 1003);
+    let json: serde_json::Value =
+        serde_json::from_str(&ask("application/json").await).expect("JSON");
+    assert_eq!(json["blockers"].as_array().map(Vec::len), Some(1000));
+    assert_eq!(json["more_blockers"], 5);
+    assert_eq!(drain.report().blockers.len(), 1005);
+    drop(guards);
 }
