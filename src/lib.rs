@@ -117,7 +117,7 @@
     feature = "net",
     doc = "| [`Drain::on_shutdown`] | work that begins with the drain |"
 )]
-//! | [`Drain::end_stream`], [`Drain::end_body`] | streams and bodies that end with the drain, not by being cut |
+//! | [`Drain::end_stream`], [`Drain::end_response`] | streams and bodies that end with the drain, not by being cut |
 //! | [`Drain::report`] | what holds the drain, one by one, live; in [`DrainTimeout`], too |
 //! | [`Drain::readiness`], [`Drain::liveness`], [`Drain::status`] | `/readyz`, `/livez`, and the report for people and machines |
 //! | [`signal::terminate`] | SIGTERM, SIGINT, Ctrl-C |
