@@ -1,15 +1,21 @@
 //! When to stop: SIGTERM and SIGINT, Ctrl-C on Windows.
 
 #[cfg(unix)]
-mod last_resort;
+mod watch;
 
+#[cfg(unix)]
+use self::watch::Seen;
 use crate::drain::Insist;
+#[cfg(unix)]
+use std::fmt;
 use std::{
     future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
+#[cfg(unix)]
+use tokio::sync::watch::Receiver;
 
 /// Completes at the first SIGTERM or SIGINT (on Windows, Ctrl-C); given to
 /// [`Drain::run`](crate::Drain::run), the second one forces, and the third one ends the process.
@@ -37,28 +43,27 @@ use std::{
 ///
 /// # The third signal
 ///
-/// ends the process on the spot, and needs no runtime for that: it helps, too, where a handler blocks
-/// the only thread, or where [`run`](crate::Drain::run) has returned and the drop of the runtime
-/// waits for a blocking task. The process is killed by the signal, as one that does not listen for it,
-/// and its parent sees that (a shell, as 128 and the signal's number). As the first process of a
-/// container, to which such a signal does nothing by itself, it exits with that code.
+/// ends the process on the spot, and needs no runtime for that: it helps, too, where handlers block all
+/// threads, or where [`run`](crate::Drain::run) has returned and the drop of the runtime waits for a
+/// blocking task. The process is killed by the signal, as one that does not listen for it, and its parent
+/// sees that (a shell, as 128 and the signal's number). As the first process of a container, to which such a
+/// signal does nothing by itself, it exits with that code. (On Windows, only the first two are heeded.)
 ///
-/// (Where the server has ended by itself, and nobody waits for a first signal any more, it is the second
-/// one.)
+/// So it stays as long as the process lives, unless `terminate` is called again: from there on, they are
+/// counted anew.
 ///
-/// So it stays as long as the process lives, unless `terminate` is called again: from there on, they
-/// are counted anew. The runtime has to have noticed the first one, by a poll of this future: one whose
-/// only thread is blocked before that can but be killed. On Windows, only the first two are heeded.
+/// # Two threads
+///
+/// are started by the first call, on Unix, which sleep until there is a signal. A runtime can be kept from
+/// hearing of signals by one handler that blocks its thread, if that is the thread that was about to ask the
+/// kernel; whom another thread wakes, is run.
 ///
 /// # Panics
 ///
-/// Outside of a tokio runtime with its IO driver, or if the system refuses the handler.
+/// If the system refuses a handler, or a thread; on Windows, outside of a tokio runtime.
 pub fn terminate() -> Terminate {
-    #[cfg(unix)]
-    last_resort::withdraw();
-    let signals = Signals::listen().expect("the system takes a handler for termination signals");
     Terminate {
-        signals: Some(signals),
+        signals: Signals::listen().expect("the system takes a handler for termination signals"),
     }
 }
 
@@ -66,7 +71,7 @@ pub fn terminate() -> Terminate {
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Terminate {
-    signals: Option<Signals>,
+    signals: Signals,
 }
 
 /// Waits for every signal after the first; what [`Terminate`] leaves to
@@ -90,28 +95,11 @@ impl Future for Terminate {
     type Output = Again;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Again> {
-        let signals = self.signals.as_mut().expect("polled after it was ready");
-        match signals.poll_recv(cx) {
-            Poll::Ready(first) => {
-                #[cfg(unix)]
-                last_resort::prepare();
-                Poll::Ready(Again {
-                    signals: self.signals.take().expect("it was here just now"),
-                    first,
-                })
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-/// Nobody waits for the first one any more, and tokio's handlers, which stay, keep it from the process.
-#[cfg(unix)]
-impl Drop for Terminate {
-    fn drop(&mut self) {
-        if self.signals.is_some() {
-            last_resort::prepare();
-        }
+        let first = ready!(self.signals.poll_recv(cx));
+        Poll::Ready(Again {
+            signals: self.signals.rest(),
+            first,
+        })
     }
 }
 
@@ -125,52 +113,88 @@ impl Insist for Again {
     }
 }
 
+/// What comes after those that have been received.
 #[cfg(unix)]
-#[derive(Debug)]
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    received: Seen,
+    seen: Receiver<Seen>,
+    /// Ready when there are more.
+    more: Option<Pin<Box<dyn Future<Output = Seen> + Send + Sync>>>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
+        let seen = self::watch::listen()?;
+        let received = *seen.borrow();
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            received,
+            seen,
+            more: None,
         })
+    }
+
+    /// What comes after what this one has received.
+    fn rest(&mut self) -> Self {
+        Self {
+            received: self.received,
+            seen: self.seen.clone(),
+            more: None,
+        }
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
         use std::io::IsTerminal;
-        // Both are polled, so that both wake. `None` never comes: the driver keeps the senders.
-        let terminate = self.terminate.poll_recv(cx).is_ready();
-        let interrupt = self.interrupt.poll_recv(cx).is_ready();
-        match (terminate, interrupt) {
-            (true, _) => Poll::Ready(Sender::Program),
-            (false, true) if io::stdin().is_terminal() => Poll::Ready(Sender::Person),
-            (false, true) => Poll::Ready(Sender::Program),
-            (false, false) => Poll::Pending,
-        }
+        let (mut seen, received) = (self.seen.clone(), self.received.all());
+        let more = self.more.get_or_insert_with(|| {
+            Box::pin(async move {
+                let more = seen.wait_for(|seen| seen.all() > received).await;
+                // It errs only without a sender, and that one is the process's.
+                *more.expect("it is never dropped")
+            })
+        });
+        let seen = ready!(more.as_mut().poll(cx));
+        self.more = None;
+        // All that have come by now: a second one is one that comes later.
+        let terminated = seen.terminate > self.received.terminate;
+        self.received = seen;
+        Poll::Ready(match terminated || !io::stdin().is_terminal() {
+            true => Sender::Program,
+            false => Sender::Person,
+        })
+    }
+}
+
+#[cfg(unix)]
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.received.fmt(f)
     }
 }
 
 #[cfg(windows)]
 #[derive(Debug)]
 struct Signals {
-    ctrl_c: tokio::signal::windows::CtrlC,
+    // `None` where another one has the rest.
+    ctrl_c: Option<tokio::signal::windows::CtrlC>,
 }
 
 #[cfg(windows)]
 impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
-            ctrl_c: tokio::signal::windows::ctrl_c()?,
+            ctrl_c: Some(tokio::signal::windows::ctrl_c()?),
         })
     }
 
+    fn rest(&mut self) -> Self {
+        Self {
+            ctrl_c: self.ctrl_c.take(),
+        }
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
-        self.ctrl_c.poll_recv(cx).map(|_| Sender::Person)
+        let ctrl_c = self.ctrl_c.as_mut().expect("polled after it was ready");
+        ctrl_c.poll_recv(cx).map(|_| Sender::Person)
     }
 }
