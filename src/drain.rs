@@ -501,7 +501,7 @@ impl Drain {
     /// let drain = Drain::new();
     /// let guard = drain.guard()?.named("outbox");
     /// let report = drain.report();
-    /// println!("{report}"); // serving: 1 guard left; …, and a table
+    /// println!("{report}"); // serving: 1 guard; …, and a table
     /// assert_eq!(report.blockers[0].kind, BlockerKind::Guard);
     /// # Ok(())
     /// # }

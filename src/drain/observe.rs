@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 /// Whether anybody is told.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
-/// How often it is said, while a drain goes on, what is left.
+/// How often it is said, while draining, what is left.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
 /// For how long who waits for the end waits for it to be said, too: a log may be stuck.

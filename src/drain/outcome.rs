@@ -61,7 +61,11 @@ impl Deref for DrainTimeout {
 
 impl fmt::Debug for DrainTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DrainTimeout").field(&self.report).finish()
+        match f.alternate() {
+            true => f.debug_tuple("DrainTimeout").field(&self.report).finish(),
+            // For those who let `main` return it, or `unwrap` it: this is what is printed then.
+            false => write!(f, "{self:#}"),
+        }
     }
 }
 

@@ -148,7 +148,6 @@ impl Plan {
         if !self.deadline_set {
             self.deadline = now.checked_add(self.settings.timeout);
         }
-        self.progress_at = now.checked_add(PROGRESS).filter(|_| ENABLED);
         self.enter(Stage::LameDuck, now);
     }
 
@@ -216,6 +215,7 @@ impl Plan {
                 || waited(self.since, self.settings.settle))
         {
             self.awaiting_at = Some(now);
+            self.progress_at = now.checked_add(PROGRESS).filter(|_| ENABLED);
             self.roll_call = Some((usize::MAX, now));
             return self.enter(Stage::Awaiting, now);
         }
@@ -379,7 +379,10 @@ impl Plan {
             completed: cut.completed,
             refused,
         };
-        DrainTimeout::new(self.report(now, cut.left, cut.blockers, figures))
+        DrainTimeout::new(Report {
+            remaining: None,
+            ..self.report(now, cut.left, cut.blockers, figures)
+        })
     }
 
     pub(super) fn report(

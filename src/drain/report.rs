@@ -50,7 +50,7 @@ pub struct Report {
 
 /// What a drain waits for, or would, one by one; in a [`Report`].
 ///
-/// A slice of [`Blocker`]s: requests, guards and tasks; then connections, those without anything to do after
+/// A slice of [`Blocker`]s: requests; then guards and tasks; then connections, those without anything to do after
 /// the others; then servers, which wait for all of them; of each, the oldest first. It prints as a table of the first twenty, with `{:#}` of
 /// all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -311,16 +311,18 @@ impl BlockerKind {
     /// connections of a busy server are older than what it is busy with.
     fn rank(self) -> u8 {
         match self {
-            Self::Request | Self::Guard | Self::Task | Self::Hook => 0,
+            Self::Request => 0,
+            // Many tasks are as old as the process, and end when they are told.
+            Self::Guard | Self::Task | Self::Hook => 1,
             Self::Connection(state) => match state {
                 ConnectionState::Reading
                 | ConnectionState::Handling
                 | ConnectionState::Stalled
-                | ConnectionState::Upgraded => 1,
-                ConnectionState::Streaming | ConnectionState::Opaque => 2,
-                ConnectionState::Silent | ConnectionState::Idle => 3,
+                | ConnectionState::Upgraded => 2,
+                ConnectionState::Streaming | ConnectionState::Opaque => 3,
+                ConnectionState::Silent | ConnectionState::Idle => 4,
             },
-            Self::Server => 4,
+            Self::Server => 5,
         }
     }
 }
@@ -347,10 +349,14 @@ impl fmt::Display for Report {
         if let Some(remaining) = remaining.filter(|_| self.phase > Phase::Serving) {
             write!(f, ", {} to go", time(remaining))?;
         }
+        match self.phase {
+            Phase::Serving => write!(f, ": {}", self.left)?,
+            _ => write!(f, ": {} left", self.left)?,
+        }
         write!(
             f,
-            ": {} left; {} completed, {} refused",
-            self.left, self.completed, self.refused
+            "; {} completed, {} refused",
+            self.completed, self.refused
         )?;
         if !self.blockers.is_empty() {
             f.write_char('\n')?;
@@ -573,12 +579,20 @@ mod serialize {
 
     impl Serialize for Blocker {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let state = match self.kind {
-                BlockerKind::Connection(state) => Some(state),
-                _ => None,
+            let (connection, request) = match (self.kind, self.sent) {
+                (BlockerKind::Connection(state), _) => (Some(state), None),
+                (BlockerKind::Request, None) => (None, Some("waiting")),
+                (BlockerKind::Request, Some(_)) => (None, Some("streaming")),
+                _ => (None, None),
             };
             let mut blocker = serializer.serialize_struct("Blocker", 9)?;
             blocker.serialize_field("kind", self.kind.as_str())?;
+            if let Some(state) = request {
+                blocker.serialize_field("state", state)?;
+            }
+            if let Some(state) = connection {
+                blocker.serialize_field("state", &state)?;
+            }
             macro_rules! known {
                 ($($name:literal: $value:expr),+ $(,)?) => {
                     $(match &$value {
@@ -588,7 +602,6 @@ mod serialize {
                 };
             }
             known! {
-                "state": state,
                 "name": self.name,
                 "taken_at": self.taken_at.map(ToString::to_string),
                 "method": self.method.as_ref().map(Method::as_str),

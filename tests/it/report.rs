@@ -240,10 +240,10 @@ async fn a_drain_that_is_given_up_says_what_was_in_its_way() {
         after.to_string(),
         "done after 5.0s: nothing left; 0 completed, 0 refused"
     );
-    assert_eq!(
-        format!("{timeout:#}"),
-        format!("{timeout}\n{}", timeout.blockers)
-    );
+    let whole = format!("{timeout}\n{}", timeout.blockers);
+    assert_eq!(format!("{timeout:#}"), whole);
+    assert_eq!(format!("{timeout:?}"), whole, "as `main` prints it");
+    assert_eq!(timeout.remaining, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +251,7 @@ async fn it_reads_well() {
     let drain = Drain::builder().name("api").build();
     assert_eq!(
         drain.report().to_string(),
-        "api: serving: nothing left; 0 completed, 0 refused"
+        "api: serving: nothing; 0 completed, 0 refused"
     );
     assert_eq!(drain.report().blockers.to_string(), "nothing");
     let named = drain.guard().expect("serving").named("outbox");
@@ -262,14 +262,14 @@ async fn it_reads_well() {
     assert_pending!(response.poll());
     let table = drain.report().blockers.to_string();
     let lines: Vec<_> = table.lines().collect();
-    let place = drain.report().blockers[0].taken_at.expect("known");
+    let place = drain.report().blockers[1].taken_at.expect("known");
     let path = format!("POST /{}…", "x".repeat(59));
     assert_eq!(
         lines,
         [
             format!("kind     {:<66}  state    age   taken at", "name"),
-            format!("guard    {:<66}           1.0s  {place}", "outbox"),
             format!("request  {path}  waiting  0.0s"),
+            format!("guard    {:<66}           1.0s  {place}", "outbox"),
         ]
     );
     drop(named);

@@ -222,14 +222,19 @@ async fn a_subscriber_that_panics_harms_nobody() {
         sees.lock().expect("not poisoned").push(message);
         panic!("as tests do");
     }));
-    let drain = Drain::builder().lame_duck(6 * SECOND).build();
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving");
+    tokio::spawn(async move {
+        sleep(7 * SECOND).await;
+        drop(guard);
+    });
     let server = drain.reached(Phase::Draining);
     let run = drain.run(server, sleep(SECOND)).await;
     assert_eq!(run.expect("nothing is left").elapsed, 6 * SECOND);
     let seen = seen.lock().expect("not poisoned").clone();
     assert_eq!(
         seen,
-        ["the drain begins", "still draining", "draining", "drained"]
+        ["the drain begins", "draining", "still draining", "drained"]
     );
 }
 
@@ -419,8 +424,8 @@ async fn it_serialises_and_is_served_as_json() {
             },
         },
         "blockers": [
+            { "kind": "request", "state": "streaming", "method": "PUT", "path": "/orders/7", "sent": 0, "age_seconds": 1.0 },
             { "kind": "guard", "name": "outbox", "taken_at": place, "age_seconds": 2.0 },
-            { "kind": "request", "method": "PUT", "path": "/orders/7", "sent": 0, "age_seconds": 1.0 },
         ],
     });
     assert_eq!(
