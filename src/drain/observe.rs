@@ -134,19 +134,24 @@ impl Hub<State> {
         }
         let state = self.home();
         let mut changes = state.changes();
-        let mut patience = pin!(sleep(PATIENCE));
+        let mut patience = pin!(None);
         loop {
             changes.mark_unchanged();
             state.observe(|| self.left());
             if state.observer().has_told(Phase::Done) {
                 return;
             }
+            if patience.is_none() {
+                patience.set(Some(sleep(PATIENCE)));
+            }
             let mut changed = pin!(changes.changed());
             let out_of_patience = poll_fn(|cx| {
                 let changed = changed.as_mut().poll(cx).is_ready();
-                match (patience.as_mut().poll(cx).is_ready(), changed) {
-                    (false, false) => Poll::Pending,
-                    (over, _) => Poll::Ready(over),
+                let patience = patience.as_mut().as_pin_mut();
+                let over = patience.is_some_and(|sleep| sleep.poll(cx).is_ready());
+                match over || changed {
+                    true => Poll::Ready(over),
+                    false => Poll::Pending,
                 }
             });
             if out_of_patience.await {
