@@ -430,7 +430,7 @@ impl Drain {
     /// [deadline](Self::deadline). One that comes later is run at once; it is waited for, too, as
     /// long as requests are admitted still. A drain that nobody begins runs none.
     ///
-    /// Until then it shows as a guard in what is [left](Self::left).
+    /// Until then it shows as a task in what is [left](Self::left).
     ///
     /// ```
     /// use tower_graceful::Drain;
