@@ -143,7 +143,8 @@
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): the [`signal`] module, with tokio's signal driver, on Unix with signal-hook.
+//! * `signal` (default): the [`signal`] module, on Unix by signal-hook and two threads that sleep until there is
+//!   a signal.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
