@@ -4,7 +4,7 @@ use super::{
     Entrance,
     count::Pass,
     name::Label,
-    report::{Blocker, BlockerKind},
+    report::{Blocker, BlockerKind, Left},
     roster::Place,
     state::{Kind, State},
     sync::Arc,
@@ -159,6 +159,15 @@ impl Work {
         self.name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn count(&self, left: &mut Left) {
+        let count = match self.kind {
+            BlockerKind::Server => &mut left.servers,
+            BlockerKind::Task | BlockerKind::Hook => &mut left.tasks,
+            _ => &mut left.guards,
+        };
+        *count += 1;
+    }
+
     pub(super) fn report(&self, now: Instant) -> Blocker {
         Blocker {
             name: self.name().clone(),
@@ -181,12 +190,7 @@ impl Listed {
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Option<Self> {
-        let counted = match kind {
-            BlockerKind::Server => Kind::Server,
-            BlockerKind::Task | BlockerKind::Hook => Kind::Task,
-            _ => Kind::Guard,
-        };
-        let inside = Inside::enter(entrance, counted)?;
+        let inside = Inside::enter(entrance, Kind::Work)?;
         Some(Self::new(inside, kind, None, taken_at))
     }
 

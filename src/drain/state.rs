@@ -47,9 +47,7 @@ struct StageCell(AtomicU8);
 #[repr(align(128))]
 struct Tally {
     /// Of those inside, how many are of these kinds; the others are requests.
-    guards: Turnstile,
-    tasks: Turnstile,
-    servers: Turnstile,
+    works: Turnstile,
     connections: Turnstile,
     /// Listeners are not inside: that one exists holds nothing up.
     listeners: AtomicUsize,
@@ -76,9 +74,8 @@ impl Turnstile {
 /// What is inside, if it is not a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    Guard,
-    Task,
-    Server,
+    /// A guard, a task, a hook, a server: see [`Work`].
+    Work,
     #[cfg(feature = "net")]
     Connection,
 }
@@ -139,9 +136,7 @@ impl State {
 
     fn tally_of(&self, kind: Kind) -> &Turnstile {
         match kind {
-            Kind::Guard => &self.tally.guards,
-            Kind::Task => &self.tally.tasks,
-            Kind::Server => &self.tally.servers,
+            Kind::Work => &self.tally.works,
             #[cfg(feature = "net")]
             Kind::Connection => &self.tally.connections,
         }
@@ -334,17 +329,10 @@ impl Hub<State> {
 
     pub(super) fn left(&self) -> Left {
         let state = self.home();
-        let Tally {
-            guards,
-            tasks,
-            servers,
-            connections,
-            ..
-        } = &state.tally;
-        // Each of those is tallied for a little longer than it is inside. It may come or go while this
+        // Each of these is tallied for a little longer than it is inside. It may come or go while this
         // looks, and shall not pass for a request: so it counts if it has not gone before, and has
         // come by then.
-        let others = [guards, tasks, servers, connections];
+        let others = [&state.tally.works, &state.tally.connections];
         let gone = others.map(|kind| kind.gone.load(Ordering::Acquire));
         let occupancy = self.occupancy();
         let come = others.map(|kind| kind.come.load(Ordering::Acquire));
@@ -352,13 +340,15 @@ impl Hub<State> {
             .iter()
             .zip(gone)
             .map(|(come, gone)| come.wrapping_sub(gone));
-        Left {
+        let mut left = Left {
             requests: occupancy.saturating_sub(at_most.sum()),
-            guards: guards.inside(),
-            tasks: tasks.inside(),
-            servers: servers.inside(),
             connections: state.registry.survey(),
-        }
+            ..Left::default()
+        };
+        // As those are in a list for a little shorter than they are inside, nothing is left when all
+        // have gone.
+        state.works.each(|work| work.count(&mut left));
+        left
     }
 
     fn blockers(&self, now: Instant) -> Blockers {

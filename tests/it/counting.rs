@@ -381,3 +381,22 @@ fn what_was_completed_is_exact() {
         assert_eq!(drained.completed, REQUESTS as u64);
     }
 }
+
+/// Whoever sees the end sees nothing that is left, though the last one out is still on its way.
+#[test]
+fn nothing_is_left_when_it_is_done() {
+    use tower_graceful::Phase;
+
+    for _ in 0..300 {
+        let drain = Drain::new();
+        let guards: Vec<_> = (0..5).map(|_| drain.guard()).collect();
+        drain.begin();
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop(guards));
+            while drain.phase() < Phase::Done {
+                std::hint::spin_loop();
+            }
+            assert_eq!(drain.left().to_string(), "nothing");
+        });
+    }
+}
