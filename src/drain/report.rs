@@ -273,9 +273,7 @@ impl ConnectionState {
             Self::Opaque => "opaque",
         }
     }
-}
 
-impl ConnectionState {
     /// In one word, as in JSON.
     #[cfg(feature = "metrics")]
     pub(super) fn as_label(self) -> &'static str {
@@ -304,9 +302,7 @@ impl BlockerKind {
             Self::Server => "server",
         }
     }
-}
 
-impl BlockerKind {
     /// The lower, the likelier it is that others wait for it: a list may be cut short, and most
     /// connections of a busy server are older than what it is busy with.
     fn rank(self) -> u8 {
