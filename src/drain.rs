@@ -741,12 +741,12 @@ impl Entrance {
         self.home().count_refused();
     }
 
-    /// See [`Drain::reached`].
-    pub(crate) fn reached(&self, phase: Phase) -> Reached {
-        Reached::phase(self.hub(), phase)
+    /// The stage as it was last seen.
+    pub(crate) fn stage(&self) -> Stage {
+        self.home().stage()
     }
 
-    #[cfg(feature = "net")]
+    /// See [`Drain::reached`].
     pub(crate) fn reached_stage(&self, stage: Stage) -> Reached {
         Reached::stage(self.hub(), stage)
     }

@@ -37,10 +37,14 @@ use tower_layer::Layer;
 ///
 /// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that those
 /// who wait are refused in time, not kept waiting; inside of what looks at responses (`Trace`), so
-/// that a refusal is logged like any other. `poll_ready` is the inner service's, except that a drain
-/// makes it ready: a refusal needs no capacity. Who still waits for capacity has not been called,
-/// is not counted, and is refused when the drain comes; so is what waits in a `Buffer` outside of
-/// the layer. tonic's own limits (`Server::timeout`,
+/// that a refusal is logged like any other. `poll_ready` is the inner service's, except that the
+/// drain makes it ready once it admits nothing more: a refusal needs no capacity.
+///
+/// A request that waits for capacity has not been called and is not counted. If capacity comes while
+/// the drain still admits requests, it is served, else it is refused; the same holds for what waits in
+/// a `Buffer` outside of the layer. An inner service is never called before it has said that it is
+/// ready. To have waiting requests counted and served, put a `Buffer` between the layer and the limit,
+/// or use `serve`, which counts a request before it waits. tonic's own limits (`Server::timeout`,
 /// `concurrency_limit_per_connection`, `load_shed`) are outside of all that `Server::layer` gets.
 ///
 /// ```

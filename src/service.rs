@@ -27,7 +27,7 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Drain, Entrance, InFlight, Label, Phase, Reached},
+    drain::{Drain, Entrance, InFlight, Label, Reached, Stage},
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
     refusal::{Answer, Closing, Exempt, Refusal},
@@ -53,7 +53,8 @@ pub struct Graceful<S, M = Http> {
     inner: S,
     mode: M,
     entrance: Entrance,
-    /// There if the inner service had no capacity when it was last asked.
+    /// Set while the inner service has no capacity: completes when the drain admits nothing more.
+    /// [`call`](Service::call) must not reach the inner service then.
     saturated: Seldom<Reached>,
 }
 
@@ -103,17 +104,28 @@ impl<S, M> Graceful<S, M> {
         }
     }
 
-    /// A refusal needs no capacity: who waits for some is told when the drain has come.
+    /// Completes once the drain admits no request: a refusal needs no capacity of the inner service.
+    ///
+    /// Until then a caller goes on waiting for capacity. Where connections are known, that is longer
+    /// than until [`Phase::Draining`](crate::Phase::Draining), and what gets capacity meanwhile is
+    /// served.
     #[cold]
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let entrance = &self.entrance;
         let drain = self
             .saturated
-            .get_or_insert_with(|| entrance.reached(Phase::Draining));
-        if entrance.phase() >= Phase::Draining {
+            .get_or_insert_with(|| entrance.reached_stage(Stage::Draining));
+        if entrance.stage() >= Stage::Draining {
             return Poll::Ready(());
         }
         Pin::new(drain).poll(cx)
+    }
+
+    /// Whether the inner service may be called. It may not if [`poll_drain`](Self::poll_drain), and
+    /// not the inner service itself, has made this one ready.
+    #[inline]
+    fn has_capacity(&self) -> bool {
+        self.saturated.is_none()
     }
 }
 
@@ -137,7 +149,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let closing = Closing::of(&request);
-        if self.mode.exempt.is_exempt(&request) && self.saturated.is_none() {
+        if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
             // Nothing of the drain goes with it, so how it closes is decided now.
             let closing = match self.entrance.is_serving() {
                 true => Closing::Never,
@@ -152,8 +164,12 @@ where
             };
         }
         // Written out in place: by way of a constructor, the inner future is copied once more.
+        let admitted = match self.has_capacity() {
+            true => admit(&self.entrance, &request, N::of),
+            false => None,
+        };
         ResponseFuture {
-            state: match admit(&self.entrance, &request, N::of) {
+            state: match admitted {
                 // Entered before the inner service is called: a panic there leaves again.
                 Some(in_flight) => HttpState::Admitted {
                     inner: self.inner.call(request),
@@ -196,10 +212,14 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        if self.mode.exempt.is_exempt(&request) && self.saturated.is_none() {
+        if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
             return CallFuture::admitted(self.inner.call(request), None);
         }
-        match InFlight::enter(&self.entrance, || ()) {
+        let admitted = match self.has_capacity() {
+            true => InFlight::enter(&self.entrance, || ()),
+            false => None,
+        };
+        match admitted {
             Some(in_flight) => CallFuture::admitted(self.inner.call(request), Some(in_flight)),
             None => {
                 self.entrance.count_refused();

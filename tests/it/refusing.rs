@@ -290,6 +290,121 @@ async fn g54_a_saturated_inner_service_does_not_hang_a_refusal() {
     assert_eq!(drain.in_flight(), 1);
 }
 
+/// The drain is in [`Phase::Draining`] and still admits requests, as long as the connection that is
+/// returned has not been dropped: its first request may be on its way.
+#[cfg(feature = "net")]
+async fn draining_and_admitting() -> (Drain, impl Sized) {
+    use futures_util::{StreamExt, stream};
+
+    let drain = Drain::builder().grace(Duration::from_secs(20)).build();
+    let (client, accepted) = tokio::io::duplex(64);
+    let accepted = stream::iter([Ok::<_, BoxError>(accepted)]);
+    let mut incoming = drain.incoming(accepted.chain(stream::pending()));
+    let io = incoming.next().await.expect("one").expect("no error");
+    drain.begin();
+    drop(incoming);
+    drain.reached(Phase::Draining).await;
+    (drain, (client, io))
+}
+
+/// Neither a drain that begins nor one that admits nothing more makes an inner service ready that is
+/// not: these two would panic.
+#[cfg(feature = "net")]
+#[tokio::test(start_paused = true)]
+async fn i61_an_unready_service_is_not_called() {
+    use tower::limit::{ConcurrencyLimit, RateLimit, rate::Rate};
+
+    async fn check<S: Service<u32, Error = BoxError, Response = u32>>(
+        limited: impl FnOnce(tower::util::BoxService<u32, u32, BoxError>) -> S,
+    ) {
+        let (drain, admitting) = draining_and_admitting().await;
+        let (answer, answered) = tokio::sync::oneshot::channel::<u32>();
+        let mut answered = Some(answered);
+        let inner = limited(tower::util::BoxService::new(service_fn(move |_: u32| {
+            let answered = answered.take().expect("called once");
+            async { Ok::<_, BoxError>(answered.await?) }
+        })));
+        let mut service = drain.call_layer().layer(inner);
+        let mut running = task::spawn(service.ready().await.expect("free").call(1));
+        assert_pending!(running.poll());
+        {
+            let mut ready = task::spawn(service.ready());
+            assert!(
+                ready.poll().is_pending(),
+                "no capacity, and the drain still admits"
+            );
+            drop(admitting);
+            assert_eq!(drain.phase(), Phase::Draining);
+            assert!(ready.is_woken(), "by the drain");
+            assert!(assert_ready!(ready.poll()).is_ok());
+        }
+        let error = service.call(2).await.err().expect("refused");
+        assert!(error.is::<Refused>(), "{error}");
+        answer.send(7).expect("it waits");
+        assert_eq!(assert_ready_ok!(running.poll()), 7);
+        let drained = drain.wait().await.expect("nothing was left");
+        assert_eq!((drained.completed, drained.refused), (1, 1));
+    }
+
+    check(|service| ConcurrencyLimit::new(service, 1)).await;
+    check(|service| RateLimit::new(service, Rate::new(1, Duration::from_secs(3600)))).await;
+}
+
+/// What gets capacity while the drain still admits requests is served.
+#[cfg(feature = "net")]
+#[tokio::test(start_paused = true)]
+async fn i61_capacity_that_comes_in_time_is_used() {
+    let (drain, admitting) = draining_and_admitting().await;
+    let (calls, service) = counting();
+    let (answer, held) = held::<Full<Bytes>>();
+    let mut held = Some(held);
+    let inner = service_fn(move |request| match held.take() {
+        Some(mut held) => futures_util::future::Either::Left(held.call(request)),
+        None => futures_util::future::Either::Right(service.clone().oneshot(request)),
+    });
+    let mut service = drain
+        .layer()
+        .layer(ConcurrencyLimitLayer::new(1).layer(inner));
+    let mut running = task::spawn(service.ready().await.expect("free").call(request()));
+    assert_pending!(running.poll());
+    let mut ready = task::spawn(service.ready());
+    assert_pending!(ready.poll());
+    assert!(answer.send(Response::new(Full::default())).is_ok());
+    drop(assert_ready_ok!(running.poll()));
+    drop(running);
+    assert!(ready.is_woken(), "by the limit");
+    let service = assert_ready_ok!(ready.poll());
+    let response = service.call(request()).await.expect("served");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    drop((response, admitting));
+    let drained = drain.wait().await.expect("nothing was left");
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
+
+/// Above the layer, a `LoadShed` sheds what has no capacity as long as the drain admits, and hands on to
+/// the refusal after that.
+#[cfg(feature = "net")]
+#[tokio::test(start_paused = true)]
+async fn i61_a_load_shed_above_sheds_until_the_layer_refuses() {
+    use tower::load_shed::{LoadShed, error::Overloaded};
+
+    let (drain, admitting) = draining_and_admitting().await;
+    let (_answer, service) = held::<Empty<Bytes>>();
+    let limited = ConcurrencyLimitLayer::new(1).layer(tower::util::BoxService::new(service));
+    let mut service = LoadShed::new(drain.layer().layer(limited));
+    let mut running = task::spawn(service.ready().await.expect("free").call(request()));
+    assert_pending!(running.poll());
+    let error = service.ready().await.expect("always").call(request()).await;
+    assert!(error.err().expect("shed").is::<Overloaded>());
+    drop(admitting);
+    let response = service.ready().await.expect("always").call(request()).await;
+    assert_eq!(
+        response.expect("an answer").status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
 #[tokio::test]
 async fn g55_layers_share_one_count_and_may_nest() {
     let drain = Drain::new();

@@ -4,6 +4,7 @@
 //! Real sockets, and no clock but the real one: where a case says "for so long", it takes so long.
 
 mod accept;
+mod capacity;
 mod client;
 mod hangs;
 mod http1;

@@ -91,13 +91,22 @@ impl Server {
         layer: Option<GracefulLayer>,
         tcp: TcpListener,
     ) -> Self {
-        let address = tcp.local_addr().expect("bound");
-        let shared = Shared::new(&drain);
-        let app = app(shared.clone());
-        let app = match layer {
+        Self::start_as(kind, drain, tcp, |app| match layer {
             Some(layer) => app.layer(layer),
             None => app,
-        };
+        })
+    }
+
+    /// With the connection side, and with layers of the test's own.
+    pub fn start_as(
+        kind: Kind,
+        drain: Drain,
+        tcp: TcpListener,
+        wrap: impl FnOnce(Router) -> Router,
+    ) -> Self {
+        let address = tcp.local_addr().expect("bound");
+        let shared = Shared::new(&drain);
+        let app = wrap(app(shared.clone()));
         let pending = std::future::pending::<()>();
         let done = match kind {
             Kind::Axum => tokio::spawn(
