@@ -428,7 +428,11 @@ impl Drain {
     ///
     /// The hook is run once, in a task of its own, when [`Phase::Draining`] is reached, and is given the
     /// [deadline](Self::deadline). One that comes later is run at once; it is waited for, too, as
-    /// long as requests are admitted still. A drain that nobody begins runs none.
+    /// long as requests are admitted still.
+    ///
+    /// If the last clone of a drain is dropped before the drain has begun, its hooks are dropped
+    /// without being run. A hook that owns a clone itself prevents that: it, and its task, stay until the
+    /// runtime ends.
     ///
     /// Until then it shows as a task in what is [left](Self::left).
     ///
@@ -453,11 +457,15 @@ impl Drain {
         F: Future<Output = ()> + Send,
     {
         let listed = Listed::enter(&self.entrance(), BlockerKind::Hook, Location::caller());
-        let drain = self.clone();
-        let told = self.reached(Phase::Draining);
+        let hub = self.count.hub().clone();
         tokio::spawn(async move {
-            told.await;
-            hook(drain.deadline()).await;
+            let comes = hub.until(|plan| match plan.phase() >= Phase::Draining {
+                true => Some(Some(plan.deadline())),
+                false => plan.is_abandoned().then_some(None),
+            });
+            if let Some(deadline) = comes.await {
+                hook(deadline).await;
+            }
             drop(listed);
         });
     }

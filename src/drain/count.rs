@@ -118,6 +118,9 @@ pub(crate) trait Home {
 
     /// The last one has left. Called once, after [`Hub::close`], by whoever was the last.
     fn vacated(&self);
+
+    /// The owner was dropped: nobody can call [`Hub::close`] any more, unless that has begun.
+    fn abandoned(&self);
 }
 
 /// The owner. It has a handle on every stripe, so that none comes and goes under traffic.
@@ -193,6 +196,12 @@ impl<H: Home> Count<H> {
     pub(crate) fn entrance(&self) -> Entrance<H> {
         // A clone is on the stripe of the thread that makes it, whichever it is made from.
         self.handles[0].clone()
+    }
+}
+
+impl<H: Home> Drop for Count<H> {
+    fn drop(&mut self) {
+        self.hub.home().abandoned();
     }
 }
 

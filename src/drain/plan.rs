@@ -48,6 +48,8 @@ pub(super) struct Settings {
 pub(crate) struct Plan {
     settings: Settings,
     stage: Stage,
+    /// The last handle was dropped before the drain began: it never will.
+    abandoned: bool,
     /// When this stage began.
     since: Option<Instant>,
     /// When the drain began.
@@ -110,6 +112,7 @@ impl Plan {
         Self {
             settings,
             stage: Stage::Serving,
+            abandoned: false,
             since: None,
             begun: None,
             draining_at: None,
@@ -135,6 +138,17 @@ impl Plan {
 
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
+    }
+
+    #[cfg(feature = "net")]
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// Records that no handle is left that could begin the drain. Returns whether that matters.
+    pub(super) fn abandon(&mut self) -> bool {
+        self.abandoned = self.stage == Stage::Serving;
+        self.abandoned
     }
 
     /// Serving ends. Nothing happens if it has ended before.

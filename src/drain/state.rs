@@ -284,6 +284,10 @@ impl Home for State {
         self.update(|plan| plan.vacated(Instant::now(), figures));
         self.observe(Left::default);
     }
+
+    fn abandoned(&self) {
+        self.plan.send_if_modified(Plan::abandon);
+    }
 }
 
 impl Hub<State> {

@@ -5,7 +5,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use std::{sync::mpsc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_graceful::{Drain, Phase};
@@ -391,4 +394,48 @@ fn a_runtime_that_is_dropped_ends_what_it_ran() {
     assert_eq!(drain.left().tasks, 1);
     drop(runtime);
     assert_eq!(drain.phase(), Phase::Done);
+}
+
+/// Nobody can begin the drain any more: its hooks go with the last handle, and so do their tasks.
+#[cfg(feature = "net")]
+#[tokio::test]
+async fn i70_hooks_of_a_drain_that_is_dropped_unbegun_are_dropped() {
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    let drain = Drain::new();
+    let layer = drain.layer();
+    let (kept, mut dropped) = oneshot::channel::<()>();
+    drain.on_shutdown(async move |_| drop(kept));
+    let clone = drain.clone();
+    drop(drain);
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), before + 1);
+    assert!(
+        dropped
+            .try_recv()
+            .is_err_and(|error| error == oneshot::error::TryRecvError::Empty)
+    );
+    drop(clone);
+    guarded(dropped).await.expect_err("dropped, not run");
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), before);
+    drop(layer);
+}
+
+/// What was begun goes on without a handle, and its hooks are run.
+#[cfg(feature = "net")]
+#[tokio::test]
+async fn i70_hooks_of_a_drain_that_is_dropped_while_it_goes_on_are_run() {
+    let drain = Drain::builder()
+        .lame_duck(Duration::from_millis(20))
+        .build();
+    let (run, ran) = oneshot::channel();
+    drain.on_shutdown(async move |_| run.send(()).expect("listened to"));
+    drain.begin();
+    drop(drain);
+    guarded(ran).await.expect("run");
 }

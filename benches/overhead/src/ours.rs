@@ -27,6 +27,8 @@ impl Home for Phase {
     }
 
     fn vacated(&self) {}
+
+    fn abandoned(&self) {}
 }
 
 #[derive(Clone)]

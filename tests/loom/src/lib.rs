@@ -82,6 +82,10 @@ mod tests {
             }
             self.vacated.fetch_add(1, Ordering::Relaxed);
         }
+
+        fn abandoned(&self) {
+            self.is_there();
+        }
     }
 
     fn model(test: impl Fn() + Sync + Send + 'static) {
