@@ -641,6 +641,45 @@ impl Drain {
     ///
     /// Cancel safe: the drain does not depend on who waits for it.
     ///
+    /// # Inside a request
+    ///
+    /// A handler must not wait for its own drain. Its request is in flight until it has answered, so it
+    /// would wait for itself, until the deadline, and its client would get no answer. (To
+    /// [exempt](GracefulLayer::exempt) the request from the layer does not help where connections are
+    /// counted, too.) Begin the drain and answer, and wait outside of the request:
+    ///
+    /// ```
+    /// use axum::{Router, http::StatusCode, routing::post};
+    /// use tower_graceful::Drain;
+    /// # use axum::body::Body;
+    /// # use http::Request;
+    /// # use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::new();
+    /// let begins = drain.clone();
+    /// let app = Router::new()
+    ///     .route(
+    ///         "/drain",
+    ///         post(async move || {
+    ///             begins.begin();
+    ///             // To do something with the outcome, wait for it in a task.
+    ///             tokio::spawn(async move { println!("{:?}", begins.wait().await) });
+    ///             StatusCode::ACCEPTED
+    ///         }),
+    ///     )
+    ///     .layer(drain.layer());
+    /// # let response = app.oneshot(Request::post("/drain").body(Body::empty())?).await?;
+    /// # assert_eq!(response.status(), 202);
+    /// # drop(response);
+    /// # assert_eq!(drain.wait().await?.completed, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A [report](Self::report) says so when only such requests are left.
+    ///
     /// # Errors
     ///
     /// [`DrainTimeout`], if something was still in flight when the time was over.
@@ -665,6 +704,9 @@ impl Drain {
     /// If the drain has begun before, its deadline is at most shortened; to extend it there is
     /// [`set_deadline`](Self::set_deadline). It begins with the first poll. Cancel safe: what was begun
     /// goes on, also without a waiter.
+    ///
+    /// Not for a handler of a request that this drain counts: it would wait for itself until the
+    /// deadline. [`wait`](Self::wait#inside-a-request) shows the right endpoint.
     ///
     /// # Errors
     ///
