@@ -5,26 +5,31 @@
 
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
-mod count;
+mod counter;
 mod guard;
 mod name;
 mod observe;
 mod outcome;
 mod phase;
 mod plan;
+mod registry;
 mod report;
-mod roster;
 mod run;
-mod state;
+mod shared;
 mod sync;
 
 #[cfg(feature = "server")]
 pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
-#[cfg(feature = "server")]
-pub(crate) use self::guard::Inside;
-pub(crate) use self::{guard::InFlight, name::Label, phase::Stage, plan::Plan, sync::contained};
+pub(crate) use self::{
+    counter::Entry,
+    guard::InFlight,
+    name::Label,
+    phase::Stage,
+    plan::Plan,
+    shared::{RequestData, Shared},
+};
 pub use self::{
     guard::{DrainGuard, Tracked},
     name::RequestName,
@@ -33,14 +38,9 @@ pub use self::{
     report::{Blocker, BlockerKind, Blockers, ConnectionState, Connections, Left, Report},
     run::{Insist, ServerOutput},
 };
-pub(crate) type Entrance = count::Entrance<state::State>;
+pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 
-use self::{
-    count::{Count, Hub},
-    guard::Listed,
-    plan::Settings,
-    state::State,
-};
+use self::{guard::Listed, plan::Settings};
 use crate::{
     layer::{Calls, GracefulLayer},
     probes::{Liveness, Readiness, Status},
@@ -104,7 +104,18 @@ use tokio::time::Instant;
 /// that tests can pause them.
 #[derive(Clone)]
 pub struct Drain {
-    count: Arc<Count<State>>,
+    handles: Arc<Handles>,
+}
+
+/// All clones of a drain. With the last one, nobody can begin it any more.
+struct Handles {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.shared.abandon();
+    }
 }
 
 /// Settings for a [`Drain`]; from [`Drain::builder`].
@@ -180,11 +191,12 @@ impl DrainBuilder {
 
     /// The drain, in [`Phase::Serving`].
     pub fn build(self) -> Drain {
-        // More stripes than threads that can run at once, so that two seldom share one.
+        // More shards than threads that can run at once, so that two seldom share one.
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let stripes = (threads * 4).clamp(8, 256);
+        let shards = (threads * 4).clamp(8, 256);
+        let shared = Shared::new(self.settings, shards);
         Drain {
-            count: Arc::new(Count::new(State::new(self.settings), stripes)),
+            handles: Arc::new(Handles { shared }),
         }
     }
 }
@@ -364,8 +376,8 @@ impl Drain {
 
     /// How far it has come.
     pub fn phase(&self) -> Phase {
-        self.count.hub().advance();
-        self.state().phase()
+        self.shared().advance();
+        self.shared().phase()
     }
 
     /// Completes when that phase, or a later one, is reached; at once if it was before.
@@ -392,7 +404,7 @@ impl Drain {
     ///
     /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
     pub fn reached(&self, phase: Phase) -> Reached {
-        Reached::phase(self.count.hub().clone(), phase)
+        Reached::phase(self.shared().clone(), phase)
     }
 
     /// When a server is to be told: give this to its graceful shutdown.
@@ -413,14 +425,14 @@ impl Drain {
     /// # }
     /// ```
     pub fn shutdown_signal(&self) -> Reached {
-        Reached::stage(self.count.hub().clone(), Stage::Parting)
+        Reached::stage(self.shared().clone(), Stage::Parting)
     }
 
     /// When it is over, whatever is left: the [`timeout`](DrainBuilder::timeout) or
     /// [`set_deadline`](Self::set_deadline) has said so. `None` before it has begun, unless it was
     /// set, and where it is never.
     pub fn deadline(&self) -> Option<Instant> {
-        self.state().look(Plan::deadline)
+        self.shared().look(Plan::deadline)
     }
 
     /// Has something done when the drain comes, and waits for it until the deadline: Go's
@@ -456,10 +468,10 @@ impl Drain {
         H: FnOnce(Option<Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let listed = Listed::enter(&self.entrance(), BlockerKind::Hook, Location::caller());
-        let hub = self.count.hub().clone();
+        let listed = Listed::enter(self.shared(), BlockerKind::Hook, Location::caller());
+        let shared = self.shared().clone();
         tokio::spawn(async move {
-            let comes = hub.until(|plan| match plan.phase() >= Phase::Draining {
+            let comes = shared.until(|plan| match plan.phase() >= Phase::Draining {
                 true => Some(Some(plan.deadline())),
                 false => plan.is_abandoned().then_some(None),
             });
@@ -493,7 +505,7 @@ impl Drain {
     /// # }
     /// ```
     pub fn left(&self) -> Left {
-        self.count.hub().left()
+        self.shared().left()
     }
 
     /// How it stands, and what is there, one by one: for the person who is paged.
@@ -515,7 +527,7 @@ impl Drain {
     /// # }
     /// ```
     pub fn report(&self) -> Report {
-        self.count.hub().report()
+        self.shared().report()
     }
 
     /// Records how it stands by the [`metrics`] facade: to be called before each scrape.
@@ -558,9 +570,9 @@ impl Drain {
     /// ```
     #[cfg(feature = "metrics")]
     pub fn record_metrics(&self) {
-        self.count.hub().advance();
-        let state = self.state();
-        state.record(&state.brief(self.left()));
+        self.shared().advance();
+        let shared = self.shared();
+        shared.record(&shared.brief(self.left()));
     }
 
     /// Work that is no request and that the drain is to wait for: until the guard is dropped.
@@ -598,7 +610,7 @@ impl Drain {
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
-        let listed = Listed::enter(&self.entrance(), kind, taken_at).ok_or(Refused)?;
+        let listed = Listed::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
         Ok(DrainGuard::new(listed))
     }
 
@@ -690,10 +702,10 @@ impl Drain {
     pub fn wait(
         &self,
     ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
-        let hub = self.count.hub().clone();
+        let shared = self.shared().clone();
         async move {
-            let outcome = hub.clone().until(|plan| plan.outcome().cloned()).await;
-            hub.until_told().await;
+            let outcome = shared.clone().until(|plan| plan.outcome().cloned()).await;
+            shared.until_told().await;
             outcome
         }
     }
@@ -742,63 +754,23 @@ impl Drain {
 
     fn update(&self, change: impl FnOnce(&mut Plan, Instant)) {
         // What is due comes first: a deadline that has passed is not moved any more.
-        self.count.hub().advance();
-        self.state().update(|plan| change(plan, Instant::now()));
-        self.count.hub().advance();
+        self.shared().advance();
+        self.shared().update(|plan| change(plan, Instant::now()));
+        self.shared().advance();
     }
 
-    pub(crate) fn entrance(&self) -> Entrance {
-        self.count.entrance()
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handles.shared
+    }
+
+    pub(crate) fn counter_handle(&self) -> CounterHandle {
+        self.shared().counter_handle()
     }
 
     /// Has all connections looked at again.
     #[cfg(feature = "server")]
     pub(crate) fn wake_connections(&self) {
-        self.state().wake_connections();
-    }
-
-    fn state(&self) -> &State {
-        self.count.hub().home()
-    }
-}
-
-impl Entrance {
-    /// The phase as it was last seen.
-    pub(crate) fn phase(&self) -> Phase {
-        self.home().phase()
-    }
-
-    /// The phase as it is by now: whoever does not wait for it has to look at the clock.
-    pub(crate) fn phase_by_now(&self) -> Phase {
-        if !self.is_serving() && self.phase() < Phase::Draining && self.home().is_due() {
-            self.hub().advance();
-        }
-        self.phase()
-    }
-
-    #[inline]
-    pub(crate) fn is_serving(&self) -> bool {
-        self.home().is_serving()
-    }
-
-    /// See [`State::is_parting`].
-    #[inline]
-    pub(crate) fn is_parting(&self) -> bool {
-        self.home().is_parting()
-    }
-
-    pub(crate) fn count_refused(&self) {
-        self.home().count_refused();
-    }
-
-    /// The stage as it was last seen.
-    pub(crate) fn stage(&self) -> Stage {
-        self.home().stage()
-    }
-
-    /// See [`Drain::reached`].
-    pub(crate) fn reached_stage(&self, stage: Stage) -> Reached {
-        Reached::stage(self.hub(), stage)
+        self.shared().wake_connections();
     }
 }
 
@@ -811,7 +783,7 @@ impl Default for Drain {
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drain")
-            .field("phase", &self.state().phase())
+            .field("phase", &self.shared().phase())
             .field("left", &self.left())
             .finish()
     }
@@ -824,17 +796,17 @@ pub struct Reached {
 }
 
 impl Reached {
-    fn phase(hub: Arc<Hub<State>>, phase: Phase) -> Self {
-        Self::when(hub, move |plan| plan.phase() >= phase)
+    fn phase(shared: Arc<Shared>, phase: Phase) -> Self {
+        Self::when(shared, move |plan| plan.phase() >= phase)
     }
 
-    pub(crate) fn stage(hub: Arc<Hub<State>>, stage: Stage) -> Self {
-        Self::when(hub, move |plan| plan.stage() >= stage)
+    pub(crate) fn stage(shared: Arc<Shared>, stage: Stage) -> Self {
+        Self::when(shared, move |plan| plan.stage() >= stage)
     }
 
-    fn when(hub: Arc<Hub<State>>, reached: impl Fn(&Plan) -> bool + Send + Sync + 'static) -> Self {
+    fn when(shared: Arc<Shared>, reached: impl Fn(&Plan) -> bool + Send + Sync + 'static) -> Self {
         Self {
-            future: Box::pin(hub.until(move |plan| reached(plan).then_some(()))),
+            future: Box::pin(shared.until(move |plan| reached(plan).then_some(()))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Streams and bodies that end with the drain, and not by being cut.
 
-use crate::drain::{Drain, Entrance, Phase, Reached};
+use crate::drain::{Drain, Phase, Reached, Shared};
 use futures_core::Stream;
 use http::{
     HeaderValue, Response,
@@ -11,26 +11,27 @@ use pin_project_lite::pin_project;
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 /// When it is over.
 struct End {
-    entrance: Entrance,
+    shared: Arc<Shared>,
     reached: Reached,
 }
 
 impl End {
     fn new(drain: &Drain) -> Self {
         Self {
-            entrance: drain.entrance(),
+            shared: drain.shared().clone(),
             reached: drain.reached(Phase::Draining),
         }
     }
 
     /// Asked before each item: a look, and no more.
     fn has_come(&self) -> bool {
-        self.entrance.phase_by_now() >= Phase::Draining
+        self.shared.phase_by_now() >= Phase::Draining
     }
 
     /// Asked when there is no item; wakes when it comes.
@@ -265,7 +266,7 @@ impl<B: Body> Body for EndBody<B> {
 impl<S: Stream> fmt::Debug for EndStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndStream")
-            .field("phase", &self.end.entrance.phase())
+            .field("phase", &self.end.shared.phase())
             .field("ended", &self.stream.is_none())
             .finish_non_exhaustive()
     }

@@ -2,7 +2,6 @@ use crate::{
     body::ResponseBody,
     drain::{InFlight, Label, Refused},
     refusal::{Answer, Closing},
-    seldom::Seldom,
 };
 use http::Response;
 use http_body::Body;
@@ -35,7 +34,7 @@ pin_project! {
             in_flight: Option<InFlight<N>>,
         },
         Refused {
-            answer: Seldom<Answer<B>>,
+            answer: Option<Answer<B>>,
             closing: Closing,
         },
     }
@@ -44,12 +43,12 @@ pin_project! {
 #[cfg(feature = "server")]
 impl<F, B, N> ResponseFuture<F, B, N> {
     #[inline]
-    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight<N>) -> Self {
+    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: Option<InFlight<N>>) -> Self {
         Self {
             state: HttpState::Admitted {
                 inner,
                 closing,
-                in_flight: Some(in_flight),
+                in_flight,
             },
         }
     }
@@ -57,7 +56,7 @@ impl<F, B, N> ResponseFuture<F, B, N> {
     pub(crate) fn refused(answer: Answer<B>, closing: Closing) -> Self {
         Self {
             state: HttpState::Refused {
-                answer: Seldom::some(answer),
+                answer: Some(answer),
                 closing,
             },
         }
@@ -102,7 +101,7 @@ where
 
 #[cold]
 fn refused<B, N: Label>(
-    answer: &mut Seldom<Answer<B>>,
+    answer: &mut Option<Answer<B>>,
     closing: Closing,
 ) -> Response<ResponseBody<B, N>> {
     let answer = answer.take().expect("polled after it was ready");

@@ -1,5 +1,5 @@
 use crate::{
-    drain::{Drain, Entrance, RequestName},
+    drain::{CounterHandle, Drain, RequestName},
     refusal::{NoneExempt, Unavailable},
     service::Graceful,
 };
@@ -58,7 +58,7 @@ use tower_layer::Layer;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<M = Http> {
-    entrance: Entrance,
+    handle: CounterHandle,
     mode: M,
 }
 
@@ -107,7 +107,7 @@ impl GracefulLayer {
     /// For HTTP services; the same as [`Drain::layer`].
     pub fn new(drain: &Drain) -> Self {
         Self {
-            entrance: drain.entrance(),
+            handle: drain.counter_handle(),
             mode: Http::default(),
         }
     }
@@ -117,7 +117,7 @@ impl GracefulLayer<Calls> {
     /// For any other service; the same as [`Drain::call_layer`].
     pub fn for_calls(drain: &Drain) -> Self {
         Self {
-            entrance: drain.entrance(),
+            handle: drain.counter_handle(),
             mode: Calls::default(),
         }
     }
@@ -196,7 +196,7 @@ impl<R, E, N> GracefulLayer<Http<R, E, N>> {
     ) -> GracefulLayer<Http<S, F, M>> {
         let (refusal, exempt) = parts(self.mode);
         GracefulLayer {
-            entrance: self.entrance,
+            handle: self.handle,
             mode: Http {
                 refusal,
                 exempt,
@@ -210,7 +210,7 @@ impl<E> GracefulLayer<Calls<E>> {
     /// Calls for which this is true are neither refused nor counted.
     pub fn exempt<T>(self, exempt: T) -> GracefulLayer<Calls<T>> {
         GracefulLayer {
-            entrance: self.entrance,
+            handle: self.handle,
             mode: Calls { exempt },
         }
     }
@@ -220,14 +220,14 @@ impl<S, M: Clone> Layer<S> for GracefulLayer<M> {
     type Service = Graceful<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Graceful::with(inner, self.mode.clone(), self.entrance.clone())
+        Graceful::with(inner, self.mode.clone(), self.handle)
     }
 }
 
 impl<M> fmt::Debug for GracefulLayer<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GracefulLayer")
-            .field("phase", &self.entrance.phase())
+            .field("phase", &self.handle.stage().phase())
             .finish()
     }
 }

@@ -182,7 +182,6 @@ mod layer;
 mod net;
 mod probes;
 pub mod refusal;
-mod seldom;
 #[cfg(feature = "server")]
 pub mod server;
 mod service;

@@ -27,11 +27,10 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Drain, Entrance, InFlight, Label, Reached, Stage},
+    drain::{CounterHandle, Drain, Entry, InFlight, Label, Reached, Shared, Stage},
     future::{CallFuture, HttpState, ResponseFuture},
     layer::{Calls, Http},
     refusal::{Answer, Closing, Exempt, Refusal},
-    seldom::Seldom,
 };
 use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
@@ -52,26 +51,26 @@ use tower_service::Service;
 pub struct Graceful<S, M = Http> {
     inner: S,
     mode: M,
-    entrance: Entrance,
+    handle: CounterHandle,
     /// Set while the inner service has no capacity: completes when the drain admits nothing more.
     /// [`call`](Service::call) must not reach the inner service then.
-    saturated: Seldom<Reached>,
+    saturated: Option<Reached>,
 }
 
 impl<S> Graceful<S> {
     /// The same as [`drain.layer()`](Drain::layer) around a service.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, Http::default(), drain.entrance())
+        Self::with(inner, Http::default(), drain.counter_handle())
     }
 }
 
 impl<S, M> Graceful<S, M> {
-    pub(crate) fn with(inner: S, mode: M, entrance: Entrance) -> Self {
+    pub(crate) fn with(inner: S, mode: M, handle: CounterHandle) -> Self {
         Self {
             inner,
             mode,
-            entrance,
-            saturated: Seldom::NONE,
+            handle,
+            saturated: None,
         }
     }
 
@@ -98,7 +97,7 @@ impl<S, M> Graceful<S, M> {
         match self.inner.poll_ready(cx) {
             Poll::Pending => self.poll_drain(cx).map(Ok),
             ready => {
-                self.saturated = Seldom::NONE;
+                self.saturated = None;
                 ready
             }
         }
@@ -111,14 +110,20 @@ impl<S, M> Graceful<S, M> {
     /// served.
     #[cold]
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let entrance = &self.entrance;
-        let drain = self
-            .saturated
-            .get_or_insert_with(|| entrance.reached_stage(Stage::Draining));
-        if entrance.stage() >= Stage::Draining {
+        if self.saturated.is_none() {
+            // A drain that was dropped before it began never refuses.
+            self.saturated = self
+                .handle
+                .owner()
+                .map(|shared| Reached::stage(shared, Stage::Draining));
+        }
+        if self.handle.stage() >= Stage::Draining {
             return Poll::Ready(());
         }
-        Pin::new(drain).poll(cx)
+        match &mut self.saturated {
+            Some(draining) => Pin::new(draining).poll(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Whether the inner service may be called. It may not if [`poll_drain`](Self::poll_drain), and
@@ -151,7 +156,7 @@ where
         let closing = Closing::of(&request);
         if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
             // Nothing of the drain goes with it, so how it closes is decided now.
-            let closing = match self.entrance.is_serving() {
+            let closing = match self.handle.is_serving() {
                 true => Closing::Never,
                 false => closing,
             };
@@ -163,21 +168,29 @@ where
                 },
             };
         }
-        // Written out in place: by way of a constructor, the inner future is copied once more.
-        let admitted = match self.has_capacity() {
-            true => admit(&self.entrance, &request, N::of),
-            false => None,
+        let entry = match self.has_capacity() {
+            true => enter(&self.handle, &request),
+            false => Entry::Refused,
         };
+        // Written out in place: by way of a constructor, the inner future is copied once more.
         ResponseFuture {
-            state: match admitted {
+            state: match entry {
                 // Entered before the inner service is called: a panic there leaves again.
-                Some(in_flight) => HttpState::Admitted {
+                Entry::Counted(token) => {
+                    let in_flight = InFlight::new(token, |data| N::of(&request, data));
+                    HttpState::Admitted {
+                        inner: self.inner.call(request),
+                        closing,
+                        in_flight: Some(in_flight),
+                    }
+                }
+                Entry::Uncounted => HttpState::Admitted {
                     inner: self.inner.call(request),
-                    closing,
-                    in_flight: Some(in_flight),
+                    closing: Closing::Never,
+                    in_flight: None,
                 },
-                None => HttpState::Refused {
-                    answer: Seldom::some(self.refuse(request)),
+                Entry::Refused => HttpState::Refused {
+                    answer: Some(self.refuse(request)),
                     closing,
                 },
             },
@@ -191,7 +204,7 @@ impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
     where
         R: Refusal<ReqBody, ResBody>,
     {
-        self.entrance.count_refused();
+        self.handle.count_refused();
         self.mode.refusal.refuse(&request)
     }
 }
@@ -215,30 +228,34 @@ where
         if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
             return CallFuture::admitted(self.inner.call(request), None);
         }
-        let admitted = match self.has_capacity() {
-            true => InFlight::enter(&self.entrance, || ()),
-            false => None,
+        let entry = match self.has_capacity() {
+            true => match self.handle.enter() {
+                Some(token) => Entry::Counted(token),
+                None => self.handle.enter_draining(|| false),
+            },
+            false => Entry::Refused,
         };
-        match admitted {
-            Some(in_flight) => CallFuture::admitted(self.inner.call(request), Some(in_flight)),
-            None => {
-                self.entrance.count_refused();
+        match entry {
+            Entry::Counted(token) => {
+                let in_flight = InFlight::new(token, |_| ());
+                CallFuture::admitted(self.inner.call(request), Some(in_flight))
+            }
+            Entry::Uncounted => CallFuture::admitted(self.inner.call(request), None),
+            Entry::Refused => {
+                self.handle.count_refused();
                 CallFuture::refused()
             }
         }
     }
 }
 
+/// Counts a request in or refuses it.
 #[inline]
-pub(crate) fn admit<B, N>(
-    entrance: &Entrance,
-    request: &Request<B>,
-    name: impl FnOnce(&Request<B>, &Entrance) -> N,
-) -> Option<InFlight<N>> {
-    if entrance.is_parting() && is_late_upgrade(request) {
-        return None;
+pub(crate) fn enter<B>(handle: &CounterHandle, request: &Request<B>) -> Entry<Shared> {
+    match handle.enter() {
+        Some(token) => Entry::Counted(token),
+        None => handle.enter_draining(|| is_late_upgrade(request)),
     }
-    InFlight::enter(entrance, || name(request, entrance))
 }
 
 /// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
@@ -262,7 +279,7 @@ pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
 impl<S: Clone, M: Clone> Clone for Graceful<S, M> {
     #[inline]
     fn clone(&self) -> Self {
-        Self::with(self.inner.clone(), self.mode.clone(), self.entrance.clone())
+        Self::with(self.inner.clone(), self.mode.clone(), self.handle)
     }
 }
 
@@ -270,7 +287,7 @@ impl<S: fmt::Debug, M> fmt::Debug for Graceful<S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)
-            .field("phase", &self.entrance.phase())
+            .field("phase", &self.handle.stage().phase())
             .finish()
     }
 }

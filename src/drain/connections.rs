@@ -4,19 +4,17 @@
 //! No bytes and no sockets here: `net` looks at those, and says what it saw ([`ConnectionState`]).
 
 use super::{
-    Hub,
-    guard::Inside,
     phase::Stage,
     plan::Plan,
+    registry::{Emptied, Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Connections},
-    roster::{Place, Roster},
-    state::{Kind, State},
+    shared::Shared,
 };
 use atomic_waker::AtomicWaker;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
@@ -59,8 +57,8 @@ fn is_expected(word: u8) -> bool {
 }
 
 /// All of a drain's connections.
-pub(crate) struct Registry {
-    all: Roster<Connection>,
+pub(super) struct ConnectionList {
+    all: Registry<Connection>,
     multiplexed: AtomicUsize,
     /// Those that carry [`AWAITED`], and one for the muster that is still to come.
     awaited: AtomicUsize,
@@ -68,7 +66,7 @@ pub(crate) struct Registry {
 
 /// One connection's part in it, which all that is done to it goes through.
 pub(crate) struct Connection {
-    place: Place,
+    key: Key,
     word: AtomicU8,
     accepted: Instant,
     /// Where it comes from, over TCP.
@@ -83,24 +81,37 @@ pub(crate) struct Connection {
     calls: AtomicU64,
     /// It is to be closed at the next occasion, drain or not.
     retires: AtomicBool,
-    hub: Arc<Hub<State>>,
+    shared: Arc<Shared>,
 }
 
-/// A connection that is counted and registered, until this is dropped.
+/// A connection that is counted, until the last clone of this is dropped.
+#[derive(Clone)]
 pub(crate) struct Registered {
-    connection: Arc<Connection>,
-    inside: Option<Inside>,
-    /// Among as many as there may be, where there is a limit.
-    place: Option<OwnedSemaphorePermit>,
+    registration: Arc<Registration>,
 }
 
-impl Registry {
+struct Registration {
+    connection: Arc<Connection>,
+    /// Among as many as there may be, where there is a limit.
+    place: OnceLock<OwnedSemaphorePermit>,
+}
+
+impl ConnectionList {
     pub(super) fn new() -> Self {
         Self {
-            all: Roster::default(),
+            all: Registry::default(),
             multiplexed: AtomicUsize::new(0),
             awaited: AtomicUsize::new(1),
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// See [`Registry::close`].
+    pub(super) fn close(&self) -> Option<Emptied> {
+        self.all.close()
     }
 
     pub(super) fn multiplexed(&self) -> usize {
@@ -197,9 +208,9 @@ impl Registry {
 
 impl Registered {
     /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
-    pub(crate) fn enter(entrance: &super::Entrance, peer: Option<SocketAddr>) -> Option<Self> {
-        let connection = entrance.home().registry().all.add(|place| Connection {
-            place,
+    pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
+        let connection = shared.connections().all.add(|key| Connection {
+            key,
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
             peer,
@@ -209,59 +220,48 @@ impl Registered {
             driver: AtomicWaker::new(),
             calls: AtomicU64::new(0),
             retires: AtomicBool::new(false),
-            hub: entrance.hub(),
-        });
-        // In the list before it is counted: whoever looks meanwhile misses none.
-        let mut registered = Self {
-            connection,
-            inside: None,
-            place: None,
-        };
-        registered.inside = Some(Inside::enter(entrance, Kind::Connection)?);
+            shared: shared.clone(),
+        })?;
         // Too late for the roll call, not too late to be served.
-        let connection = &registered.connection;
         if connection.stage() == Stage::Awaiting {
-            connection.registry().await_one(connection);
+            connection.list().await_one(&connection);
         }
-        Some(registered)
-    }
-
-    /// What was admitted may spread: see [`InFlight::of`](super::InFlight::of).
-    #[cfg(feature = "server")]
-    pub(crate) fn inside(&self) -> Option<Inside> {
-        self.inside.clone()
+        let place = OnceLock::new();
+        let registration = Arc::new(Registration { connection, place });
+        Some(Self { registration })
     }
 
     /// It keeps its place until it is dropped.
     #[cfg(feature = "server")]
-    pub(crate) fn keep(&mut self, place: Option<OwnedSemaphorePermit>) {
-        self.place = place;
+    pub(crate) fn keep(&self, place: Option<OwnedSemaphorePermit>) {
+        if let Some(place) = place {
+            let _ = self.registration.place.set(place);
+        }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
+        &self.registration.connection
     }
 
     #[cfg(feature = "server")]
     pub(crate) fn handle(&self) -> Arc<Connection> {
-        self.connection.clone()
+        self.registration.connection.clone()
     }
 }
 
-impl Drop for Registered {
+impl Drop for Registration {
     fn drop(&mut self) {
         let connection = &self.connection;
-        let registry = connection.registry();
-        registry.all.remove(connection.place);
+        let list = connection.list();
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
-            registry.multiplexed.fetch_sub(1, Ordering::AcqRel);
+            list.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
-        registry.release(connection);
-        self.inside = None;
-        self.place = None;
-        // Whoever waits for connections may go on.
+        list.release(connection);
+        let emptied = list.all.remove(connection.key);
+        connection.shared.part_emptied(emptied);
+        // A waiter for connections may go on.
         if connection.stage() != Stage::Serving {
-            connection.hub.advance();
+            connection.shared.advance();
         }
     }
 }
@@ -269,7 +269,7 @@ impl Drop for Registered {
 impl Connection {
     #[inline]
     pub(crate) fn stage(&self) -> Stage {
-        self.hub.home().stage()
+        self.shared.stage()
     }
 
     pub(crate) fn accepted(&self) -> Instant {
@@ -278,12 +278,12 @@ impl Connection {
 
     /// What the plan says, as it stands.
     pub(crate) fn plan<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
-        self.hub.home().look(look)
+        self.shared.look(look)
     }
 
     /// Moves the plan on, if it is time.
     pub(crate) fn advance(&self) {
-        self.hub.advance();
+        self.shared.advance();
     }
 
     /// Says what it was seen doing, and whether a request is expected all the same.
@@ -299,14 +299,14 @@ impl Connection {
             word = now;
         }
         // After the roll call it has begun to say something: it is heard out.
-        if is_expected(seen) && self.stage() == Stage::Awaiting && self.registry().await_one(self) {
-            self.hub.advance();
+        if is_expected(seen) && self.stage() == Stage::Awaiting && self.list().await_one(self) {
+            self.shared.advance();
         }
     }
 
     /// Requests may come on it until it is closed. To be called once.
     pub(crate) fn is_multiplexed(&self) {
-        self.registry().multiplexed.fetch_add(1, Ordering::AcqRel);
+        self.list().multiplexed.fetch_add(1, Ordering::AcqRel);
         self.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
     }
 
@@ -319,8 +319,8 @@ impl Connection {
     /// Answers the roll call: it has been looked at.
     pub(crate) fn answer(&self) {
         let expected = is_expected(self.word.load(Ordering::Relaxed));
-        if !expected && self.registry().release(self) {
-            self.hub.advance();
+        if !expected && self.list().release(self) {
+            self.shared.advance();
         }
     }
 
@@ -357,8 +357,8 @@ impl Connection {
         calls > 0 && calls % 2 == 0
     }
 
-    fn registry(&self) -> &Registry {
-        self.hub.home().registry()
+    fn list(&self) -> &ConnectionList {
+        self.shared.connections()
     }
 }
 
@@ -390,6 +390,10 @@ impl Connection {
     /// Of HTTP/1, where one call follows the other: one begins, or ends.
     pub(crate) fn turn(&self) {
         self.calls.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn count_completed_late(&self) {
+        self.shared.count_completed_late();
     }
 
     pub(crate) fn retire(&self) {
@@ -439,7 +443,7 @@ mod tests {
     #[test]
     fn each_change_wakes_the_driver() {
         let drain = Drain::new();
-        let registered = Registered::enter(&drain.entrance(), None).expect("serving");
+        let registered = Registered::enter(drain.shared(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
         registered.connection().wake_reader(&polled.clone().into());
         drain.wake_connections();
@@ -454,7 +458,7 @@ mod tests {
     async fn who_closes_during_the_roll_call_does_not_wake_the_others() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
         let mut all: Vec<_> = (0..100)
-            .filter_map(|_| Registered::enter(&drain.entrance(), None))
+            .filter_map(|_| Registered::enter(drain.shared(), None))
             .collect();
         for idle in &all {
             idle.connection().publish(ConnectionState::Streaming, false);

@@ -1,12 +1,11 @@
 //! What is inside: requests, guards, servers.
 
 use super::{
-    Entrance,
-    count::Pass,
+    counter::Token,
     name::Label,
+    registry::Key,
     report::{Blocker, BlockerKind, Left},
-    roster::Place,
-    state::{Kind, State},
+    shared::{RequestData, Shared},
     sync::Arc,
 };
 use pin_project_lite::pin_project;
@@ -23,44 +22,22 @@ use tokio::time::Instant;
 
 /// One request, from its call to the end of its response body; and what it is known by.
 pub(crate) struct InFlight<N = ()> {
-    // First, so that whoever is in the list is counted.
+    // First, so that what is in the list is counted.
     name: N,
-    counted: Counted,
-}
-
-/// A request that is inside.
-struct Counted {
-    pass: Pass<State>,
+    token: Token<Shared>,
 }
 
 impl<N> InFlight<N> {
     #[inline]
-    pub(crate) fn enter(entrance: &Entrance, name: impl FnOnce() -> N) -> Option<Self> {
-        let counted = Counted {
-            pass: entrance.enter()?,
-        };
-        Some(Self {
-            name: name(),
-            counted,
-        })
+    pub(crate) fn new(token: Token<Shared>, name: impl FnOnce(&'static RequestData) -> N) -> Self {
+        let name = name(token.data());
+        Self { name, token }
     }
 
-    /// One more on a connection that is inside, whether or not others are admitted still.
-    #[cfg(feature = "server")]
-    pub(crate) fn of(connection: &Inside, name: impl FnOnce() -> N) -> Self {
-        let counted = Counted {
-            pass: connection.pass.clone(),
-        };
-        Self {
-            name: name(),
-            counted,
-        }
-    }
-
-    /// Whether the drain has begun.
+    /// Returns whether the drain has begun.
     #[inline]
     pub(crate) fn is_last_call(&self) -> bool {
-        self.counted.is_last_call()
+        self.token.is_slow()
     }
 }
 
@@ -77,71 +54,8 @@ impl InFlight {
     pub(crate) fn renamed<N: Label>(self) -> InFlight<N> {
         InFlight {
             name: N::default(),
-            counted: self.counted,
+            token: self.token,
         }
-    }
-}
-
-impl Counted {
-    #[inline]
-    fn is_last_call(&self) -> bool {
-        !self.pass.home().is_serving()
-    }
-}
-
-impl Drop for Counted {
-    #[inline]
-    fn drop(&mut self) {
-        if self.is_last_call() {
-            self.pass.home().count_completed();
-        }
-    }
-}
-
-/// Something inside that is no request.
-pub(crate) struct Inside {
-    // First, so that it is tallied for longer than it is inside: it shall not pass for a request.
-    pass: Pass<State>,
-    tallied: Tallied,
-}
-
-struct Tallied {
-    kind: Kind,
-    entrance: Entrance,
-}
-
-impl Inside {
-    pub(super) fn enter(entrance: &Entrance, kind: Kind) -> Option<Self> {
-        let tallied = Tallied::new(entrance, kind);
-        Some(Self {
-            pass: entrance.enter()?,
-            tallied,
-        })
-    }
-}
-
-impl Clone for Inside {
-    fn clone(&self) -> Self {
-        let Tallied { kind, entrance } = &self.tallied;
-        let tallied = Tallied::new(entrance, *kind);
-        Self {
-            pass: self.pass.clone(),
-            tallied,
-        }
-    }
-}
-
-impl Tallied {
-    fn new(entrance: &Entrance, kind: Kind) -> Self {
-        let entrance = entrance.clone();
-        entrance.home().count_in(kind);
-        Self { kind, entrance }
-    }
-}
-
-impl Drop for Tallied {
-    fn drop(&mut self) {
-        self.entrance.home().count_out(self.kind);
     }
 }
 
@@ -151,10 +65,25 @@ pub(super) struct Work {
     name: Mutex<Option<Cow<'static, str>>>,
     taken_at: &'static Location<'static>,
     since: Instant,
-    place: Place,
+    key: Key,
 }
 
 impl Work {
+    fn new(
+        kind: BlockerKind,
+        name: Option<Cow<'static, str>>,
+        taken_at: &'static Location<'static>,
+        key: Key,
+    ) -> Self {
+        Self {
+            kind,
+            name: Mutex::new(name),
+            taken_at,
+            since: Instant::now(),
+            key,
+        }
+    }
+
     fn name(&self) -> MutexGuard<'_, Option<Cow<'static, str>>> {
         self.name.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,55 +106,48 @@ impl Work {
     }
 }
 
-/// Such a one, inside and in the list.
+/// Such an entry, which the drain waits for until this is dropped.
 pub(super) struct Listed {
     work: Arc<Work>,
-    // Last, likewise.
-    inside: Inside,
+    shared: Arc<Shared>,
 }
 
 impl Listed {
     pub(super) fn enter(
-        entrance: &Entrance,
+        shared: &Arc<Shared>,
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Option<Self> {
-        let inside = Inside::enter(entrance, Kind::Work)?;
-        Some(Self::new(inside, kind, None, taken_at))
-    }
-
-    fn new(
-        inside: Inside,
-        kind: BlockerKind,
-        name: Option<Cow<'static, str>>,
-        taken_at: &'static Location<'static>,
-    ) -> Self {
-        let work = inside.pass.home().works().add(|place| Work {
-            kind,
-            name: Mutex::new(name),
-            taken_at,
-            since: Instant::now(),
-            place,
-        });
-        Self { work, inside }
+        let make = |key| Work::new(kind, None, taken_at, key);
+        Some(Self {
+            work: shared.works().add(make)?,
+            shared: shared.clone(),
+        })
     }
 }
 
+/// Work that was admitted may spread.
 impl Clone for Listed {
     fn clone(&self) -> Self {
-        let Work { kind, taken_at, .. } = *self.work;
-        Self::new(
-            self.inside.clone(),
+        let Work {
             kind,
-            self.work.name().clone(),
             taken_at,
-        )
+            key,
+            ..
+        } = *self.work;
+        let name = self.work.name().clone();
+        let make = |key| Work::new(kind, name, taken_at, key);
+        Self {
+            work: self.shared.works().add_beside(key, make),
+            shared: self.shared.clone(),
+        }
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.inside.pass.home().works().remove(self.work.place);
+        let emptied = self.shared.works().remove(self.work.key);
+        self.shared.part_emptied(emptied);
     }
 }
 
@@ -267,7 +189,7 @@ impl DrainGuard {
 
 impl fmt::Debug for DrainGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = self.listed.inside.pass.home().phase();
+        let phase = self.listed.shared.phase();
         f.debug_struct("DrainGuard")
             .field("phase", &phase)
             .field("name", &*self.listed.work.name())

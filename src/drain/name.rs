@@ -1,9 +1,9 @@
 //! What a request is known by: nothing, or its name, which is then in the drain's list.
 
 use super::{
-    Entrance,
+    registry::Key,
     report::{Blocker, BlockerKind},
-    roster::Place,
+    shared::RequestData,
     sync::{Arc, AtomicU64, Ordering},
 };
 use http::{Method, Request, uri::PathAndQuery};
@@ -16,7 +16,7 @@ pub(crate) trait Label: Default {
     const NAMES: bool;
 
     /// Of a request that is inside.
-    fn of<B>(request: &Request<B>, entrance: &Entrance) -> Self;
+    fn of<B>(request: &Request<B>, data: &'static RequestData) -> Self;
 
     /// The response has begun, and so many bytes more of its body have been taken by the server.
     fn sent(&self, bytes: usize);
@@ -26,7 +26,7 @@ impl Label for () {
     const NAMES: bool = false;
 
     #[inline]
-    fn of<B>(_: &Request<B>, _: &Entrance) {}
+    fn of<B>(_: &Request<B>, _: &'static RequestData) {}
 
     #[inline]
     fn sent(&self, _: usize) {}
@@ -40,8 +40,7 @@ pub struct RequestName(Option<Entry>);
 /// In the drain's list, until this is dropped.
 struct Entry {
     asked: Arc<Asked>,
-    // Of the thread's own stripe: it costs no line that others write.
-    entrance: Entrance,
+    data: &'static RequestData,
 }
 
 pub(super) struct Asked {
@@ -51,33 +50,32 @@ pub(super) struct Asked {
     since: Instant,
     /// Bytes, and one; 0 before the response has begun.
     sent: AtomicU64,
-    place: Place,
+    key: Key,
 }
 
 impl RequestName {
     pub(crate) fn new<B>(
         request: &Request<B>,
-        entrance: &Entrance,
+        data: &'static RequestData,
         peer: Option<SocketAddr>,
     ) -> Self {
-        let entrance = entrance.clone();
-        let asked = entrance.home().requests().add(|place| Asked {
+        let asked = data.requests().add(|key| Asked {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             peer,
             since: Instant::now(),
             sent: AtomicU64::new(0),
-            place,
+            key,
         });
-        Self(Some(Entry { asked, entrance }))
+        Self(asked.map(|asked| Entry { asked, data }))
     }
 }
 
 impl Label for RequestName {
     const NAMES: bool = true;
 
-    fn of<B>(request: &Request<B>, entrance: &Entrance) -> Self {
-        Self::new(request, entrance, peer(request))
+    fn of<B>(request: &Request<B>, data: &'static RequestData) -> Self {
+        Self::new(request, data, peer(request))
     }
 
     fn sent(&self, bytes: usize) {
@@ -92,7 +90,8 @@ impl Label for RequestName {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.entrance.home().requests().remove(self.asked.place);
+        // That list is never closed: the counter counts.
+        let _ = self.data.requests().remove(self.asked.key);
     }
 }
 

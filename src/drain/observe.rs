@@ -6,15 +6,14 @@
 //! process may exit as soon as that returns.
 
 use super::{
-    count::Hub,
     phase::Phase,
     plan::Entered,
     report::{Left, Report},
-    state::State,
-    sync::contained,
+    shared::Shared,
 };
 use std::{
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc, Mutex, TryLockError,
@@ -34,6 +33,14 @@ pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 /// For how long who waits for the end waits for it to be said, too: a log may be stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Runs what calls a subscriber or a recorder, and lets no panic out.
+fn contained(call: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        // The panic hook has reported it. Its payload might panic, too, when dropped.
+        std::mem::forget(panic);
+    }
+}
+
 /// What has been said.
 #[derive(Default)]
 pub(super) struct Observer {
@@ -42,9 +49,9 @@ pub(super) struct Observer {
     telling: Mutex<()>,
 }
 
-impl State {
+impl Shared {
     /// Says what has come about, if it has not been said.
-    pub(super) fn observe(&self, left: impl Fn() -> Left) {
+    pub(super) fn observe(self: &Arc<Self>, left: impl Fn() -> Left) {
         if !ENABLED {
             return;
         }
@@ -92,7 +99,7 @@ impl State {
     }
 
     /// Says what is left, if it is time to.
-    pub(super) fn observe_progress(&self, now: Instant, hub: &Hub<State>) {
+    pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
         if !ENABLED || !self.look(|plan| plan.progress_is_due(now)) {
             return;
         }
@@ -102,10 +109,9 @@ impl State {
         if due {
             contained(|| {
                 #[cfg(feature = "tracing")]
-                to_tracing::progress(|| hub.report());
+                to_tracing::progress(|| self.report());
                 #[cfg(feature = "metrics")]
-                self.record(&self.brief(hub.left()));
-                let _ = hub;
+                self.record(&self.brief(self.left()));
             });
         }
     }
@@ -126,19 +132,18 @@ impl Observer {
     }
 }
 
-impl Hub<State> {
+impl Shared {
     /// Waits until the end has been said, if somebody is told: once it has come.
     pub(super) async fn until_told(self: Arc<Self>) {
         if !ENABLED {
             return;
         }
-        let state = self.home();
-        let mut changes = state.changes();
+        let mut changes = self.changes();
         let mut patience = pin!(None);
         loop {
             changes.mark_unchanged();
-            state.observe(|| self.left());
-            if state.observer().has_told(Phase::Done) {
+            self.observe(|| self.left());
+            if self.observer().has_told(Phase::Done) {
                 return;
             }
             if patience.is_none() {

@@ -176,7 +176,7 @@ impl Drain {
     {
         let (drain, run_at) = (self.clone(), Location::caller());
         async move {
-            let mut listed = Listed::enter(&drain.entrance(), BlockerKind::Server, run_at);
+            let mut listed = Listed::enter(drain.shared(), BlockerKind::Server, run_at);
             let server = listed.is_some().then(|| server.into_future());
             let mut server = pin!(server);
             let mut signal = pin!(Some(signal));

@@ -1,18 +1,14 @@
-//! The primitives that [`count`](super::count) stands on, in one place, so that the loom tests in
-//! `tests/loom` can compile the very same `count.rs` over loom's.
+//! The primitives that [`counter`](super::counter) stands on, in one place, so that the loom tests in
+//! `tests/loom` can compile the very same `counter.rs` over loom's.
 
 pub(crate) use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-use std::{
-    cell::Cell,
-    mem::forget,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::cell::Cell;
 
-/// A small number of this thread's own; threads get them in turn, so that neighbours differ.
+/// Returns a small number of this thread's own; threads get them in turn, so that neighbours differ.
 #[inline]
 pub(crate) fn thread_index() -> usize {
     const UNSET: usize = usize::MAX;
@@ -20,26 +16,15 @@ pub(crate) fn thread_index() -> usize {
     thread_local!(static INDEX: Cell<usize> = const { Cell::new(UNSET) });
 
     #[cold]
-    fn assign(index: &Cell<usize>) -> usize {
+    fn assign() -> usize {
         // Relaxed: the number only spreads threads; nothing is published with it.
-        index.set(NEXT.fetch_add(1, Ordering::Relaxed) % UNSET);
-        index.get()
+        let index = NEXT.fetch_add(1, Ordering::Relaxed) & (UNSET >> 1);
+        INDEX.set(index);
+        index
     }
 
-    INDEX.with(|index| match index.get() {
-        UNSET => assign(index),
+    match INDEX.get() {
+        UNSET => assign(),
         set => set,
-    })
-}
-
-/// Does what is seldom done at the end of something, out of line and without letting a panic out:
-/// the end of a request is no place for one, and who may have to unwind costs all who do not (see
-/// [`count`](super::count)). `extern "C"` is what says so to callers in other crates.
-#[cold]
-#[inline(never)]
-pub(crate) extern "C" fn contained<F: FnOnce()>(end: F) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(end)) {
-        // The panic hook has told of it. Its payload might panic, too, when dropped.
-        forget(panic);
     }
 }

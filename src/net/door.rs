@@ -1,9 +1,10 @@
-use crate::drain::{Drain, Entrance, Reached, Stage};
+use crate::drain::{Drain, Reached, Shared, Stage};
 use std::{
     fmt,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// While it is open, connections come as they do. At the end of LameDuck what waits in the accept
 /// queue is taken out, and the door closes; so does it when the drain will not wait any longer.
 pub(super) struct Door {
-    entrance: Entrance,
+    shared: Arc<Shared>,
     state: State,
     /// The end of LameDuck, then the end of emptying, then the moment when servers are told.
     next: Reached,
@@ -44,11 +45,11 @@ pub(super) enum State {
 
 impl Door {
     pub(super) fn new(drain: &Drain) -> Self {
-        let entrance = drain.entrance();
-        entrance.hub().home().listener_opened();
-        let next = entrance.reached_stage(Stage::Emptying);
+        let shared = drain.shared().clone();
+        shared.listener_opened();
+        let next = Reached::stage(shared.clone(), Stage::Emptying);
         Self {
-            entrance,
+            shared,
             state: State::Open,
             next,
             pause: None,
@@ -56,15 +57,15 @@ impl Door {
         }
     }
 
-    pub(super) fn entrance(&self) -> &Entrance {
-        &self.entrance
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Where it stands by now. It is to be [closed](Self::close) by whoever finds the queue empty.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> State {
         if self.state == State::Open && self.poll_next(cx).is_ready() {
             self.state = State::Emptying;
-            self.next = self.entrance.reached_stage(Stage::Settling);
+            self.next = Reached::stage(self.shared.clone(), Stage::Settling);
         }
         self.state
     }
@@ -133,7 +134,7 @@ impl Door {
 
     /// A queue that never runs dry ends here.
     fn is_late(&self) -> bool {
-        self.entrance.hub().home().stage() >= Stage::Parting
+        self.shared.stage() >= Stage::Parting
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
@@ -147,9 +148,9 @@ impl Door {
     pub(super) fn close(&mut self) {
         if self.state < State::Closed {
             self.state = State::Closed;
-            self.next = self.entrance.reached_stage(Stage::Parting);
-            self.entrance.hub().home().listener_closed();
-            self.entrance.hub().advance();
+            self.next = Reached::stage(self.shared.clone(), Stage::Parting);
+            self.shared.listener_closed();
+            self.shared.advance();
         }
     }
 

@@ -87,7 +87,7 @@ where
                 }
                 Some(Ok(io)) => {
                     let peer = probe::peer(&io);
-                    if let Some(registered) = Registered::enter(this.door.entrance(), peer) {
+                    if let Some(registered) = Registered::enter(this.door.shared(), peer) {
                         let io = DrainIo::new(io, registered, has_news);
                         return Poll::Ready(Some(Ok(io)));
                     }

@@ -234,7 +234,7 @@ impl<L: 'static> DrainListener<L> {
     fn admit<T, A: 'static>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
         let admitted = next.and_then(|(io, address)| {
             let peer = (&address as &dyn Any).downcast_ref().copied();
-            let registered = Registered::enter(self.door.entrance(), peer)?;
+            let registered = Registered::enter(self.door.shared(), peer)?;
             Some((io, address, registered))
         });
         if admitted.is_none() {

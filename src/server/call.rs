@@ -2,10 +2,12 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Connection, Entrance, InFlight, Inside, RequestName, Stage},
+    drain::{
+        Connection, CounterHandle, Entry, InFlight, Registered, RequestData, RequestName, Stage,
+    },
     future::ResponseFuture,
     refusal::{Answer, Closing},
-    service::{admit, is_late_upgrade},
+    service::{enter, is_late_upgrade},
 };
 use http::{Extensions, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -51,10 +53,10 @@ where
 /// A connection's service, as hyper wants it.
 pub(super) struct Calls<S> {
     pub(super) inner: TowerToHyperService<S>,
-    pub(super) entrance: Entrance,
+    pub(super) handle: CounterHandle,
     pub(super) connection: Arc<Connection>,
     /// That connection, as the drain counts it.
-    pub(super) inside: Option<Inside>,
+    pub(super) registered: Registered,
     /// What each of its requests gets.
     pub(super) extensions: Option<Extensions>,
     /// They are known by their names.
@@ -77,16 +79,29 @@ where
         }
         let closing = Closing::of(&request);
         let multiplexed = request.version() == Version::HTTP_2;
-        let turn = (!multiplexed).then(|| Turn::new(&self.connection));
-        let admitted = admit(&self.entrance, &request, |request, _| self.name(request))
-            .or_else(|| self.admit_late(&request));
-        let response = match admitted {
-            Some(in_flight) => {
+        let mut turn = (!multiplexed).then(|| Turn::new(&self.connection));
+        let mut in_flight = None;
+        let is_admitted = match enter(&self.handle, &request) {
+            Entry::Counted(token) => {
+                in_flight = Some(InFlight::new(token, |data| self.name(&request, data)));
+                true
+            }
+            Entry::Uncounted => true,
+            Entry::Refused => match &mut turn {
+                Some(turn) if self.admits_late(&request) => {
+                    turn.late = Some(Late(self.registered.clone()));
+                    true
+                }
+                _ => false,
+            },
+        };
+        let response = match is_admitted {
+            true => {
                 let inner = self.inner.call(request);
                 Some(ResponseFuture::admitted(inner, closing, in_flight))
             }
-            None => {
-                self.entrance.count_refused();
+            false => {
+                self.handle.count_refused();
                 (!multiplexed).then(|| ResponseFuture::refused(Answer::unavailable(), closing))
             }
         };
@@ -102,36 +117,47 @@ impl<S> Calls<S> {
     /// Nobody has told this client yet: the response before, which has only just ended, could not say
     /// `Connection: close` any more. The drain waits for the connection, and this one will be told.
     #[cold]
-    fn admit_late(&self, request: &Request<Incoming>) -> Option<InFlight<RequestName>> {
-        let late = request.version() == Version::HTTP_2
-            || self.connection.stage() >= Stage::Forced
-            || is_late_upgrade(request);
-        let inside = self.inside.as_ref().filter(|_| !late)?;
-        Some(InFlight::of(inside, || self.name(request)))
+    fn admits_late(&self, request: &Request<Incoming>) -> bool {
+        self.connection.stage() < Stage::Forced && !is_late_upgrade(request)
     }
 
     #[inline]
-    fn name(&self, request: &Request<Incoming>) -> RequestName {
+    fn name(&self, request: &Request<Incoming>, data: &'static RequestData) -> RequestName {
         match self.names {
-            true => RequestName::new(request, &self.entrance, self.connection.peer()),
+            true => RequestName::new(request, data, self.connection.peer()),
             false => RequestName::default(),
         }
     }
 }
 
 /// A call of HTTP/1 goes on: its connection is not idle.
-struct Turn(Arc<Connection>);
+struct Turn {
+    connection: Arc<Connection>,
+    late: Option<Late>,
+}
+
+/// A call that its connection alone is counted for, and keeps counted.
+struct Late(Registered);
 
 impl Turn {
     fn new(connection: &Arc<Connection>) -> Self {
         connection.turn();
-        Self(connection.clone())
+        Self {
+            connection: connection.clone(),
+            late: None,
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.turn();
+        self.connection.turn();
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.0.connection().count_completed_late();
     }
 }
 
@@ -171,7 +197,11 @@ where
                 (error, _) => return Poll::Ready(Err(error)),
             },
         };
-        if this.turn.as_ref().is_some_and(|turn| turn.0.retires()) {
+        if this
+            .turn
+            .as_ref()
+            .is_some_and(|turn| turn.connection.retires())
+        {
             let (mut head, body) = response.into_parts();
             this.closing.put_on(&mut head);
             response = Response::from_parts(head, body);

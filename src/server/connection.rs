@@ -49,12 +49,11 @@ pub(super) async fn serve<T, H, S>(
         on_connect(H::established(&io, &peer), &mut extensions);
         extensions
     });
-    let inside = registered.inside();
     let calls = Calls {
         inner: TowerToHyperService::new(service),
-        entrance: shared.drain.entrance(),
+        handle: shared.drain.counter_handle(),
         connection,
-        inside,
+        registered: registered.clone(),
         extensions,
         names: settings.names,
     };

@@ -104,7 +104,7 @@ where
                 self.place = Place::None;
                 return Poll::Pending;
             };
-            let Some((io, address, mut registered)) = accepted else {
+            let Some((io, address, registered)) = accepted else {
                 return Poll::Ready(());
             };
             let peer = address.into();

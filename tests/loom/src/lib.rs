@@ -1,91 +1,103 @@
-//! Loom tests of the in-flight count.
+//! Loom tests of the in-flight counter.
 //!
-//! `src/drain/count.rs` is compiled here as it stands, over loom's atomics in place of std's: every
+//! `src/drain/counter.rs` is compiled here as it stands, over loom's atomics in place of std's: every
 //! interleaving of a few threads is tried, and every value that a load may return. No `cfg(loom)`
 //! is needed in the crate, and `cargo test --workspace` runs these with the others.
 //!
 //! Each test names the line without which it fails; `tests/loom/see-them-fail` takes the lines out,
 //! one by one, and expects the tests to go red.
 
-#[path = "../../../src/drain/count.rs"]
+#[path = "../../../src/drain/counter.rs"]
 #[allow(dead_code)] // The crate uses the rest.
-mod count;
+mod counter;
 mod sync;
 
 #[cfg(test)]
 mod tests {
     use super::{
-        count::{Count, Entrance, Home, Pass},
+        counter::{Counter, CounterHandle, Entry, Owner, Pool, Token},
         sync::stand_on,
     };
     use loom::{
-        cell::UnsafeCell,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
         thread,
     };
+    use std::sync::Arc;
 
-    /// What the tests watch. All of it is relaxed: what is seen, is seen because the count says so.
-    struct House {
-        closed: Arc<AtomicBool>,
-        /// One flag per request: it is inside.
-        inside: Arc<[AtomicBool; 2]>,
-        vacated: Arc<AtomicUsize>,
-        /// Read by whoever has a way in, written by the end: loom objects if a read does not come
-        /// before it. In an `Arc` of its own, so that one that comes late finds it there.
-        memory: std::sync::Arc<Memory>,
-        freed: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    /// What the crate's `Shared` is: it owns the counter.
+    struct Drain {
+        counter: Counter<Drain>,
     }
 
+    /// All of it is relaxed: what is seen, is seen because the counter says so.
     #[derive(Default)]
-    struct Memory(UnsafeCell<()>);
-
-    // SAFETY: there is nothing in it; loom sees who uses it at the same time.
-    unsafe impl Sync for Memory {}
-
-    impl House {
-        fn new() -> Self {
-            Self {
-                closed: Arc::new(AtomicBool::new(false)),
-                inside: Arc::new([AtomicBool::new(false), AtomicBool::new(false)]),
-                vacated: Arc::new(AtomicUsize::new(0)),
-                memory: std::sync::Arc::default(),
-                freed: std::sync::Arc::default(),
-            }
-        }
-
-        fn is_there(&self) {
-            self.memory.0.with(|_| ());
-        }
+    struct Data {
+        closed: AtomicBool,
+        /// One flag per request: it is inside.
+        inside: [AtomicBool; 2],
+        emptied: AtomicUsize,
+        /// Who drops an `Arc` comes before who drops the last one. Here it is said again, as loom does not
+        /// know of std's.
+        arc: AtomicUsize,
     }
 
-    impl Drop for House {
+    impl Drop for Drain {
         fn drop(&mut self) {
-            self.memory.0.with_mut(|_| ());
-            self.freed.fetch_add(1, Ordering::Relaxed);
+            self.counter.data().arc.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    impl Home for House {
-        fn admits(&self) -> bool {
-            self.is_there();
-            // As the crate's `State` does.
-            !self.closed.load(Ordering::Acquire)
+    impl Owner for Drain {
+        type Data = Data;
+
+        fn reset(data: &Data) {
+            data.closed.store(false, Ordering::Relaxed);
+            data.emptied.store(0, Ordering::Relaxed);
         }
 
-        fn vacated(&self) {
-            self.is_there();
-            for inside in &*self.inside {
+        fn counter_emptied(self: &Arc<Self>) {
+            let data = self.counter.data();
+            for inside in &data.inside {
                 assert!(!inside.load(Ordering::Relaxed), "one is still inside");
             }
-            self.vacated.fetch_add(1, Ordering::Relaxed);
+            data.emptied.fetch_add(1, Ordering::Relaxed);
+            data.arc.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    impl Drain {
+        fn new(shards: usize) -> Arc<Self> {
+            Self::from(pool(), shards)
         }
 
-        fn abandoned(&self) {
-            self.is_there();
+        fn from(pool: &'static Pool<Self>, shards: usize) -> Arc<Self> {
+            Arc::new_cyclic(|drain| Self {
+                counter: Counter::new(pool, shards, drain.clone()),
+            })
         }
+
+        fn handle(&self) -> CounterHandle<Self> {
+            self.counter.handle()
+        }
+
+        fn emptied(&self) -> usize {
+            self.counter.data().emptied.load(Ordering::Relaxed)
+        }
+
+        /// As the crate does it: the stage first, then the shards.
+        fn close(self: &Arc<Self>) {
+            self.counter.begin(self.clone());
+            self.counter.data().closed.store(true, Ordering::Release);
+            self.counter.close();
+        }
+
+        fn end(&self) {
+            drop(self.counter.release());
+        }
+    }
+
+    fn pool() -> &'static Pool<Drain> {
+        Box::leak(Box::new(Pool::new()))
     }
 
     fn model(test: impl Fn() + Sync + Send + 'static) {
@@ -95,142 +107,175 @@ mod tests {
         builder.check(test);
     }
 
-    fn close(count: &Count<House>) {
-        let hub = count.hub();
-        hub.home().closed.store(true, Ordering::Release);
-        hub.close();
+    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Entry<Drain> {
+        stand_on(shard);
+        match handle.enter() {
+            Some(token) => Entry::Counted(token),
+            None => handle.enter_late(|data| !data.closed.load(Ordering::Acquire)),
+        }
     }
 
-    /// Enters on a stripe as request `me`, if let in.
-    fn enter(entrance: &Entrance<House>, me: usize, stripe: usize) -> Option<Pass<House>> {
-        stand_on(stripe);
-        let pass = entrance.clone().enter()?;
-        let vacated = pass.home().vacated.load(Ordering::Relaxed);
-        assert_eq!(vacated, 0, "let in after the end");
-        pass.home().inside[me].store(true, Ordering::Relaxed);
-        Some(pass)
+    /// Enters on a shard as request `me`, if admitted.
+    fn enter(handle: &CounterHandle<Drain>, me: usize, shard: usize) -> Option<Token<Drain>> {
+        let token = match entry(handle, shard) {
+            Entry::Counted(token) => token,
+            Entry::Uncounted => panic!("its drain is there"),
+            Entry::Refused => return None,
+        };
+        let emptied = token.data().emptied.load(Ordering::Relaxed);
+        assert_eq!(emptied, 0, "admitted after the end");
+        token.data().inside[me].store(true, Ordering::Relaxed);
+        Some(token)
     }
 
-    fn leave(pass: Pass<House>, me: usize) {
-        pass.home().is_there();
-        pass.home().inside[me].store(false, Ordering::Relaxed);
-        drop(pass);
+    fn leave(token: Token<Drain>, me: usize) {
+        token.data().inside[me].store(false, Ordering::Relaxed);
+        drop(token);
     }
 
-    /// Two calls on two stripes against the close: each is counted and waited for, or refused.
+    /// Two calls on two shards against the close: each is counted and waited for, or refused.
     ///
-    /// Fails with a check and then a count, with `occupied` at less than the number of stripes, and
-    /// if the close leaves a stripe open that nobody is on.
+    /// Fails with a check and then a count, with `open_shards` at less than the number of shards, and
+    /// if the close leaves a shard open that nobody is on.
     #[test]
     fn b19_counted_or_refused() {
         model(|| {
-            let count = Count::new(House::new(), 2);
-            let vacated = count.hub().home().vacated.clone();
+            let drain = Drain::new(2);
             let calls: Vec<_> = (0..2)
                 .map(|me| {
-                    let entrance = count.entrance();
+                    let handle = drain.handle();
                     thread::spawn(move || {
-                        if let Some(pass) = enter(&entrance, me, me) {
-                            leave(pass, me);
+                        if let Some(token) = enter(&handle, me, me) {
+                            leave(token, me);
                         }
                     })
                 })
                 .collect();
-            close(&count);
+            drain.close();
             for call in calls {
                 call.join().unwrap();
             }
-            assert_eq!(vacated.load(Ordering::Relaxed), 1, "said once");
-            assert_eq!(count.hub().occupancy(), 0);
-            assert!(count.entrance().enter().is_none(), "0 is final");
+            assert_eq!(drain.emptied(), 1, "said once");
+            assert_eq!(drain.counter.inside(), 0);
+            assert!(enter(&drain.handle(), 0, 0).is_none(), "0 is final");
+            drain.end();
         });
     }
 
-    /// Entered here, left there, on two stripes: no 0 is seen while one is inside.
+    /// Entered here, left there, on two shards: no 0 is seen while one is inside.
     ///
-    /// Fails with `occupied` at less than the number of stripes, and if a pass leaves by the stripe
+    /// Fails with `open_shards` at less than the number of shards, and if a token leaves by the shard
     /// of the thread that it is dropped on.
     #[test]
     fn b48_entered_here_left_there() {
         model(|| {
-            let count = Count::new(House::new(), 2);
-            let vacated = count.hub().home().vacated.clone();
-            let first = enter(&count.entrance(), 0, 0).expect("open");
-            let second = enter(&count.entrance(), 1, 1).expect("open");
-            let inside = count.hub().home().inside.clone();
+            let drain = Drain::new(2);
+            let first = enter(&drain.handle(), 0, 0).expect("open");
+            let second = enter(&drain.handle(), 1, 1).expect("open");
             let crossed = thread::spawn(move || {
                 stand_on(1);
                 leave(first, 0);
             });
-            close(&count);
-            assert!(count.hub().occupancy() >= 1, "the second is inside");
-            assert!(inside[1].load(Ordering::Relaxed));
+            drain.close();
+            assert!(drain.counter.inside() >= 1, "the second is inside");
             stand_on(0);
             leave(second, 1);
             crossed.join().unwrap();
-            assert_eq!(vacated.load(Ordering::Relaxed), 1, "said once");
+            assert_eq!(drain.emptied(), 1, "said once");
+            drain.end();
         });
     }
 
-    /// What each request did before it left is seen by whoever is told that all have left.
+    /// What each request did before it left is seen by the owner that is told that all have left.
     ///
-    /// Fails if `occupied` goes down with less than `AcqRel`.
+    /// Fails if `open_shards` goes down with less than `AcqRel`.
     #[test]
     fn done_sees_what_every_request_did() {
         model(|| {
-            let count = Count::new(House::new(), 2);
+            let drain = Drain::new(2);
             let calls: Vec<_> = (0..2)
                 .map(|me| {
-                    let pass = enter(&count.entrance(), me, me).expect("open");
-                    // `vacated` asserts that it sees both flags down.
-                    thread::spawn(move || leave(pass, me))
+                    let token = enter(&drain.handle(), me, me).expect("open");
+                    // `counter_emptied` asserts that it sees both flags down.
+                    thread::spawn(move || leave(token, me))
                 })
                 .collect();
-            close(&count);
+            drain.close();
             for call in calls {
                 call.join().unwrap();
             }
+            drain.end();
         });
     }
 
-    /// Nobody is refused without knowing, and passing on, that the house is closed.
+    /// Nobody is refused without knowing, and passing on, that the counter is closed.
     ///
     /// Fails if a refusal does not acquire, or the close does not release.
     #[test]
-    fn who_was_refused_knows_that_it_is_closed() {
+    fn a_refused_caller_knows_that_it_is_closed() {
         model(|| {
-            let count = Count::new(House::new(), 1);
-            let entrance = count.entrance();
-            let closed = count.hub().home().closed.clone();
+            let drain = Drain::new(1);
+            let handle = drain.handle();
             let call = thread::spawn(move || {
-                if entrance.enter().is_none() {
-                    assert!(closed.load(Ordering::Relaxed), "refused, but by whom");
+                stand_on(0);
+                // Not by the look at the stage, which says so by itself.
+                if handle.enter().is_none() && matches!(handle.enter_late(|_| true), Entry::Refused)
+                {
+                    let data = handle.data().expect("its drain is there");
+                    assert!(data.closed.load(Ordering::Relaxed), "refused, but by whom");
                 }
             });
-            close(&count);
+            drain.close();
             call.join().unwrap();
+            drain.end();
         });
     }
 
-    /// Two on one stripe: the last one out knows what the other one did.
+    /// After one refusal no request is admitted, on whatever shard.
     ///
-    /// Fails if who leaves does not release, or the last one on a stripe does not acquire.
+    /// Fails if a refused caller does not close the other shards.
     #[test]
-    fn the_last_on_a_stripe_sees_what_the_others_did() {
+    fn b19_nothing_is_admitted_after_a_refusal() {
         model(|| {
-            let count = Count::new(House::new(), 1);
+            let drain = Drain::new(2);
+            let handle = drain.handle();
+            let calls = thread::spawn(move || {
+                // Not by the look at the stage, which would refuse both.
+                let entry = |shard| {
+                    stand_on(shard);
+                    handle.enter().is_some()
+                        || matches!(handle.enter_late(|_| true), Entry::Counted(_))
+                };
+                if !entry(0) {
+                    assert!(!entry(1), "admitted after a refusal");
+                }
+            });
+            drain.close();
+            calls.join().unwrap();
+            drain.end();
+        });
+    }
+
+    /// Two on one shard: the last one out knows what the other one did.
+    ///
+    /// Fails if leaving does not release, or the last one on a shard does not acquire.
+    #[test]
+    fn the_last_on_a_shard_sees_what_the_others_did() {
+        model(|| {
+            let drain = Drain::new(1);
             let calls: Vec<_> = (0..2)
-                .map(|me| enter(&count.entrance(), me, 0).expect("open"))
+                .map(|me| enter(&drain.handle(), me, 0).expect("open"))
                 .collect();
-            close(&count);
+            drain.close();
             let calls: Vec<_> = (0..2)
                 .zip(calls)
-                .map(|(me, pass)| thread::spawn(move || leave(pass, me)))
+                .map(|(me, token)| thread::spawn(move || leave(token, me)))
                 .collect();
             for call in calls {
                 call.join().unwrap();
             }
-            assert_eq!(count.hub().home().vacated.load(Ordering::Relaxed), 1);
+            assert_eq!(drain.emptied(), 1);
+            drain.end();
         });
     }
 
@@ -238,156 +283,197 @@ mod tests {
     #[test]
     fn closed_is_closed() {
         model(|| {
-            let count = Count::new(House::new(), 1);
-            let entrance = count.entrance();
-            let pass = entrance.enter().expect("open");
-            let closer = thread::spawn(move || {
-                close(&count);
-                count
-            });
-            let count = closer.join().unwrap();
-            assert!(entrance.enter().is_none());
-            assert_eq!(count.hub().home().vacated.load(Ordering::Relaxed), 0);
-            drop(pass);
-            assert_eq!(count.hub().home().vacated.load(Ordering::Relaxed), 1);
+            let drain = Drain::new(1);
+            let handle = drain.handle();
+            let token = enter(&handle, 0, 0).expect("open");
+            let other = drain.clone();
+            let closer = thread::spawn(move || other.close());
+            closer.join().unwrap();
+            assert!(enter(&handle, 1, 0).is_none());
+            assert_eq!(drain.emptied(), 0);
+            leave(token, 0);
+            assert_eq!(drain.emptied(), 1);
+            drain.end();
         });
     }
 
-    /// Who was told that it closes is not let in, also before the stripes are closed.
+    /// A caller that was told that it closes is not admitted, also before the shards are closed.
     ///
-    /// Fails without the look at `admits`.
+    /// Fails without the look at `admits`, and if the begin leaves a shard that is not slow.
     #[test]
-    fn who_was_told_is_not_let_in() {
+    fn a_caller_that_was_told_is_not_admitted() {
         model(|| {
-            let count = Count::new(House::new(), 1);
-            let entrance = count.entrance();
-            let closed = count.hub().home().closed.clone();
-            let closer = thread::spawn(move || close(&count));
-            if closed.load(Ordering::Acquire) {
-                assert!(entrance.enter().is_none());
+            let drain = Drain::new(1);
+            let handle = drain.handle();
+            let other = drain.clone();
+            let closer = thread::spawn(move || other.close());
+            if drain.counter.data().closed.load(Ordering::Acquire) {
+                assert!(enter(&handle, 0, 0).is_none());
             }
             closer.join().unwrap();
+            drain.end();
         });
     }
 
-    /// A look while it closes: a 0 has what those did who have left.
+    /// A look while it closes: a 0 has what was done by those that have left.
     ///
     /// Fails if the look does not acquire.
     #[test]
     fn a_look_while_it_closes() {
         model(|| {
-            let count = std::sync::Arc::new(Count::new(House::new(), 1));
-            let pass = enter(&count.entrance(), 0, 0).expect("open");
-            let leaves = thread::spawn(move || leave(pass, 0));
-            let other = count.clone();
-            let closer = thread::spawn(move || close(&other));
-            if count.hub().occupancy() == 0 {
-                let inside = &count.hub().home().inside;
-                assert!(
-                    !inside[0].load(Ordering::Relaxed),
-                    "it was said to be empty"
-                );
+            let drain = Drain::new(1);
+            let token = enter(&drain.handle(), 0, 0).expect("open");
+            let leaves = thread::spawn(move || leave(token, 0));
+            let other = drain.clone();
+            let closer = thread::spawn(move || other.close());
+            if drain.counter.inside() == 0 {
+                let inside = &drain.counter.data().inside[0];
+                assert!(!inside.load(Ordering::Relaxed), "it was said to be empty");
             }
             closer.join().unwrap();
             leaves.join().unwrap();
+            drain.end();
         });
     }
 
     /// Two close at once, while one leaves: the end is said once.
     ///
-    /// Fails if a closed stripe can be closed again.
+    /// Fails if a closed shard can be closed again.
     #[test]
     fn closing_twice_is_closing_once() {
         model(|| {
-            let count = std::sync::Arc::new(Count::new(House::new(), 2));
-            let pass = enter(&count.entrance(), 0, 0).expect("open");
-            let vacated = count.hub().home().vacated.clone();
-            let other = count.clone();
-            let closer = thread::spawn(move || close(&other));
-            let leaves = thread::spawn(move || leave(pass, 0));
-            close(&count);
+            let drain = Drain::new(2);
+            let token = enter(&drain.handle(), 0, 0).expect("open");
+            drain.counter.begin(drain.clone());
+            let other = drain.clone();
+            let closer = thread::spawn(move || other.counter.close());
+            let leaves = thread::spawn(move || leave(token, 0));
+            drain.counter.close();
             closer.join().unwrap();
             leaves.join().unwrap();
-            assert_eq!(vacated.load(Ordering::Relaxed), 1, "said once");
+            assert_eq!(drain.emptied(), 1, "said once");
+            drain.end();
         });
     }
 
-    /// A count, a service and one inside go at the same time, on one stripe or on two: who is last
-    /// frees the memory, after all the others.
+    /// What has ended since the begin is exact at the end, whenever each request came and went.
     ///
-    /// Fails if a drop does not release, if the last one does not acquire, and if either of them
-    /// does not look whether the other is still there.
-    fn all_go_at_once(stripes: usize) {
+    /// Fails if the begin does not see how many are inside, and if an entry after it is not counted.
+    #[test]
+    fn what_has_ended_is_exact() {
+        model(|| {
+            let drain = Drain::new(1);
+            let before = enter(&drain.handle(), 0, 0).expect("open");
+            let handle = drain.handle();
+            let call = thread::spawn(move || {
+                let token = enter(&handle, 1, 0);
+                let is_slow = token.as_ref().is_some_and(Token::is_slow);
+                if let Some(token) = token {
+                    leave(token, 1);
+                }
+                is_slow
+            });
+            drain.close();
+            leave(before, 0);
+            let is_slow = call.join().unwrap();
+            let ended = drain.counter.ended(drain.counter.inside());
+            assert!((1..=2).contains(&ended), "{ended}");
+            // One that was inside when it saw the begin has ended after it.
+            assert!(ended == 2 || !is_slow, "{ended}");
+            drain.end();
+        });
+    }
+
+    /// A drain ends while one of its requests leaves and another comes by an old handle; the next
+    /// drain on the same block counts its own requests only, and is told of its own end only.
+    ///
+    /// Fails if a stale handle is counted, if a late helper closes the next drain's shards, if the
+    /// last one out does not look at the generation of the owner, and if a block goes back while a
+    /// token is on it.
+    fn used_again(begun: bool) {
         model(move || {
-            let count = Count::new(House::new(), stripes);
-            let freed = count.hub().home().freed.clone();
-            let pass = enter(&count.entrance(), 0, 0).expect("open");
-            stand_on(1);
-            let entrance = count.entrance();
-            let leaves = thread::spawn(move || leave(pass, 0));
-            let goes = thread::spawn(move || {
-                entrance.home().is_there();
-                drop(entrance);
-            });
-            drop(count);
+            let pool = pool();
+            let drain = Drain::from(pool, 1);
+            let old = drain.handle();
+            let token = enter(&old, 0, 0).expect("open");
+            let leaves = thread::spawn(move || leave(token, 0));
+            let late = thread::spawn(move || drop(entry(&old, 0)));
+            if begun {
+                drain.close();
+                drain.end();
+            }
+            drop(drain);
+            let next = Drain::from(pool, 1);
+            let inside = enter(&next.handle(), 1, 0).expect("it has not begun");
+            next.close();
             leaves.join().unwrap();
-            goes.join().unwrap();
-            assert_eq!(freed.load(Ordering::Relaxed), 1, "freed once");
+            late.join().unwrap();
+            assert!(
+                !matches!(entry(&old, 0), Entry::Counted(_)),
+                "of another drain"
+            );
+            assert_eq!(next.counter.inside(), 1, "a stranger is counted");
+            assert_eq!(next.emptied(), 0, "a false end");
+            leave(inside, 1);
+            assert_eq!(next.emptied(), 1, "no end");
+            next.end();
         });
     }
 
     #[test]
-    fn memory_goes_once_from_one_stripe() {
-        all_go_at_once(1);
+    fn used_again_after_its_end() {
+        used_again(true);
     }
 
     #[test]
-    fn memory_goes_once_from_two_stripes() {
-        all_go_at_once(2);
+    fn used_again_after_a_drop() {
+        used_again(false);
     }
 
-    /// The count is gone, and a service is cloned to a stripe that nobody is on.
+    /// The drain goes while its last request leaves: the block goes back, once.
     ///
-    /// Fails if the first handle of a stripe does not hold the hub, and if the last one does not
-    /// let it go.
-    #[test]
-    fn memory_outlives_the_count() {
-        model(|| {
-            let count = Count::new(House::new(), 2);
-            let freed = count.hub().home().freed.clone();
-            let entrance = count.entrance();
-            drop(count);
-            let clone = entrance.clone();
-            let goes = thread::spawn(move || {
-                let pass = enter(&clone, 0, 1).expect("open");
-                drop(clone);
-                leave(pass, 0);
-            });
-            entrance.home().is_there();
-            drop(entrance);
-            goes.join().unwrap();
-            assert_eq!(freed.load(Ordering::Relaxed), 1, "freed once");
+    /// Fails if either of them does not look whether the other one has gone.
+    fn goes_back(begun: bool) {
+        model(move || {
+            let pool = pool();
+            let drain = Drain::from(pool, 1);
+            let token = enter(&drain.handle(), 0, 0).expect("open");
+            let leaves = thread::spawn(move || leave(token, 0));
+            if begun {
+                drain.close();
+                drain.end();
+            }
+            drop(drain);
+            leaves.join().unwrap();
+            assert_eq!(pool.free(), 1);
         });
     }
 
-    /// The last one out says so, though everything else goes while it does.
-    ///
-    /// Fails if the close does not leave it a handle, or if that is not given back.
     #[test]
-    fn memory_is_there_for_the_last_word() {
+    fn a_block_goes_back_once_after_its_end() {
+        goes_back(true);
+    }
+
+    #[test]
+    fn a_block_goes_back_once_after_a_drop() {
+        goes_back(false);
+    }
+
+    /// A drain that nobody holds any more goes on until its last request has left.
+    ///
+    /// Fails if the begin does not keep the owner.
+    #[test]
+    fn a_drain_that_was_begun_is_there_for_its_end() {
         model(|| {
-            let count = Count::new(House::new(), 1);
-            let (freed, vacated) = {
-                let home = count.hub().home();
-                (home.freed.clone(), home.vacated.clone())
-            };
-            let pass = enter(&count.entrance(), 0, 0).expect("open");
-            let leaves = thread::spawn(move || leave(pass, 0));
-            close(&count);
-            drop(count);
+            let pool = pool();
+            let drain = Drain::from(pool, 1);
+            let data = drain.counter.data();
+            let token = enter(&drain.handle(), 0, 0).expect("open");
+            let leaves = thread::spawn(move || leave(token, 0));
+            drain.close();
+            drop(drain);
             leaves.join().unwrap();
-            assert_eq!(vacated.load(Ordering::Relaxed), 1, "said once");
-            assert_eq!(freed.load(Ordering::Relaxed), 1, "freed once");
+            assert_eq!(data.emptied.load(Ordering::Relaxed), 1, "said once");
         });
     }
 }

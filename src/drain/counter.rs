@@ -1,0 +1,484 @@
+//! Counts the requests in flight, and says when the last one has left.
+//!
+//! No tokio, no wakers, no clock: `tests/loom` compiles this file over loom's primitives and sees all
+//! of it.
+//!
+//! # Shards, handles, tokens
+//!
+//! Requests enter and leave on many threads at once. So that threads do not share a cache line, the
+//! count is split into shards, one word each, and a thread enters by the shard of its own:
+//!
+//! ```text
+//!   Counter ──► Block { open_shards: 2, owner, data }        word of a shard:
+//!   (Drain)      ├──► Shard 0 [ word ] ◄── Token, Token      generation:30 | closed | slow | count:32
+//!                └──► Shard 1 [ word ] ◄── Token
+//!   CounterHandle (layer, service) = block and generation
+//! ```
+//!
+//! * **Enter** ([`CounterHandle::enter`]) is one load and one compare-exchange. The comparison sees
+//!   generation, closed and slow together: only an open word of the handle's own drain is counted on.
+//! * **Leave** (drop of a [`Token`]) is one subtraction, on the shard that the token has entered by,
+//!   whatever thread drops it. (A count that is entered on one shard and left on another can add up
+//!   to 0 while a request lives; `LongAdder` does.)
+//! * **Begin** ([`Counter::begin`]) sets `slow` on each shard. That is all that a request asks, on its
+//!   way in and when the head of its response is there: with `slow`, it looks closer.
+//! * **Close** ([`Counter::close`]) sets `closed` on each shard, in one step with a look at its count.
+//!   A closed shard can only lose. The token that empties a closed shard, or the close that finds it
+//!   empty, takes one from `open_shards`; the last one calls [`Owner::counter_emptied`]. Each shard is
+//!   emptied once after its close, so this happens once, without a scan, and no refusal disturbs it.
+//! * A caller that is refused closes the other shards first, so that no request that comes later is
+//!   admitted by one of them.
+//!
+//! # Whose memory it is
+//!
+//! Blocks are leaked, and used again. A [`Pool`] has those that are free, so the process has as many
+//! as there were drains at one time. Handles and tokens are plain `&'static` references: no reference
+//! count stands on the way of a request.
+//!
+//! * A token keeps its block out of the pool: the block goes back when its drain is gone (it is
+//!   *retired*) and the last token has left. Both are looked at under the pool's lock, so that it goes
+//!   back once. So leaving needs no look at the generation.
+//! * A handle may be older than that. When a block is taken out of the pool its generation goes up, so
+//!   a stale handle finds a word that it does not know, and is not counted.
+//! * A drain that is dropped before it began raises the generation at once and keeps the counts: its
+//!   services go on serving, uncounted. One that has closed leaves its shards closed: its services
+//!   go on refusing until the block is used again.
+//! * A thread that is late must not act on the next drain of the block. So a helper closes only words
+//!   of its own generation, and the last one out finds the owner by the generation of its word.
+//!
+//! A token that is never dropped (`mem::forget`) costs its block, and nothing else. A shard holds 2^32
+//! tokens; one that is leaked by the request would need that many to disturb the next field.
+//!
+//! # How many have ended
+//!
+//! Setting `slow` returns the count of that moment, and each later entry sees `slow`. So the number of
+//! requests that have ended since the begin is what was in flight then, plus what came later, less
+//! what is in flight: leaving records nothing.
+//!
+//! # Two races that are not bugs
+//!
+//! * A call finds its shard open while another thread closes the others. It is counted, and waited
+//!   for, as if it had come a moment earlier. Had its shard been closed, it would have been refused.
+//! * [`Counter::inside`] adds up shards while requests come and go: no instant need have had that
+//!   sum. Once closed, each shard can only fall and 0 is final, so a sum of 0 is the truth.
+//!
+//! # Orderings
+//!
+//! * Leaving releases, and the last one on a shard acquires before it goes on to `open_shards` (loom:
+//!   `the_last_on_a_shard_sees_what_the_others_did`). Entering needs no order.
+//! * `open_shards` goes down with `AcqRel`: the owner that is told has all that every request did
+//!   before it left, on every shard (`done_sees_what_every_request_did`). The close acquires for the
+//!   shards that it finds empty.
+//! * The close releases and a refusal acquires: a refused caller sees what happened before the close
+//!   (`a_refused_caller_knows_that_it_is_closed`).
+//! * [`Counter::inside`] acquires: its 0 is an end, too (`a_look_while_it_closes`).
+
+use super::sync::{
+    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, thread_index,
+};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+
+/// What a counter belongs to.
+pub(crate) trait Owner: Send + Sync + Sized + 'static {
+    /// What requests read and write without a way to the owner. It lives in the block.
+    type Data: Default + Send + Sync;
+
+    /// Makes the data of a block that is used again as good as new.
+    fn reset(data: &Self::Data);
+
+    /// Called once, after the close, when the last token has left.
+    fn counter_emptied(self: &Arc<Self>);
+}
+
+/// The blocks that are free.
+pub(crate) struct Pool<O: Owner>(Mutex<Vec<&'static Block<O>>>);
+
+/// The shards of one drain, and of the next one that uses them.
+pub(crate) struct Block<O: Owner> {
+    shards: Box<[Shard<O>]>,
+    /// One less than there are shards.
+    mask: usize,
+    /// How many shards are open, or hold a token.
+    open_shards: AtomicUsize,
+    /// How many tokens there were when the drain began.
+    at_begin: AtomicU64,
+    /// How many tokens were given out since.
+    since_begin: AtomicU64,
+    data: O::Data,
+    slot: Mutex<Slot<O>>,
+    /// The drain is gone. Written and read under the pool's lock.
+    retired: AtomicBool,
+    pool: &'static Pool<O>,
+}
+
+/// The way to the owner.
+struct Slot<O> {
+    generation: u64,
+    owner: Weak<O>,
+    /// Keeps the owner while a drain goes on that nobody holds.
+    kept: Option<Arc<O>>,
+}
+
+/// Written by the threads of one shard only: a line of its own, and the one that the prefetcher pairs
+/// with it.
+#[repr(align(128))]
+struct Shard<O: Owner> {
+    word: AtomicU64,
+    block: OnceLock<&'static Block<O>>,
+}
+
+const SLOW: u64 = 1 << 32;
+const CLOSED: u64 = 1 << 33;
+const GENERATION: u64 = 1 << 34;
+const COUNT: u64 = SLOW - 1;
+const GENERATIONS: u64 = !(GENERATION - 1);
+
+/// The counter of one drain. Its drop retires the block.
+pub(crate) struct Counter<O: Owner> {
+    handle: CounterHandle<O>,
+}
+
+/// The way in, for layers and services. Not itself counted.
+pub(crate) struct CounterHandle<O: Owner> {
+    block: &'static Block<O>,
+    /// An open word of this drain, without a count.
+    open: u64,
+}
+
+/// One request that is counted, until this is dropped.
+pub(crate) struct Token<O: Owner> {
+    shard: &'static Shard<O>,
+}
+
+/// What a look closer comes to.
+pub(crate) enum Entry<O: Owner> {
+    Counted(Token<O>),
+    /// The drain was dropped before it began.
+    Uncounted,
+    Refused,
+}
+
+impl<O: Owner> Pool<O> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Returns how many blocks are free.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<&'static Block<O>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<O: Owner> Counter<O> {
+    /// Takes a free block of the pool, or makes one with `shards` shards, rounded up to a power of two.
+    pub(crate) fn new(pool: &'static Pool<O>, shards: usize, owner: Weak<O>) -> Self {
+        let free = pool.lock().pop();
+        let block = free.unwrap_or_else(|| Block::leak(pool, shards));
+        // Nobody is in. A caller with an old handle finds another generation.
+        let before = block.shards[0].word.load(Ordering::Relaxed);
+        let open = (before & GENERATIONS).wrapping_add(GENERATION);
+        O::reset(&block.data);
+        block.at_begin.store(0, Ordering::Relaxed);
+        block.since_begin.store(0, Ordering::Relaxed);
+        block
+            .open_shards
+            .store(block.shards.len(), Ordering::Relaxed);
+        *block.slot() = Slot {
+            generation: open,
+            owner,
+            kept: None,
+        };
+        for shard in &block.shards {
+            // Release: a token that leaves this shard finds the rest as it was set above.
+            shard.word.store(open, Ordering::Release);
+        }
+        Self {
+            handle: CounterHandle { block, open },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn handle(&self) -> CounterHandle<O> {
+        self.handle
+    }
+
+    pub(crate) fn data(&self) -> &'static O::Data {
+        &self.handle.block.data
+    }
+
+    /// Has requests look closer from now on, and keeps the owner until [`release`](Self::release).
+    /// To be called once, before the first [`close`](Self::close).
+    pub(crate) fn begin(&self, owner: Arc<O>) {
+        let block = self.handle.block;
+        for shard in &block.shards {
+            // Release: a request that sees `slow` sees the stage that was set before.
+            let before = shard.word.fetch_or(SLOW, Ordering::Release);
+            block.at_begin.fetch_add(before & COUNT, Ordering::Relaxed);
+        }
+        block.slot().kept = Some(owner);
+    }
+
+    /// Gives back the owner that [`begin`](Self::begin) has kept; to be dropped under no lock.
+    pub(crate) fn release(&self) -> Option<Arc<O>> {
+        self.handle.block.slot().kept.take()
+    }
+
+    /// Admits nothing more; from here on the number inside only falls. To be called after
+    /// [`begin`](Self::begin); again does no harm, and returns only when every shard is closed.
+    pub(crate) fn close(&self) {
+        self.handle.close();
+    }
+
+    /// Returns how many tokens there are. Exact for each shard; see the module's text for the sum.
+    pub(crate) fn inside(&self) -> usize {
+        let words = self.handle.block.shards.iter();
+        // Acquire: a 0 comes with all that was done by those that have left.
+        words
+            .map(|shard| (shard.word.load(Ordering::Acquire) & COUNT) as usize)
+            .sum()
+    }
+
+    /// Returns how many have ended since the begin, if so many are inside.
+    pub(crate) fn ended(&self, inside: usize) -> u64 {
+        let block = self.handle.block;
+        let entered =
+            block.at_begin.load(Ordering::Relaxed) + block.since_begin.load(Ordering::Relaxed);
+        // One that has just entered may be inside, and not yet in that number.
+        entered.saturating_sub(inside as u64)
+    }
+}
+
+impl<O: Owner> Drop for Counter<O> {
+    fn drop(&mut self) {
+        let CounterHandle { block, open } = self.handle;
+        let retired = |word: u64| {
+            let next = (word & GENERATIONS).wrapping_add(GENERATION);
+            next | SLOW | CLOSED | (word & COUNT)
+        };
+        block.shut(open, retired);
+        // The memory of the owner is freed with the last way to it.
+        block.slot().owner = Weak::new();
+        {
+            let _pool = block.pool.lock();
+            block.retired.store(true, Ordering::Relaxed);
+        }
+        block.recycle();
+    }
+}
+
+impl<O: Owner> Block<O> {
+    fn leak(pool: &'static Pool<O>, shards: usize) -> &'static Self {
+        let count = shards.max(1).next_power_of_two();
+        let shard = || Shard {
+            word: AtomicU64::new(0),
+            block: OnceLock::new(),
+        };
+        let block: &'static Self = Box::leak(Box::new(Self {
+            shards: (0..count).map(|_| shard()).collect(),
+            mask: count - 1,
+            open_shards: AtomicUsize::new(0),
+            at_begin: AtomicU64::new(0),
+            since_begin: AtomicU64::new(0),
+            data: O::Data::default(),
+            slot: Mutex::new(Slot {
+                generation: 0,
+                owner: Weak::new(),
+                kept: None,
+            }),
+            retired: AtomicBool::new(false),
+            pool,
+        }));
+        for shard in &block.shards {
+            assert!(shard.block.set(block).is_ok(), "set once, here");
+        }
+        block
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot<O>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shuts the shards that are open in that generation: a helper may be late, and find the block
+    /// with another drain.
+    fn shut(&self, open: u64, shut: impl Fn(u64) -> u64) {
+        for shard in &self.shards {
+            let mut word = shard.word.load(Ordering::Relaxed);
+            while word & (GENERATIONS | CLOSED) == open {
+                let next = shut(word);
+                // Release: a refused caller sees what came before. Acquire: the shard may be empty.
+                match shard
+                    .word
+                    .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
+                {
+                    Ok(_) if word & COUNT > 0 => break,
+                    Ok(_) => {
+                        self.shard_emptied(next & GENERATIONS);
+                        break;
+                    }
+                    Err(now) => word = now,
+                }
+            }
+        }
+    }
+
+    fn shard_emptied(&self, generation: u64) {
+        if self.open_shards.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // By the generation: if the drain is gone, the block may be another's by now.
+        let owner = {
+            let slot = self.slot();
+            (slot.generation == generation).then(|| slot.owner.upgrade())
+        };
+        if let Some(owner) = owner.flatten() {
+            owner.counter_emptied();
+        }
+        self.recycle();
+    }
+
+    /// Gives the block back, if its drain is gone and nobody is in.
+    fn recycle(&self) {
+        let mut free = self.pool.lock();
+        let is_empty = self.open_shards.load(Ordering::Acquire) == 0;
+        if is_empty && self.retired.load(Ordering::Relaxed) {
+            self.retired.store(false, Ordering::Relaxed);
+            free.push(self.shards[0].block());
+        }
+    }
+}
+
+impl<O: Owner> Shard<O> {
+    fn block(&self) -> &'static Block<O> {
+        self.block.get().expect("set when the block was made")
+    }
+}
+
+impl<O: Owner> CounterHandle<O> {
+    #[inline]
+    fn shard(&self) -> &'static Shard<O> {
+        &self.block.shards[thread_index() & self.block.mask]
+    }
+
+    /// Counts a request in, if the drain has not begun. `None` asks for a look closer,
+    /// [`enter_late`](Self::enter_late).
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Token<O>> {
+        let shard = self.shard();
+        let word = shard.word.load(Ordering::Relaxed);
+        let entered = word & !COUNT == self.open
+            && shard
+                .word
+                .compare_exchange(word, word + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        entered.then(|| Token { shard })
+    }
+
+    /// Counts a request in if the shard is open and `admits` says so, or refuses it.
+    #[cold]
+    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Entry<O> {
+        let shard = self.shard();
+        // Acquire: a word that is slow comes with the stage that was set before, and a closed one with
+        // all that came before the close.
+        let mut word = shard.word.load(Ordering::Acquire);
+        if word & GENERATIONS != self.open {
+            return Entry::Uncounted;
+        }
+        if admits(&self.block.data) {
+            while word & (GENERATIONS | CLOSED) == self.open {
+                match shard.word.compare_exchange(
+                    word,
+                    word + 1,
+                    Ordering::Relaxed,
+                    Ordering::Acquire,
+                ) {
+                    Ok(_) => {
+                        if word & SLOW != 0 {
+                            // Relaxed: leaving publishes it.
+                            self.block.since_begin.fetch_add(1, Ordering::Relaxed);
+                        }
+                        return Entry::Counted(Token { shard });
+                    }
+                    Err(now) => word = now,
+                }
+            }
+            if word & GENERATIONS != self.open {
+                return Entry::Uncounted;
+            }
+        }
+        self.close();
+        fence(Ordering::Acquire);
+        Entry::Refused
+    }
+
+    fn close(&self) {
+        self.block.shut(self.open, |word| word | SLOW | CLOSED);
+    }
+
+    /// Returns whether the drain has not begun, as far as this thread knows.
+    #[inline]
+    pub(crate) fn is_serving(&self) -> bool {
+        self.shard().word.load(Ordering::Relaxed) & !COUNT == self.open
+    }
+
+    /// Returns what belongs to the drain, if the block still is this drain's.
+    pub(crate) fn data(&self) -> Option<&'static O::Data> {
+        let word = self.shard().word.load(Ordering::Acquire);
+        (word & GENERATIONS == self.open).then_some(&self.block.data)
+    }
+
+    /// Returns the owner, if it is still there.
+    pub(crate) fn owner(&self) -> Option<Arc<O>> {
+        let slot = self.block.slot();
+        match slot.generation == self.open {
+            true => slot.owner.upgrade(),
+            false => None,
+        }
+    }
+}
+
+/// By hand: it is two words, whatever the owner is.
+impl<O: Owner> Clone for CounterHandle<O> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O: Owner> Copy for CounterHandle<O> {}
+
+impl<O: Owner> Token<O> {
+    /// Returns whether the drain has begun, as far as this thread knows.
+    #[inline]
+    pub(crate) fn is_slow(&self) -> bool {
+        self.shard.word.load(Ordering::Relaxed) & SLOW != 0
+    }
+
+    /// Returns what belongs to the drain that has counted this request.
+    pub(crate) fn data(&self) -> &'static O::Data {
+        &self.shard.block().data
+    }
+}
+
+impl<O: Owner> Drop for Token<O> {
+    #[inline]
+    fn drop(&mut self) {
+        let before = self.shard.word.fetch_sub(1, Ordering::Release);
+        if before & SLOW != 0 {
+            left_late(self.shard, before);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
+    if before & CLOSED != 0 && before & COUNT == 1 {
+        fence(Ordering::Acquire);
+        shard.block().shard_emptied(before & GENERATIONS);
+    }
+}

@@ -1,0 +1,396 @@
+//! What all clones of a drain share: its phase, its plan, what is inside, its figures.
+
+use super::{
+    connections::ConnectionList,
+    counter::{Counter, CounterHandle, Entry, Owner, Pool},
+    guard::Work,
+    name::Asked,
+    observe::Observer,
+    phase::{Phase, Stage},
+    plan::{Figures, Open, Plan, Settings},
+    registry::{Emptied, Registry},
+    report::{Blockers, Left, Report},
+};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+pub(crate) struct Shared {
+    /// The requests.
+    counter: Counter<Shared>,
+    works: Registry<Work>,
+    connections: ConnectionList,
+    /// How many of these three are open, or have something inside.
+    open_parts: AtomicUsize,
+    /// Listeners are not inside: that one exists holds nothing up.
+    listeners: AtomicUsize,
+    /// Requests that have ended and were counted by their connection alone.
+    completed_late: AtomicU64,
+    observer: Observer,
+    plan: watch::Sender<Plan>,
+}
+
+/// What requests read and write, without a way to [`Shared`].
+#[derive(Default)]
+pub(crate) struct RequestData {
+    /// The plan's stage once more, to be read without a lock.
+    stage: AtomicU8,
+    refused: AtomicU64,
+    /// Those that have a name.
+    requests: Registry<Asked>,
+}
+
+static POOL: LazyLock<Pool<Shared>> = LazyLock::new(Pool::new);
+
+impl RequestData {
+    #[inline]
+    pub(super) fn stage(&self) -> Stage {
+        Stage::from_u8(self.stage.load(Ordering::Acquire))
+    }
+
+    pub(super) fn requests(&self) -> &Registry<Asked> {
+        &self.requests
+    }
+}
+
+impl Owner for Shared {
+    type Data = RequestData;
+
+    fn reset(data: &RequestData) {
+        data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
+        data.refused.store(0, Ordering::Relaxed);
+    }
+
+    fn counter_emptied(self: &Arc<Self>) {
+        self.part_emptied(Some(Emptied));
+    }
+}
+
+impl CounterHandle<Shared> {
+    /// Returns the stage as it was last seen. A drain that was dropped before it began serves.
+    pub(crate) fn stage(&self) -> Stage {
+        self.data().map_or(Stage::Serving, RequestData::stage)
+    }
+
+    /// Counts a request in or refuses it, once the drain has begun. One that would open what is about
+    /// to be closed (`is_late_upgrade`) is refused a little earlier than others.
+    #[cold]
+    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Entry<Shared> {
+        if self.stage() < Stage::Draining {
+            if let Some(shared) = self.owner() {
+                // Nobody else may be there to say that it is time. No further than to the close: the
+                // outcome is to count this request, if it is refused.
+                if shared.is_due() {
+                    shared.step(Instant::now());
+                }
+            }
+            let stage = self.stage();
+            if (Stage::Awaiting..Stage::Draining).contains(&stage) && is_late_upgrade() {
+                return Entry::Refused;
+            }
+        }
+        self.enter_late(|data| data.stage() < Stage::Draining)
+    }
+
+    pub(crate) fn count_refused(&self) {
+        if let Some(data) = self.data() {
+            data.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, shards: usize) -> Arc<Self> {
+        Arc::new_cyclic(|shared| Self {
+            counter: Counter::new(&POOL, shards, shared.clone()),
+            works: Registry::default(),
+            connections: ConnectionList::new(),
+            open_parts: AtomicUsize::new(3),
+            listeners: AtomicUsize::new(0),
+            completed_late: AtomicU64::new(0),
+            observer: Observer::default(),
+            plan: watch::Sender::new(Plan::new(settings)),
+        })
+    }
+
+    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
+        self.counter.handle()
+    }
+
+    /// Returns the stage as it was last seen; a LameDuck may be over without anybody having looked.
+    #[inline]
+    pub(crate) fn stage(&self) -> Stage {
+        self.counter.data().stage()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.stage().phase()
+    }
+
+    /// Returns the phase as it is by now, for a caller that does not wait for it.
+    pub(crate) fn phase_by_now(self: &Arc<Self>) -> Phase {
+        let phase = self.phase();
+        if phase > Phase::Serving && phase < Phase::Draining && self.is_due() {
+            self.advance();
+        }
+        self.phase()
+    }
+
+    /// Counts a request as completed that was counted by its connection alone.
+    #[cfg(feature = "server")]
+    pub(crate) fn count_completed_late(&self) {
+        self.completed_late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A listener is there that will have to close.
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_opened(&self) {
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_closed(&self) {
+        self.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(super) fn connections(&self) -> &ConnectionList {
+        &self.connections
+    }
+
+    pub(super) fn works(&self) -> &Registry<Work> {
+        &self.works
+    }
+
+    pub(super) fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn wake_connections(&self) {
+        self.connections.wake_all();
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
+        look(&self.plan.borrow())
+    }
+
+    /// Returns the figures for so many requests in flight.
+    fn figures(&self, in_flight: usize) -> Figures {
+        let late = self.completed_late.load(Ordering::Relaxed);
+        Figures {
+            completed: self.counter.ended(in_flight) + late,
+            refused: self.counter.data().refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A report that does not say what blocks.
+    pub(super) fn brief(&self, left: Left) -> Report {
+        let (now, figures) = (Instant::now(), self.figures(left.requests));
+        self.look(|plan| plan.report(now, left, Blockers::default(), figures))
+    }
+
+    /// Changes the plan; there is no other way. The requests' copy of the stage is set before any
+    /// waiter is woken, so that no request is admitted after one of them has seen the change.
+    pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Plan)) {
+        let mut musters = false;
+        let changed = self.plan.send_if_modified(|plan| {
+            let seen = |plan: &Plan| (plan.stage(), plan.deadline());
+            let (before, next) = (seen(plan), plan.next_step());
+            change(plan);
+            let stage = &self.counter.data().stage;
+            stage.store(plan.stage() as u8, Ordering::Release);
+            if before.0 == Stage::Serving && plan.stage() > Stage::Serving {
+                // Under the plan's lock: nobody closes before that has been done.
+                self.counter.begin(self.clone());
+            }
+            musters = before.0 < Stage::Awaiting && plan.stage() >= Stage::Awaiting;
+            // Who waits for a step that comes later now, looks in vain and waits again. To wake all
+            // for that would be to wake all whenever one of them answers the roll call.
+            let sooner = plan
+                .next_step()
+                .is_some_and(|at| next.is_none_or(|next| at < next));
+            before != seen(plan) || sooner
+        });
+        if musters {
+            self.connections.muster();
+        }
+        if changed && self.stage() >= Stage::Settling {
+            self.connections.wake_all();
+        }
+        if self.stage() == Stage::Done {
+            drop(self.counter.release());
+        }
+    }
+
+    /// Moves the plan on, up to the closing of the count.
+    fn step(self: &Arc<Self>, now: Instant) {
+        loop {
+            let mut before = Stage::Done;
+            let mut roll_called = false;
+            self.update(|plan| {
+                before = plan.stage();
+                plan.advance(now, self.open());
+                // Not before the muster: then nobody is awaited yet.
+                roll_called = before == Stage::Awaiting && plan.end_roll_call(now, self.open());
+            });
+            if roll_called {
+                self.connections.end_roll_call();
+            }
+            // Then there is more to say about who is awaited.
+            let mustered = before < Stage::Awaiting && self.stage() == Stage::Awaiting;
+            if !(mustered || roll_called) {
+                return;
+            }
+        }
+    }
+
+    fn open(&self) -> Open {
+        Open {
+            listeners: self.listeners.load(Ordering::Acquire),
+            connections: self.connections.len(),
+            awaited: self.connections.awaited(),
+            multiplexed: self.connections.multiplexed(),
+        }
+    }
+
+    /// Whether the next step is to be made. Looked at first: those who come by shall not stand in line
+    /// to change nothing.
+    pub(super) fn is_due(&self) -> bool {
+        self.look(|plan| plan.is_due(Instant::now()))
+    }
+
+    /// To be woken by each change.
+    pub(super) fn changes(&self) -> watch::Receiver<Plan> {
+        self.plan.subscribe()
+    }
+
+    /// Has them look again.
+    pub(super) fn wake_waiters(&self) {
+        self.plan.send_modify(|_| ());
+    }
+
+    /// The last handle was dropped: nobody can begin the drain any more.
+    pub(super) fn abandon(&self) {
+        self.plan.send_if_modified(Plan::abandon);
+    }
+
+    /// Moves the plan on to where it should be by now.
+    pub(crate) fn advance(self: &Arc<Self>) {
+        if matches!(self.stage(), Stage::Serving | Stage::Done) {
+            return;
+        }
+        let now = Instant::now();
+        self.step(now);
+        if self.stage() >= Stage::Draining {
+            // Before the deadline is judged: only what is closed is empty for good.
+            self.close();
+            if self.stage() < Stage::Done && self.look(|plan| plan.is_due(now)) {
+                let left = self.left();
+                let figures = self.figures(left.requests);
+                let blockers = self.blockers(now);
+                self.update(|plan| plan.settle(now, left, blockers, figures));
+            }
+        }
+        self.observe(|| self.left());
+    }
+
+    /// Admits nothing more.
+    fn close(self: &Arc<Self>) {
+        self.counter.close();
+        self.part_emptied(self.works.close());
+        self.part_emptied(self.connections.close());
+    }
+
+    /// Ends the drain if that was the last part of it that had something inside.
+    pub(super) fn part_emptied(self: &Arc<Self>, emptied: Option<Emptied>) {
+        if emptied.is_none() || self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let figures = self.figures(0);
+        self.update(|plan| plan.vacated(Instant::now(), figures));
+        self.observe(Left::default);
+    }
+
+    pub(super) fn left(&self) -> Left {
+        let mut left = Left {
+            requests: self.counter.inside(),
+            connections: self.connections.survey(),
+            ..Left::default()
+        };
+        self.works.each(|work| work.count(&mut left));
+        left
+    }
+
+    fn blockers(&self, now: Instant) -> Blockers {
+        let mut all = Vec::new();
+        let requests = self.counter.data().requests();
+        requests.each(|asked| all.push(asked.report(now)));
+        self.works.each(|work| all.push(work.report(now)));
+        self.connections.list(now, &mut all);
+        Blockers::new(all)
+    }
+
+    pub(super) fn report(self: &Arc<Self>) -> Report {
+        self.advance();
+        Report {
+            blockers: self.blockers(Instant::now()),
+            ..self.brief(self.left())
+        }
+    }
+
+    /// Waits until the plan has what `look` is after, and moves the plan on meanwhile.
+    pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Plan) -> Option<T>) -> T {
+        let mut changes = self.plan.subscribe();
+        loop {
+            // First this, then the look: what changes from here on, wakes. (The other way round, a
+            // request that ends the lame duck in between would go unnoticed, and nobody would
+            // close.)
+            changes.mark_unchanged();
+            self.advance();
+            self.observe_progress(Instant::now());
+            let next = {
+                let plan = changes.borrow();
+                if let Some(found) = look(&plan) {
+                    return found;
+                }
+                plan.next_look()
+            };
+            let mut changed = pin!(changes.changed());
+            let mut timer = pin!(async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            });
+            poll_fn(|cx| {
+                // It errs only without a sender, and `self` has one.
+                if changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("stage", &self.stage())
+            .finish_non_exhaustive()
+    }
+}
