@@ -1,52 +1,47 @@
-//! The count of the crate by itself, in the same layer as the other [designs](crate::designs): the
+//! The counter of the crate by itself, in the same layer as the other [designs](crate::designs): the
 //! difference to the crate's own stack is what its layer costs. Compiled from the very same files.
 
 use crate::{counted, designs};
-use count::{Count, Entrance, Home, Pass};
-use std::{mem::forget, sync::atomic::AtomicBool};
-use sync::Ordering;
+use counter::{Counter, CounterHandle, Owner, Pool, Token};
+use std::sync::{Arc, LazyLock, Weak};
 
-// What a layer needs not.
+// A layer does not need all of it.
 #[allow(dead_code)]
-#[path = "../../../src/drain/count.rs"]
-mod count;
+#[path = "../../../src/drain/counter.rs"]
+mod counter;
+#[allow(unused_imports)]
 #[path = "../../../src/drain/sync.rs"]
 pub(crate) mod sync;
 
-/// Stands for the drain's phase, which each request reads.
-#[derive(Default)]
-#[repr(align(128))]
-struct Phase {
-    closed: AtomicBool,
+/// Stands for the drain.
+pub(crate) struct Nobody;
+
+impl Owner for Nobody {
+    type Data = ();
+
+    fn reset((): &()) {}
+
+    fn counter_emptied(self: &Arc<Self>) {}
 }
 
-impl Home for Phase {
-    #[inline]
-    fn admits(&self) -> bool {
-        !self.closed.load(Ordering::Acquire)
-    }
-
-    fn vacated(&self) {}
-
-    fn abandoned(&self) {}
-}
+static POOL: LazyLock<Pool<Nobody>> = LazyLock::new(Pool::new);
 
 #[derive(Clone)]
 pub(crate) struct Ours {
-    entrance: Entrance<Phase>,
+    handle: CounterHandle<Nobody>,
 }
 
 pub(crate) struct OurGuard {
-    _pass: Pass<Phase>,
+    _token: Token<Nobody>,
 }
 
 impl Ours {
     pub(crate) fn new() -> Self {
-        let count = Count::new(Phase::default(), designs::stripes());
-        let entrance = count.entrance();
+        let counter = Counter::new(&POOL, designs::stripes(), Weak::new());
+        let handle = counter.handle();
         // In an application the drain keeps it, as long as there is traffic.
-        forget(count);
-        Self { entrance }
+        std::mem::forget(counter);
+        Self { handle }
     }
 }
 
@@ -55,6 +50,6 @@ impl counted::Count for Ours {
 
     #[inline]
     fn enter(&self) -> Option<OurGuard> {
-        self.entrance.enter().map(|_pass| OurGuard { _pass })
+        self.handle.enter().map(|_token| OurGuard { _token })
     }
 }
