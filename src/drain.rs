@@ -6,6 +6,8 @@
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
 mod counter;
+#[cfg(test)]
+mod counter_tests;
 mod guard;
 mod name;
 mod observe;
@@ -22,13 +24,10 @@ mod sync;
 pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
+#[cfg(feature = "server")]
+pub(crate) use self::shared::RequestData;
 pub(crate) use self::{
-    counter::Entry,
-    guard::InFlight,
-    name::Label,
-    phase::Stage,
-    plan::Plan,
-    shared::{RequestData, Shared},
+    counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
 };
 pub use self::{
     guard::{DrainGuard, Tracked},

@@ -14,12 +14,14 @@ use atomic_waker::AtomicWaker;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
+#[cfg(feature = "server")]
+use {std::sync::OnceLock, tokio::sync::OwnedSemaphorePermit};
 
 impl ConnectionState {
     /// By their numbers.
@@ -92,7 +94,8 @@ pub(crate) struct Registered {
 
 struct Registration {
     connection: Arc<Connection>,
-    /// Among as many as there may be, where there is a limit.
+    /// Among as many as there may be, where there is a limit. Freed when this is dropped.
+    #[cfg(feature = "server")]
     place: OnceLock<OwnedSemaphorePermit>,
 }
 
@@ -226,8 +229,11 @@ impl Registered {
         if connection.stage() == Stage::Awaiting {
             connection.list().await_one(&connection);
         }
-        let place = OnceLock::new();
-        let registration = Arc::new(Registration { connection, place });
+        let registration = Arc::new(Registration {
+            connection,
+            #[cfg(feature = "server")]
+            place: OnceLock::new(),
+        });
         Some(Self { registration })
     }
 

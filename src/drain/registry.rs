@@ -99,6 +99,7 @@ impl<T> Registry<T> {
     }
 
     /// Returns how many entries there are.
+    #[cfg(feature = "net")]
     pub(super) fn len(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| shard.lock().entries.len()).sum()

@@ -1,0 +1,131 @@
+//! What `counter` does with blocks that are used again, on real atomics. (`tests/loom` has the races.)
+
+use super::counter::{Counter, CounterHandle, Entry, Owner, Pool, Token};
+use std::{
+    mem::forget,
+    sync::{Arc, Weak},
+};
+
+struct Nobody;
+
+impl Owner for Nobody {
+    type Data = ();
+
+    fn reset((): &()) {}
+
+    fn counter_emptied(self: &Arc<Self>) {}
+}
+
+fn pool() -> &'static Pool<Nobody> {
+    Box::leak(Box::new(Pool::new()))
+}
+
+fn drain(pool: &'static Pool<Nobody>) -> Counter<Nobody> {
+    Counter::new(pool, 4, Weak::new())
+}
+
+fn begin_and_close(drain: &Counter<Nobody>) {
+    drain.begin(Arc::new(Nobody));
+    drain.close();
+    drop(drain.release());
+}
+
+fn entry(handle: &CounterHandle<Nobody>) -> Entry<Nobody> {
+    match handle.enter() {
+        Some(token) => Entry::Counted(token),
+        None => handle.enter_late(|()| true),
+    }
+}
+
+fn enter(drain: &Counter<Nobody>) -> Token<Nobody> {
+    drain.handle().enter().expect("it has not begun")
+}
+
+#[test]
+fn a_drain_that_is_dropped_before_it_began_leaves_its_services_serving() {
+    let pool = pool();
+    let dropped = drain(pool);
+    let handle = dropped.handle();
+    let token = enter(&dropped);
+    drop(dropped);
+    assert!(matches!(entry(&handle), Entry::Uncounted));
+    assert!(handle.data().is_none());
+    assert!(!handle.is_serving(), "it has to look closer");
+    assert_eq!(pool.free(), 0, "a request is still on it");
+    drop(token);
+    assert_eq!(pool.free(), 1);
+    assert!(matches!(entry(&handle), Entry::Uncounted));
+}
+
+#[test]
+fn a_drain_that_is_over_leaves_its_services_refusing() {
+    let pool = pool();
+    let over = drain(pool);
+    let handle = over.handle();
+    drop(enter(&over));
+    begin_and_close(&over);
+    drop(over);
+    assert_eq!(pool.free(), 1);
+    assert!(matches!(entry(&handle), Entry::Refused));
+    // Until its block is used again.
+    let next = drain(pool);
+    assert!(matches!(entry(&handle), Entry::Uncounted));
+    assert_eq!(next.inside(), 0);
+}
+
+#[test]
+fn a_stale_handle_never_counts_on_the_block_of_another_drain() {
+    let pool = pool();
+    let mut stale = Vec::new();
+    for round in 0..10 {
+        let next = drain(pool);
+        let token = enter(&next);
+        for handle in &stale {
+            assert!(matches!(entry(handle), Entry::Uncounted), "{round}");
+            assert!(handle.data().is_none());
+        }
+        assert_eq!(next.inside(), 1);
+        stale.push(next.handle());
+        if round % 2 == 0 {
+            begin_and_close(&next);
+            for handle in &stale[..round] {
+                assert!(matches!(entry(handle), Entry::Uncounted), "{round}");
+            }
+            assert!(matches!(entry(&stale[round]), Entry::Refused));
+        }
+        drop(token);
+    }
+    assert_eq!(pool.free(), 1, "all of them had the same one");
+}
+
+#[test]
+fn a_thousand_drains_need_one_block() {
+    let pool = pool();
+    for round in 0..1000 {
+        let next = drain(pool);
+        let token = enter(&next);
+        if round % 2 == 0 {
+            begin_and_close(&next);
+        }
+        drop(next);
+        drop(token);
+        assert_eq!(pool.free(), 1);
+    }
+}
+
+#[test]
+fn a_forgotten_token_costs_its_block_and_nothing_else() {
+    let pool = pool();
+    let first = drain(pool);
+    forget(enter(&first));
+    begin_and_close(&first);
+    assert_eq!(first.inside(), 1);
+    drop(first);
+    assert_eq!(pool.free(), 0);
+    let second = drain(pool);
+    drop(enter(&second));
+    begin_and_close(&second);
+    assert_eq!(second.inside(), 0);
+    drop(second);
+    assert_eq!(pool.free(), 1);
+}
