@@ -5,7 +5,7 @@ use pin_project_lite::pin_project;
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 pin_project! {
@@ -25,15 +25,12 @@ pin_project! {
     }
 }
 
-impl<B: Body, N> ResponseBody<B, N> {
+impl<B, N> ResponseBody<B, N> {
     #[inline]
     pub(crate) fn new(inner: B, in_flight: Option<InFlight<N>>) -> Self {
-        // One that has ended before it began may never be polled (HEAD, 204, 304), nor dropped
-        // soon.
-        let ended = inner.is_end_stream();
         Self {
             inner: Some(inner),
-            in_flight: if ended { None } else { in_flight },
+            in_flight,
         }
     }
 }
@@ -58,26 +55,17 @@ impl<B: Body, N: Label> Body for ResponseBody<B, N> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let Some(mut inner) = this.inner.as_pin_mut() else {
+        let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let frame = ready!(inner.as_mut().poll_frame(cx));
-        let ended = match &frame {
-            Some(Ok(frame)) => frame.is_trailers() || inner.is_end_stream(),
-            Some(Err(_)) | None => true,
-        };
+        let frame = inner.poll_frame(cx);
         if N::NAMES {
-            let data = frame
-                .as_ref()
-                .and_then(|frame| frame.as_ref().ok()?.data_ref());
-            if let (Some(data), Some(in_flight)) = (data, &*this.in_flight) {
-                in_flight.sent(data.remaining());
+            if let (Poll::Ready(Some(Ok(frame))), Some(in_flight)) = (&frame, &*this.in_flight) {
+                let bytes = frame.data_ref().map_or(0, Buf::remaining);
+                in_flight.sent(bytes);
             }
         }
-        if ended {
-            *this.in_flight = None;
-        }
-        Poll::Ready(frame)
+        frame
     }
 
     #[inline]

@@ -24,8 +24,6 @@ mod sync;
 pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
-#[cfg(feature = "server")]
-pub(crate) use self::shared::RequestData;
 pub(crate) use self::{
     counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
 };
@@ -38,6 +36,8 @@ pub use self::{
     run::{Insist, ServerOutput},
 };
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
+#[cfg(feature = "server")]
+pub(crate) type Token = counter::Token<Shared>;
 
 use self::{guard::Listed, plan::Settings};
 use crate::{

@@ -73,9 +73,7 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Both ways are joined at the head and the body, and the response is put together once:
-        // two ways to a whole response cost the frequent one two copies of it.
-        let (head, body) = match self.project().state.project() {
+        match self.project().state.project() {
             HttpProj::Admitted {
                 inner,
                 closing,
@@ -84,6 +82,7 @@ where
                 let result = ready!(inner.poll(cx));
                 // Taken before anything else: an error ends the count now, not with the future.
                 let in_flight = in_flight.take();
+                // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = result?.into_parts();
                 if let Some(in_flight) = in_flight.as_ref().filter(|_| N::NAMES) {
                     in_flight.sent(0);
@@ -91,21 +90,23 @@ where
                 if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
                     closing.put_on(&mut head);
                 }
-                (head, ResponseBody::new(inner, in_flight))
+                let body = ResponseBody::new(inner, in_flight);
+                Poll::Ready(Ok(Response::from_parts(head, body)))
             }
-            HttpProj::Refused { answer, closing } => refused(answer, *closing).into_parts(),
-        };
-        Poll::Ready(Ok(Response::from_parts(head, body)))
+            HttpProj::Refused { answer, closing } => refused(answer, *closing),
+        }
     }
 }
 
+// Returns all that `poll` returns: else both kinds of response are put together aside, and copied.
 #[cold]
-fn refused<B, N: Label>(
+#[inline(never)]
+fn refused<B, N: Label, E>(
     answer: &mut Option<Answer<B>>,
     closing: Closing,
-) -> Response<ResponseBody<B, N>> {
+) -> Poll<Result<Response<ResponseBody<B, N>>, E>> {
     let answer = answer.take().expect("polled after it was ready");
-    answer.into_response(closing)
+    Poll::Ready(Ok(answer.into_response(closing)))
 }
 
 impl<F, B, N> fmt::Debug for ResponseFuture<F, B, N> {

@@ -153,47 +153,48 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let closing = Closing::of(&request);
-        if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
-            // Nothing of the drain goes with it, so how it closes is decided now.
-            let closing = match self.handle.is_serving() {
-                true => Closing::Never,
-                false => closing,
-            };
-            return ResponseFuture {
-                state: HttpState::Admitted {
-                    inner: self.inner.call(request),
-                    closing,
-                    in_flight: None,
-                },
-            };
-        }
-        let entry = match self.has_capacity() {
-            true => enter(&self.handle, &request),
-            false => Entry::Refused,
-        };
-        // Written out in place: by way of a constructor, the inner future is copied once more.
-        ResponseFuture {
-            state: match entry {
-                // Entered before the inner service is called: a panic there leaves again.
-                Entry::Counted(token) => {
-                    let in_flight = InFlight::new(token, |data| N::of(&request, data));
-                    HttpState::Admitted {
-                        inner: self.inner.call(request),
-                        closing,
-                        in_flight: Some(in_flight),
-                    }
+        let mut closing = Closing::of(&request);
+        // One way to the inner service, written out in place: with several, and by way of a
+        // constructor, the request and the inner future are copied once more.
+        let in_flight = match self.admit(&request) {
+            // Entered before the inner service is called: a panic there leaves again.
+            Entry::Counted(token) => Some(InFlight::new(token, |token| N::of(&request, token))),
+            Entry::Uncounted => {
+                // Nothing of the drain goes with it, so how it closes is decided now.
+                if self.handle.stage() == Stage::Serving {
+                    closing = Closing::Never;
                 }
-                Entry::Uncounted => HttpState::Admitted {
-                    inner: self.inner.call(request),
-                    closing: Closing::Never,
-                    in_flight: None,
-                },
-                Entry::Refused => HttpState::Refused {
-                    answer: Some(self.refuse(request)),
-                    closing,
-                },
+                None
+            }
+            Entry::Refused => {
+                return ResponseFuture {
+                    state: HttpState::Refused {
+                        answer: Some(self.refuse(request)),
+                        closing,
+                    },
+                };
+            }
+        };
+        ResponseFuture {
+            state: HttpState::Admitted {
+                inner: self.inner.call(request),
+                closing,
+                in_flight,
             },
+        }
+    }
+}
+
+impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
+    #[inline]
+    fn admit<B>(&self, request: &Request<B>) -> Entry<Shared>
+    where
+        E: Exempt<Request<B>>,
+    {
+        match self.has_capacity() {
+            true if self.mode.exempt.is_exempt(request) => Entry::Uncounted,
+            true => enter(&self.handle, request),
+            false => Entry::Refused,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     name::Label,
     registry::Key,
     report::{Blocker, BlockerKind, Left},
-    shared::{RequestData, Shared},
+    shared::Shared,
     sync::Arc,
 };
 use pin_project_lite::pin_project;
@@ -29,8 +29,8 @@ pub(crate) struct InFlight<N = ()> {
 
 impl<N> InFlight<N> {
     #[inline]
-    pub(crate) fn new(token: Token<Shared>, name: impl FnOnce(&'static RequestData) -> N) -> Self {
-        let name = name(token.data());
+    pub(crate) fn new(token: Token<Shared>, name: impl FnOnce(&Token<Shared>) -> N) -> Self {
+        let name = name(&token);
         Self { name, token }
     }
 

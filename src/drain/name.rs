@@ -1,9 +1,10 @@
 //! What a request is known by: nothing, or its name, which is then in the drain's list.
 
 use super::{
+    counter::Token,
     registry::Key,
     report::{Blocker, BlockerKind},
-    shared::RequestData,
+    shared::{RequestData, Shared},
     sync::{Arc, AtomicU64, Ordering},
 };
 use http::{Method, Request, uri::PathAndQuery};
@@ -16,7 +17,7 @@ pub(crate) trait Label: Default {
     const NAMES: bool;
 
     /// Of a request that is inside.
-    fn of<B>(request: &Request<B>, data: &'static RequestData) -> Self;
+    fn of<B>(request: &Request<B>, token: &Token<Shared>) -> Self;
 
     /// The response has begun, and so many bytes more of its body have been taken by the server.
     fn sent(&self, bytes: usize);
@@ -26,7 +27,7 @@ impl Label for () {
     const NAMES: bool = false;
 
     #[inline]
-    fn of<B>(_: &Request<B>, _: &'static RequestData) {}
+    fn of<B>(_: &Request<B>, _: &Token<Shared>) {}
 
     #[inline]
     fn sent(&self, _: usize) {}
@@ -56,9 +57,10 @@ pub(super) struct Asked {
 impl RequestName {
     pub(crate) fn new<B>(
         request: &Request<B>,
-        data: &'static RequestData,
+        token: &Token<Shared>,
         peer: Option<SocketAddr>,
     ) -> Self {
+        let data = token.data();
         let asked = data.requests().add(|key| Asked {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -74,8 +76,8 @@ impl RequestName {
 impl Label for RequestName {
     const NAMES: bool = true;
 
-    fn of<B>(request: &Request<B>, data: &'static RequestData) -> Self {
-        Self::new(request, data, peer(request))
+    fn of<B>(request: &Request<B>, token: &Token<Shared>) -> Self {
+        Self::new(request, token, peer(request))
     }
 
     fn sent(&self, bytes: usize) {

@@ -83,7 +83,7 @@ where
         let mut in_flight = None;
         let is_admitted = match enter(&self.handle, &request) {
             Entry::Counted(token) => {
-                in_flight = Some(InFlight::new(token, |data| self.name(&request, data)));
+                in_flight = Some(InFlight::new(token, |token| self.name(&request, token)));
                 true
             }
             Entry::Uncounted => true,
@@ -122,9 +122,9 @@ impl<S> Calls<S> {
     }
 
     #[inline]
-    fn name(&self, request: &Request<Incoming>, data: &'static RequestData) -> RequestName {
+    fn name(&self, request: &Request<Incoming>, token: &Token) -> RequestName {
         match self.names {
-            true => RequestName::new(request, data, self.connection.peer()),
+            true => RequestName::new(request, token, self.connection.peer()),
             false => RequestName::default(),
         }
     }
