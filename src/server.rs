@@ -64,6 +64,7 @@
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
 //! | `ErrorLog` | the panic hook | a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
+//! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | off unless asked for |
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
 
 mod call;
@@ -188,6 +189,8 @@ struct Settings {
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
     names: bool,
+    /// A client that has closed its half is served on: see [`Serve::http1_half_close`].
+    half_close: bool,
     on_connect: Option<OnConnect>,
     http: auto::Builder<TokioExecutor>,
     http1: conn::http1::Builder,
@@ -244,10 +247,7 @@ impl<S> Serve<S> {
     pub fn per_connection(make: impl FnMut(&Peer) -> S + Send + 'static) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
-        let mut http1 = conn::http1::Builder::new();
-        // Whoever has sent a request and then a FIN waits for its response.
-        http.http1().half_close(true);
-        http1.half_close(true);
+        let http1 = conn::http1::Builder::new();
         http.http2().timer(TokioTimer::new());
         http2.timer(TokioTimer::new());
         Self {
@@ -261,6 +261,7 @@ impl<S> Serve<S> {
                 protocol: None,
                 keep_alive: KeepAlive::new(),
                 names: false,
+                half_close: false,
                 on_connect: None,
                 http,
                 http1,
@@ -456,10 +457,18 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Whether a client over HTTP/1 that closes its half of a connection after its request still gets
-    /// its response. Default: true, as in Go. With `false`, such a client is taken for one that has
-    /// gone, as by axum and hyper, and its handler is cancelled.
+    /// Sets whether an HTTP/1 client that closes its half of the connection after its request still gets
+    /// its response. Default: false, as in hyper, axum and Node; Go and HAProxy answer such a client.
+    ///
+    /// To the server, a client that has closed its half looks like one that has gone:
+    ///
+    /// * With `false`, its handler is dropped as soon as the FIN arrives. A client that ends its request
+    ///   with a FIN and then waits (`nc -N`, some scripts and health checks) gets no response.
+    /// * With `true`, it gets its response. But then the handler of a client that has gone runs to its
+    ///   end and a drain waits for it, up to its deadline. A reset is noticed, within a second, and its
+    ///   handler is dropped; this costs a timer for each connection that handles a request.
     pub fn http1_half_close(mut self, allowed: bool) -> Self {
+        self.settings.half_close = allowed;
         self.settings.http.http1().half_close(allowed);
         self.settings.http1.half_close(allowed);
         self

@@ -53,9 +53,14 @@ pin_project! {
         io: T,
         // Whether it has something to be read that the runtime has not heard of.
         has_news: fn(&T) -> bool,
+        // How a reset is noticed by a server that does not read while it handles a request.
+        error: Option<ErrorOf<T>>,
         watch: Watch,
     }
 }
+
+/// See [`probe::error`](super::probe::error).
+type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
 
 /// All but the connection itself. It is dropped after that: what is not counted any more has been
 /// closed.
@@ -93,6 +98,7 @@ impl<T> DrainIo<T> {
         Self {
             io,
             has_news,
+            error: None,
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
@@ -110,6 +116,13 @@ impl<T> DrainIo<T> {
                 registered,
             },
         }
+    }
+
+    /// Looks for errors of the connection when it is flushed while a request is handled.
+    #[cfg(feature = "server")]
+    pub(crate) fn notice_errors(mut self, error: ErrorOf<T>) -> Self {
+        self.error = Some(error);
+        self
     }
 
     /// The connection itself.
@@ -439,6 +452,14 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let stage = this.watch.enter_write()?;
+        if let Some(error) = *this.error {
+            // Not once it is upgraded: its reader may be another task, whose waker this would take.
+            if this.watch.wire.is_in_request() {
+                if let Some(error) = error(&this.io, cx) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
         let result = this.io.poll_flush(cx);
         // What TLS holds has not been written.
         if result.is_pending() != this.watch.unflushed {

@@ -100,6 +100,11 @@ impl Wire {
         matches!(self, Self::Http1(http1) if http1.activity() == ConnectionState::Handling)
     }
 
+    /// HTTP/1 that has come to a request and has not left HTTP behind.
+    pub(super) fn is_in_request(&self) -> bool {
+        matches!(self, Self::Http1(_))
+    }
+
     /// Requests may come at any time, until it is closed.
     pub(super) fn is_multiplexed(&self) -> bool {
         matches!(self, Self::Http2(_) | Self::Opaque)

@@ -16,6 +16,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -58,7 +59,11 @@ pub(super) async fn serve<T, H, S>(
         extensions,
         names: settings.names,
     };
-    let io = TokioIo::new(DrainIo::new(io, registered, H::has_news));
+    let mut io = DrainIo::new(io, registered, H::has_news);
+    if settings.half_close {
+        io = io.notice_errors(H::error);
+    }
+    let io = TokioIo::new(io);
     match protocol {
         Protocol::Either => {
             let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
@@ -76,6 +81,10 @@ pub(super) async fn serve<T, H, S>(
         }
     }
 }
+
+/// How often to look for a reset of a client that has closed its half, or has sent the next request: the
+/// runtime does not wake for it then.
+const RESET_LOOK: Duration = Duration::from_secs(1);
 
 /// Sees to it that a connection ends in time.
 ///
@@ -204,10 +213,13 @@ impl<'a> Driver<'a> {
             Some(at) if connection.retires() => limits.overdue_at(at),
             at => at,
         };
-        let until = |limit: Option<Instant>| Next::Wait([limit, age].into_iter().flatten().min());
         let activity = connection.activity();
         let turn = connection.turns();
         let http2 = connection.speaks_http2();
+        let handles = self.shared.settings.half_close && turn % 2 == 1;
+        let reset = handles.then(|| Instant::now() + RESET_LOOK);
+        let until =
+            |limit: Option<Instant>| Next::Wait([limit, age, reset].into_iter().flatten().min());
         if activity != ConnectionState::Reading {
             self.reading = None;
         }

@@ -1,6 +1,6 @@
 //! What can be listened to, and what is done before a request can come.
 
-use crate::net::has_news;
+use crate::net;
 #[cfg(unix)]
 use std::sync::Arc;
 use std::{
@@ -167,6 +167,9 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
 
+    /// See [`net::error`].
+    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
+
     fn protocol(_: &Self::Io) -> Protocol {
         Protocol::Either
     }
@@ -186,7 +189,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
     }
 
     fn has_news(io: &T) -> bool {
-        has_news(io)
+        net::has_news(io)
+    }
+
+    fn error(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
+        net::error(io, cx)
     }
 
     fn established<'a>(io: &'a T, peer: &'a Peer) -> Established<'a> {

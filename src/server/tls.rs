@@ -1,8 +1,8 @@
 //! TLS, by rustls.
 
 use super::listener::{Established, Handshake, Peer, Protocol};
-use crate::net::has_news;
-use std::{future::Future, io, sync::Arc};
+use crate::net;
+use std::{future::Future, io, sync::Arc, task::Context};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
@@ -34,7 +34,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     }
 
     fn has_news(io: &Self::Io) -> bool {
-        has_news(io.get_ref().0)
+        net::has_news(io.get_ref().0)
+    }
+
+    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error> {
+        net::error(io.get_ref().0, cx)
     }
 
     fn protocol(io: &Self::Io) -> Protocol {

@@ -145,11 +145,11 @@ async fn a05_who_was_not_told_is_served_while_draining() {
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
-/// Go's answer, and nginx's; see `http1_half_close` for the other one.
+/// Go's answer, and HAProxy's. hyper's is the default.
 #[tokio::test]
 async fn a14_a_half_closed_connection_gets_its_response() {
     for draining in [false, true] {
-        let server = start(Drain::new(), |server| server);
+        let server = start(Drain::new(), |server| server.http1_half_close(true));
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;
         server.at_the_gate().await;
@@ -165,7 +165,7 @@ async fn a14_a_half_closed_connection_gets_its_response() {
         server.drain.begin();
         server.drained().await;
     }
-    let server = start(Drain::new(), |server| server.http1_half_close(false));
+    let server = start(Drain::new(), |server| server);
     let mut client = Client::connect(server.address).await;
     client.get("/gate").await;
     server.at_the_gate().await;
@@ -173,6 +173,74 @@ async fn a14_a_half_closed_connection_gets_its_response() {
     assert_eq!(client.rest().await, "");
     server.drain.begin();
     server.drained().await;
+}
+
+/// How a client leaves while its handler runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaves {
+    Closes,
+    Resets,
+    /// A FIN first, and a reset when the server has seen it.
+    ClosesHalfThenResets,
+    /// A part of the next request is unread then.
+    ResetsWithARequestBehind,
+}
+
+/// The handler of `/stuck` is dropped when its client has gone; the drain does not wait for it.
+async fn leaves(server: Server, draining: bool, how: Leaves) {
+    let mut client = Client::connect(server.address).await;
+    client.get("/stuck").await;
+    if how == Leaves::ResetsWithARequestBehind {
+        client.send("GET / HTTP/1.1\r\n").await;
+    }
+    server.at_the_gate_of_stuck().await;
+    if draining {
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+    }
+    if how == Leaves::ClosesHalfThenResets {
+        client.stream.shutdown().await.expect("open");
+        tokio::time::sleep(SHORT).await;
+        assert_eq!(server.drain.left().requests, 1, "it is served on");
+    }
+    if how != Leaves::Closes {
+        client.stream.set_zero_linger().expect("possible");
+    }
+    let left = Instant::now();
+    drop(client);
+    guarded(async {
+        while server.drain.left().requests + server.drain.left().connections.total() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(
+        left.elapsed() < 3 * Duration::from_secs(1),
+        "{how:?}, {draining}"
+    );
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn i62_a_client_that_has_gone_holds_nothing() {
+    for draining in [false, true] {
+        for how in [Leaves::Closes, Leaves::Resets] {
+            leaves(start(Drain::new(), |server| server), draining, how).await;
+        }
+    }
+}
+
+/// A FIN says nothing then, but a reset does.
+#[tokio::test]
+async fn i62_a_reset_is_noticed_where_half_closed_connections_are_served() {
+    use Leaves::*;
+    for draining in [false, true] {
+        for how in [Resets, ClosesHalfThenResets, ResetsWithARequestBehind] {
+            let server = start(Drain::new(), |server| server.http1_half_close(true));
+            leaves(server, draining, how).await;
+        }
+    }
 }
 
 /// What a listener says of one connection says nothing of the next.
