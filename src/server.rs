@@ -5,10 +5,11 @@
 //! call begins and ends. So it closes each connection by itself as soon as nothing can be lost by
 //! that, where a wrapper has to wait for all of them:
 //!
-//! * HTTP/1, idle: when it has been idle for the [settling](crate::DrainBuilder::settle) (a client that
-//!   has just had its answer may have written its next request), and a look into the socket itself has
-//!   found nothing. Both the look and the close are the task's, in one turn: what is decided closed
-//!   executes nothing more, and what was executed is answered.
+//! * HTTP/1, idle: when the drain's [settling](crate::DrainBuilder::settle) is over (a request may be on
+//!   its way when the drain begins), when it has been idle for as long (a client that has just had its
+//!   answer may have written its next request), and when a look into the socket itself has found nothing.
+//!   The connection's task looks and closes in one poll: a connection that is decided closed executes
+//!   nothing more, and a request that was executed is answered.
 //! * HTTP/1, busy: its response says `Connection: close`. If its head is out already, it becomes idle as
 //!   any other; whoever has not been told and sends another request meanwhile is served.
 //! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
@@ -43,7 +44,7 @@
 //! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
 //! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go asks every 1 to 500 ms whether it is over; here the last one out says so |
 //! | … closes the listeners | takes what is in the accept queue, then closes | Go resets what is in the queue |
-//! | … closes idle connections | when they have been idle for the [settling](crate::DrainBuilder::settle), and nothing is there to be read | Go closes those whose next request has just arrived |
+//! | … closes idle connections | after the [settling](crate::DrainBuilder::settle), when nothing is there to be read | Go closes those whose next request has just arrived |
 //! | … waits up to 7 s for those that are silent | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
 //! | … does not know of an HTTP/2 connection that is late, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it is told when it speaks | |
 //! | … leaves what is left when `ctx` ends | cuts it | |

@@ -272,12 +272,18 @@ impl<'a> Driver<'a> {
             }
             ConnectionState::Streaming if turn % 2 == 0 && !connection.expects() => {
                 // Whoever has just had an answer may have written the next request by now.
-                let limit = match closes {
-                    true => Some(connection.plan(|plan| plan.settle_time())),
-                    false => limits.idle,
+                let (limit, settling) = match closes {
+                    true => {
+                        connection.plan(|plan| (Some(plan.settle_time()), plan.settling_until()))
+                    }
+                    false => (limits.idle, None),
                 };
                 let since = since(&mut self.idle, turn);
-                let mut at = limit.and_then(|limit| since.checked_add(limit));
+                // A client that has long been idle may have sent one just before the drain began. (`None`
+                // is less than any instant.)
+                let mut at = limit
+                    .and_then(|limit| since.checked_add(limit))
+                    .max(settling);
                 if stage >= Stage::Forced {
                     at = Some(since);
                 }

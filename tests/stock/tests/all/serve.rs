@@ -56,24 +56,49 @@ async fn b21_begun_before_it_returns_at_once_and_listens_no_more() {
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
-/// It does not wait for the others: not for the settling, with nothing that could come.
+/// However long it has been idle: its next request may be on its way when the drain begins.
 #[tokio::test]
-async fn a01_a_connection_that_has_long_been_idle_closes_at_once() {
+async fn i68_a_connection_that_has_long_been_idle_has_the_settling() {
     let settle = Duration::from_millis(300);
     let server = Server::start(Kind::Serve, Drain::builder().settle(settle).build()).await;
+    let mut asks = Client::connect(server.address).await;
+    let mut idle = Client::connect(server.address).await;
+    asks.hello().await;
+    idle.hello().await;
+    tokio::time::sleep(settle + SHORT).await;
+    assert_eq!(server.drain.left().connections.idle, 2);
+    let began = Instant::now();
+    server.drain.begin();
+    // The tasks of both have seen the drain by then.
+    tokio::time::sleep(settle / 3).await;
+    asks.get("/").await;
+    let answer = asks.rest().await;
+    assert!(answer.ends_with("hello"), "{answer:?}");
+    assert_eq!(closes(&answer), 1);
+    assert!(began.elapsed() < settle, "{:?}", began.elapsed());
+    // One that asks for nothing is closed at the end of the settling.
+    assert_eq!(idle.rest().await, "");
+    assert!(began.elapsed() >= settle, "{:?}", began.elapsed());
+    server.drained().await;
+    assert!(began.elapsed() < 3 * settle, "{:?}", began.elapsed());
+}
+
+/// Outside of a drain the settling counts from the last response on.
+#[tokio::test]
+async fn i68_without_a_drain_a_connection_that_has_long_been_idle_closes_at_once() {
+    let settle = Duration::from_millis(300);
+    let keep_alive = KeepAlive::new();
+    let server = start(Drain::builder().settle(settle).build(), |server| {
+        server.keep_alive(&keep_alive)
+    });
     let mut idle = Client::connect(server.address).await;
     idle.hello().await;
     tokio::time::sleep(settle).await;
-    assert_eq!(server.drain.left().connections.idle, 1);
-    let mut fresh = Client::connect(server.address).await;
-    let busy = Instant::now();
-    fresh.hello().await;
-    let began = Instant::now();
-    server.drain.begin();
+    let disabled = Instant::now();
+    keep_alive.disable();
     assert_eq!(idle.rest().await, "");
-    assert!(began.elapsed() < settle, "{:?}", began.elapsed());
-    assert_eq!(fresh.rest().await, "");
-    assert!(busy.elapsed() >= settle, "{:?}", busy.elapsed());
+    assert!(disabled.elapsed() < settle, "{:?}", disabled.elapsed());
+    server.drain.begin();
     server.drained().await;
 }
 
