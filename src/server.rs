@@ -249,8 +249,11 @@ impl<S> Serve<S> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
         let http1 = conn::http1::Builder::new();
-        http.http2().timer(TokioTimer::new());
-        http2.timer(TokioTimer::new());
+        // WebSockets over HTTP/2 (RFC 8441) are there as on `axum::serve`.
+        http.http2()
+            .timer(TokioTimer::new())
+            .enable_connect_protocol();
+        http2.timer(TokioTimer::new()).enable_connect_protocol();
         Self {
             make: Box::new(make),
             listeners: Vec::new(),
