@@ -6,6 +6,8 @@
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
 mod count;
+#[cfg(feature = "server")]
+mod current;
 mod guard;
 mod name;
 mod observe;
@@ -23,7 +25,10 @@ pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
 #[cfg(feature = "server")]
-pub(crate) use self::guard::Inside;
+pub(crate) use self::{
+    current::{Identity, is_current},
+    guard::Inside,
+};
 pub(crate) use self::{guard::InFlight, name::Label, phase::Stage, plan::Plan, sync::contained};
 pub use self::{
     guard::{DrainGuard, Tracked},

@@ -2,7 +2,7 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{Connection, Entrance, InFlight, Inside, RequestName, Stage},
+    drain::{Connection, Entrance, Identity, InFlight, Inside, RequestName, Stage},
     future::ResponseFuture,
     refusal::{Answer, Closing},
     service::{admit, is_late_upgrade},
@@ -80,8 +80,10 @@ where
         let turn = (!multiplexed).then(|| Turn::new(&self.connection));
         let admitted = admit(&self.entrance, &request, |request, _| self.name(request))
             .or_else(|| self.admit_late(&request));
+        let drain = Identity::of(&self.entrance);
         let response = match admitted {
             Some(in_flight) => {
+                let _current = drain.enter();
                 let inner = self.inner.call(request);
                 Some(ResponseFuture::admitted(inner, closing, in_flight))
             }
@@ -92,6 +94,7 @@ where
         };
         CallFuture {
             response,
+            drain,
             closing,
             turn,
         }
@@ -140,6 +143,7 @@ pin_project! {
         // `None` is a stream that is refused.
         #[pin]
         response: Option<ResponseFuture<F, B, RequestName>>,
+        drain: Identity,
         closing: Closing,
         // Last, so that the connection is not idle before the call is over.
         turn: Option<Turn>,
@@ -159,7 +163,11 @@ where
         let Some(response) = this.response.as_pin_mut() else {
             return Poll::Ready(Err(refused_stream()));
         };
-        let mut response = match ready!(response.poll(cx)) {
+        let polled = {
+            let _current = this.drain.enter();
+            response.poll(cx)
+        };
+        let mut response = match ready!(polled) {
             Ok(response) => response,
             Err(error) => match (error.into(), &this.turn) {
                 (error, Some(_)) if error.is::<NotExecuted>() => {

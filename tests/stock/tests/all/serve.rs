@@ -1077,3 +1077,154 @@ async fn b16_likewise_of_any_listener() {
     assert!(queued.rest().await.ends_with("hello"));
     server.drained().await;
 }
+
+/// With a layer in its service, of the same drain or of another.
+fn layered(drain: Drain, layer: tower_graceful::GracefulLayer) -> Server {
+    Server::serve(drain, |tcp, app| {
+        tower_graceful::serve(tcp, app.layer(layer))
+    })
+}
+
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_counts_no_request_twice() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut http1 = [
+        Client::connect(server.address).await,
+        Client::connect(server.address).await,
+    ];
+    for client in &mut http1 {
+        client.get("/gate").await;
+        server.at_the_gate().await;
+    }
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    assert_eq!(server.drain.left().requests, 3);
+    server.drain.begin();
+    http2.frame_of(GOAWAY).await;
+    http2.pongs = true;
+    server.shared.open.notify_waiters();
+    for client in &mut http1 {
+        let answer = client.rest().await;
+        assert!(answer.ends_with("passed"), "{answer}");
+        assert_eq!(closes(&answer), 1);
+    }
+    let ping = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+    http2
+        .send(frames::frame(frames::PING, frames::ACK, 0, &ping))
+        .await;
+    while http2.frame().await.is_some() {}
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (3, 0));
+}
+
+/// What `serve` admits when nobody else is admitted any more, the layer does not refuse: see
+/// `a05_who_was_not_told_is_served_while_draining`.
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_refuses_nothing_that_was_admitted() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut client = Client::connect(server.address).await;
+    client.get("/trailers").await;
+    client.read_until("first\r\n").await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    guarded(server.drain.shutdown_signal()).await;
+    while server.drain.guard().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.shared.open.notify_one();
+    client.read_until("0\r\n\r\n").await;
+    client.get("/").await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
+
+/// Neither is what `serve` refuses refused once more.
+#[tokio::test]
+async fn i71_what_is_refused_is_refused_once() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut held = Client::connect(server.address).await;
+    held.get("/gate").await;
+    server.at_the_gate().await;
+    let mut client = Client::connect(server.address).await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    client
+        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+        .await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    server.shared.open.notify_one();
+    held.rest().await;
+    assert_eq!(server.drained().await.refused, 1);
+}
+
+/// A layer of another drain counts and refuses by itself.
+#[tokio::test]
+async fn i71_a_layer_of_another_drain_counts_and_refuses() {
+    let tenant = Drain::new();
+    let server = layered(Drain::new(), tenant.layer());
+    let mut client = Client::connect(server.address).await;
+    client.get("/gate").await;
+    server.at_the_gate().await;
+    assert_eq!(
+        (server.drain.left().requests, tenant.left().requests),
+        (1, 1)
+    );
+    tenant.begin();
+    let mut other = Client::connect(server.address).await;
+    other.get("/").await;
+    let head = other.head().await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    server.shared.open.notify_one();
+    client.read_until("passed").await;
+    assert_eq!(guarded(tenant.wait()).await.expect("drained").refused, 1);
+    drop((client, other));
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// Without capacity in the service below it: it is waited for, as without the layer.
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_calls_no_service_that_is_not_ready() {
+    let drain = Drain::new();
+    let layer = tower::ServiceBuilder::new()
+        .layer(drain.layer())
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1));
+    let server = Server::serve(drain, |tcp, app| {
+        tower_graceful::serve(tcp, app.layer(layer))
+    });
+    let mut clients = [
+        Client::connect(server.address).await,
+        Client::connect(server.address).await,
+    ];
+    for client in &mut clients {
+        client.get("/gate").await;
+    }
+    server.at_the_gate().await;
+    guarded(async {
+        while server.drain.left().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    let second = server.shared.clone();
+    server.shared.open.notify_one();
+    guarded(second.reached.notified()).await;
+    second.open.notify_one();
+    for client in &mut clients {
+        let answer = client.rest().await;
+        assert!(answer.ends_with("passed"), "{answer}");
+    }
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
