@@ -36,7 +36,8 @@ pin_project! {
     /// * It closes for a peer that has never sent a byte, once its
     ///   [grace](crate::DrainBuilder::grace) is over; that has sent half a head for 5 s; that
     ///   speaks HTTP/2, has no streams and does not answer the server's PING for 5 s. To the server
-    ///   that looks like a peer that has closed.
+    ///   that looks like a peer that has closed; after a part of HTTP/2's preface, like an error of the
+    ///   kind [`TimedOut`](io::ErrorKind::TimedOut).
     /// * At the [deadline](crate::Drain::set_deadline) everything that is done with it ends with an
     ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
     ///   it.
@@ -348,7 +349,11 @@ impl Watch {
             });
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(match self.wire.is_in_preface() {
+                    // At an end a server may take it for HTTP/1 and answer 400.
+                    true => Err(io::ErrorKind::TimedOut.into()),
+                    false => Ok(()),
+                });
             }
             // That it is not young any more is worth a look, too.
             let grown = self.graced_until().filter(|_| self.is_young());

@@ -37,7 +37,7 @@ pub(super) async fn serve<T, H, S>(
     let connection = registered.handle();
     let mut driver = Driver::new(connection.clone(), &shared);
     let io = {
-        let mut shake = pin!(handshake.shake(io));
+        let mut shake = pin!(handshake.shake(io, connection.clone()));
         match poll_fn(|cx| driver.poll_handshake(shake.as_mut(), cx)).await {
             Some(Ok(io)) => io,
             // It is the peer who is told why, by the protocol of the handshake.

@@ -1,13 +1,12 @@
 //! What can be listened to, and what is done before a request can come.
 
-use crate::net;
-#[cfg(unix)]
-use std::sync::Arc;
+use crate::{drain::Connection, net};
 use std::{
     any::Any,
     future::{Future, ready},
     io,
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
 };
 #[cfg(unix)]
@@ -162,7 +161,11 @@ pub(super) enum Protocol {
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+    fn shake(
+        &self,
+        io: T,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
 
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
@@ -184,7 +187,11 @@ pub(super) struct Plain;
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+    fn shake(
+        &self,
+        io: T,
+        _: Arc<Connection>,
+    ) -> impl Future<Output = io::Result<T>> + Send + use<T> {
         ready(Ok(io))
     }
 
