@@ -38,7 +38,7 @@ impl Drain {
     /// # async fn main() -> std::io::Result<()> {
     /// let drain = Drain::new();
     /// let listener = drain.bind("127.0.0.1:0").await?;
-    /// println!("listening on {:?}", listener.get_ref().map(|tcp| tcp.local_addr()));
+    /// println!("listening on {}", listener.local_addr()?);
     /// # Ok(())
     /// # }
     /// ```

@@ -70,6 +70,7 @@
 
 mod call;
 mod connection;
+mod info;
 mod keep_alive;
 mod limits;
 mod listener;
@@ -376,22 +377,36 @@ impl<S, F> Serve<S, F> {
         }
     }
 
-    /// What each request on a connection gets among its extensions; asked once for each connection,
-    /// after its handshake.
+    /// Gives each request on a connection these values, among its extensions. The function is called once
+    /// for each connection, after its handshake.
+    ///
+    /// Some values are there without it, and it may overwrite them:
+    ///
+    /// | feature | value | connections |
+    /// |---|---|---|
+    /// | `axum` | `ConnectInfo<SocketAddr>` | TCP |
+    /// | `axum` | `ConnectInfo<`[`Peer`]`>` | all |
+    /// | `tonic` | `TcpConnectInfo`, for `request.remote_addr()` and `local_addr()` | TCP |
+    /// | `tonic` | `UdsConnectInfo` | Unix |
+    /// | `tonic`, `rustls` | `TlsConnectInfo<TcpConnectInfo>`, for `request.peer_certs()` | TLS over TCP |
     ///
     /// ```no_run
-    /// use axum::{Router, extract::ConnectInfo, routing::get};
-    /// use std::net::SocketAddr;
+    /// use axum::{Extension, Router, routing::get};
+    /// use tokio::net::{TcpListener, TcpStream};
     ///
-    /// # async fn f(tcp: tokio::net::TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
+    /// #[derive(Clone)]
+    /// struct Port(u16);
+    ///
+    /// # async fn f(tcp: TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
     /// let app = Router::new().route(
     ///     "/",
-    ///     get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
+    ///     get(async |Extension(Port(port)): Extension<Port>| format!("you asked at port {port}")),
     /// );
     /// tower_graceful::serve(tcp, app)
     ///     .on_connect(|connection, extensions| {
-    ///         if let Some(peer) = connection.peer().tcp() {
-    ///             extensions.insert(ConnectInfo(peer)); // tonic's is a `TcpConnectInfo`
+    ///         let local = connection.io::<TcpStream>().map(TcpStream::local_addr);
+    ///         if let Some(Ok(local)) = local {
+    ///             extensions.insert(Port(local.port()));
     ///         }
     ///     })
     ///     .await?;

@@ -3,6 +3,7 @@
 use super::{
     Shared,
     call::{Calls, HttpService},
+    info,
     listener::{Handshake, Peer, Protocol},
 };
 use crate::{
@@ -45,18 +46,20 @@ pub(super) async fn serve<T, H, S>(
         }
     };
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
-    let extensions = settings.on_connect.as_ref().map(|on_connect| {
-        let mut extensions = Extensions::new();
-        on_connect(H::established(&io, &peer), &mut extensions);
-        extensions
-    });
+    let mut extensions = Extensions::new();
+    let established = H::established(&io, &peer);
+    info::insert(established, &mut extensions);
+    H::insert_info(&io, &mut extensions);
+    if let Some(on_connect) = &settings.on_connect {
+        on_connect(established, &mut extensions);
+    }
     let inside = registered.inside();
     let calls = Calls {
         inner: TowerToHyperService::new(service),
         entrance: shared.drain.entrance(),
         connection,
         inside,
-        extensions,
+        extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         names: settings.names,
     };
     let mut io = DrainIo::new(io, registered, H::has_news);

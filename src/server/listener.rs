@@ -1,6 +1,7 @@
 //! What can be listened to, and what is done before a request can come.
 
 use crate::{drain::Connection, net};
+use http::Extensions;
 use std::{
     any::Any,
     future::{Future, ready},
@@ -178,6 +179,9 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
     }
 
     fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a>;
+
+    /// Inserts what is known of a connection that has made this handshake.
+    fn insert_info(_: &Self::Io, _: &mut Extensions) {}
 }
 
 /// Nothing.

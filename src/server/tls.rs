@@ -1,10 +1,14 @@
 //! TLS, by rustls.
 
-use super::listener::{Established, Handshake, Peer, Protocol};
+use super::{
+    info,
+    listener::{Established, Handshake, Peer, Protocol},
+};
 use crate::{
     drain::{Connection, ConnectionState},
     net,
 };
+use http::Extensions;
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
@@ -82,6 +86,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
             peer,
             tls: Some(tls),
         }
+    }
+
+    fn insert_info(io: &Self::Io, extensions: &mut Extensions) {
+        info::insert_tls(&io.stream, extensions);
     }
 }
 

@@ -1228,3 +1228,121 @@ async fn i71_a_layer_of_the_same_drain_calls_no_service_that_is_not_ready() {
     let drained = server.drained().await;
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
+
+/// With nothing written for it: axum's and tonic's ways to ask. `on_connect` may say otherwise.
+#[tokio::test]
+async fn i76_peers_are_known_to_handlers() {
+    use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
+
+    let tcp = async |ConnectInfo(address): ConnectInfo<SocketAddr>,
+                     ConnectInfo(peer): ConnectInfo<Peer>,
+                     Extension(info): Extension<TcpConnectInfo>| {
+        assert_eq!(peer.tcp(), Some(address));
+        assert_eq!(info.remote_addr(), Some(address));
+        format!("{address} {} hello", info.local_addr().expect("known"))
+    };
+    let unix = async |ConnectInfo(peer): ConnectInfo<Peer>,
+                      Extension(info): Extension<UdsConnectInfo>,
+                      tcp: Option<Extension<TcpConnectInfo>>| {
+        assert!(tcp.is_none() && matches!(peer, Peer::Unix(_)), "{peer:?}");
+        let process = info.peer_cred.and_then(|peer| peer.pid());
+        format!("{process:?} hello")
+    };
+    let app = || {
+        Router::new()
+            .route("/", routing::get(tcp))
+            .route("/unix", routing::get(unix))
+    };
+    let directory = tempfile::tempdir().expect("possible");
+    let path = directory.path().join("socket");
+    let [first, second] = [bind(), bind()];
+    let [address, other] = [&first, &second].map(|tcp| tcp.local_addr().expect("bound"));
+    let drain = Drain::new();
+    let plain = tower_graceful::serve(first, app())
+        .listen(tokio::net::UnixListener::bind(&path).expect("free"))
+        .with_drain(drain.clone());
+    let proxy = SocketAddr::from(([192, 0, 2, 1], 80));
+    let behind_a_proxy = tower_graceful::serve(
+        second,
+        Router::new().route(
+            "/",
+            routing::get(
+                async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                       Extension(more): Extension<u8>| {
+                    format!("{peer} {more} hello")
+                },
+            ),
+        ),
+    )
+    .on_connect(move |_, extensions| {
+        extensions.insert(ConnectInfo(proxy));
+        extensions.insert(7_u8);
+    })
+    .with_drain(drain.clone());
+    let done = [
+        tokio::spawn(plain.into_future()),
+        tokio::spawn(behind_a_proxy.into_future()),
+    ];
+    let mut client = Client::connect(address).await;
+    let own = client.stream.local_addr().expect("connected");
+    for _ in 0..2 {
+        let answer = client.hello().await;
+        let said = format!("\r\n\r\n{own} {address} hello");
+        assert!(answer.ends_with(&said), "{answer}");
+    }
+    let answer = Client::connect(other).await.hello().await;
+    assert!(answer.ends_with("\r\n\r\n192.0.2.1:80 7 hello"), "{answer}");
+    let stream = tokio::net::UnixStream::connect(&path).await;
+    let mut client = Client::over(stream.expect("it listens"));
+    client.get("/unix").await;
+    let answer = client.read_until("hello").await;
+    let said = format!("\r\n\r\nSome({}) hello", std::process::id());
+    assert!(answer.ends_with(&said), "{answer}");
+    drain.begin();
+    for done in done {
+        guarded(done).await.expect("no panic").expect("drained");
+    }
+}
+
+/// A listener that hides its socket knows where its connections come from, too.
+#[tokio::test]
+async fn i76_peers_of_a_listener_of_ones_own_are_known() {
+    struct Hides(TcpListener);
+
+    impl Listener for Hides {
+        type Io = tokio::io::BufStream<TcpStream>;
+        type Addr = SocketAddr;
+
+        fn poll_accept(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+            let (tcp, peer) = ready!(self.0.poll_accept(cx))?;
+            Poll::Ready(Ok((tokio::io::BufStream::new(tcp), peer)))
+        }
+    }
+
+    use tonic::transport::server::TcpConnectInfo;
+    let app = Router::new().route(
+        "/",
+        routing::get(
+            async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                   Extension(info): Extension<TcpConnectInfo>| {
+                assert_eq!((info.remote_addr(), info.local_addr()), (Some(peer), None));
+                format!("{peer} hello")
+            },
+        ),
+    );
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let drain = Drain::new();
+    let server = tower_graceful::serve(Hides(tcp), app).with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let mut client = Client::connect(address).await;
+    let own = client.stream.local_addr().expect("connected");
+    let answer = client.hello().await;
+    assert!(answer.ends_with(&format!("{own} hello")), "{answer}");
+    drop(client);
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}

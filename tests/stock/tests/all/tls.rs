@@ -23,7 +23,8 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+        server::WebPkiClientVerifier,
     },
 };
 use tower_graceful::{
@@ -33,6 +34,10 @@ use tower_graceful::{
 
 struct Keys {
     server: Arc<ServerConfig>,
+    /// Asks clients for the same certificate.
+    mutual: Arc<ServerConfig>,
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
     roots: Arc<RootCertStore>,
 }
 
@@ -43,13 +48,29 @@ fn keys() -> &'static Keys {
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).expect("a certificate");
+        let roots = Arc::new(roots);
+        let certificate = made.cert.der().clone();
+        let pair = || {
+            let key = PrivateKeyDer::from(key.clone_key());
+            (vec![certificate.clone()], key)
+        };
+        let (chain, own) = pair();
         let server = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], PrivateKeyDer::from(key))
+            .with_single_cert(chain, own)
+            .expect("a pair");
+        let (chain, own) = pair();
+        let verifier = WebPkiClientVerifier::builder(roots.clone()).build();
+        let mutual = ServerConfig::builder()
+            .with_client_cert_verifier(verifier.expect("possible"))
+            .with_single_cert(chain, own)
             .expect("a pair");
         Keys {
             server: Arc::new(server),
-            roots: Arc::new(roots),
+            mutual: Arc::new(mutual),
+            certificate,
+            key,
+            roots,
         }
     })
 }
@@ -598,4 +619,51 @@ async fn i73_limits_of_a_drain_end_with_a_close_notify() {
     second.ends_cleanly("half a second head").await;
     http2.ends_cleanly("no PONG").await;
     server.drained().await;
+}
+
+/// What axum and tonic know of connections of their own, with nothing written for it.
+#[tokio::test]
+async fn i76_peers_and_certificates_are_known_below_tls() {
+    use axum::{Extension, extract::ConnectInfo};
+    use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+
+    type Tls = TlsConnectInfo<TcpConnectInfo>;
+    let says = async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                      Extension(tcp): Extension<TcpConnectInfo>,
+                      Extension(tls): Extension<Tls>| {
+        assert_eq!(tcp.remote_addr(), Some(peer));
+        assert_eq!(tls.get_ref().remote_addr(), Some(peer));
+        let certificates = tls.peer_certs().expect("asked for");
+        assert_eq!(certificates.first(), Some(&keys().certificate));
+        let local = tcp.local_addr().expect("known");
+        format!("{peer} {local} hello")
+    };
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let app = axum::Router::new().route("/", axum::routing::get(says));
+    let drain = Drain::new();
+    let server = Serve::new(app)
+        .listen_rustls(tcp, keys().mutual.clone())
+        .with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let config = ClientConfig::builder()
+        .with_root_certificates(keys().roots.clone())
+        .with_client_auth_cert(
+            vec![keys().certificate.clone()],
+            PrivateKeyDer::from(keys().key.clone_key()),
+        );
+    let config = Arc::new(config.expect("a pair"));
+    let tcp = TcpStream::connect(address).await.expect("it listens");
+    let own = tcp.local_addr().expect("connected");
+    let name = "localhost".try_into().expect("a name");
+    let stream = guarded(TlsConnector::from(config).connect(name, tcp)).await;
+    let mut client = Client::over(stream.expect("it agrees"));
+    client.get("/").await;
+    let answer = client.read_until("hello").await;
+    assert!(
+        answer.ends_with(&format!("\r\n\r\n{own} {address} hello")),
+        "{answer}"
+    );
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
 }
