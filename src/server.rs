@@ -64,7 +64,7 @@
 //! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
-//! | `ErrorLog` | the panic hook | a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
+//! | `ErrorLog` | feature `tracing`, and the panic hook | errors of accept and of the service at level `ERROR`, failed handshakes and connections at `DEBUG`; a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
 //! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | off unless asked for |
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
 
@@ -118,7 +118,8 @@ use tower_service::Service;
 ///
 /// The service is cloned for each connection, and for each of its requests: an axum `Router`, tonic's
 /// `Routes`, a `ServiceBuilder` chain, a `service_fn`. It needs no [layer](Drain::layer) of this
-/// crate: its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
+/// crate (one of the same drain that is left in it lets requests pass, and counts none a second time):
+/// its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
 /// RST_STREAM with REFUSED_STREAM, which clients retry whatever the method
 /// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Not much is refused: what
 /// would open a WebSocket or a tunnel while draining, what comes after the deadline, and what the service
@@ -140,6 +141,17 @@ use tower_service::Service;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Errors of the service
+///
+/// Most services answer by themselves and have no errors (axum's `Router`, tonic's `Routes`). Where one
+/// fails:
+///
+/// * `Overloaded` and `Elapsed` of the crate `tower` (`load_shed`, `timeout`), also as the source of
+///   another error, are answered by a 503 with `Retry-After: 1`, over HTTP/1 and HTTP/2.
+/// * [`NotExecuted`] is answered by a refused stream, over HTTP/1 by a 503.
+/// * Any other error closes the connection without an answer, over HTTP/2 its stream. With the feature
+///   `tracing` it is logged as an error, with method and path.
 ///
 /// See [`Serve`] for the settings, and [`server`](crate::server) for what is what in Go.
 pub fn serve<L, S, B>(listener: L, service: S) -> Serve<S>
@@ -163,7 +175,7 @@ where
 /// # Errors
 ///
 /// [`DrainTimeout`] if something was left at the deadline; it was cut then. Errors of connections are
-/// theirs, and an accept that fails is tried again.
+/// theirs, and an accept that fails is tried again; with the feature `tracing` both are logged.
 ///
 /// # Cancel safety
 ///

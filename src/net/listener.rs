@@ -4,7 +4,10 @@ use super::{
     probe::has_news,
     queue::Queue,
 };
-use crate::drain::{Drain, Registered};
+use crate::{
+    drain::{Drain, Registered},
+    log,
+};
 use futures_core::Stream;
 #[cfg(feature = "axum")]
 use std::pin::pin;
@@ -377,7 +380,8 @@ impl Backoff {
                     return Poll::Ready(accepted);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
-                Err(_) => {
+                Err(error) => {
+                    log::accept_error(&error);
                     self.last = (self.last * 2).clamp(FIRST, LAST);
                     self.sleep = Some(Box::pin(sleep(self.last)));
                 }

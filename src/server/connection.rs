@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     drain::{Connection, ConnectionState, Plan, Registered, Stage},
+    log,
     net::DrainIo,
 };
 use http::Extensions;
@@ -41,8 +42,10 @@ pub(super) async fn serve<T, H, S>(
         let mut shake = pin!(handshake.shake(io, connection.clone()));
         match poll_fn(|cx| driver.poll_handshake(shake.as_mut(), cx)).await {
             Some(Ok(io)) => io,
-            // It is the peer who is told why, by the protocol of the handshake.
-            Some(Err(_)) | None => return,
+            // The peer is told why by the protocol of the handshake.
+            Some(Err(error)) => return log::handshake_error(&peer, &error),
+            None if shared.is_dropped() => return,
+            None => return log::handshake_error(&peer, &"it took too long"),
         }
     };
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
@@ -70,17 +73,25 @@ pub(super) async fn serve<T, H, S>(
     match protocol {
         Protocol::Either => {
             let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
-            driver.drive(connection, |it| it.graceful_shutdown()).await;
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &*error);
+            }
         }
         Protocol::Http1 => {
             let connection = settings.http1.serve_connection(io, calls).with_upgrades();
-            driver
-                .drive(pin!(connection), |it| it.graceful_shutdown())
-                .await;
+            let connection = pin!(connection);
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &error);
+            }
         }
         Protocol::Http2 => {
             let connection = pin!(settings.http2.serve_connection(io, calls));
-            driver.drive(connection, |it| it.graceful_shutdown()).await;
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &error);
+            }
         }
     }
 }
@@ -158,15 +169,22 @@ impl<'a> Driver<'a> {
         }
     }
 
-    async fn drive<C: Future>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) {
+    /// Errs if the connection has failed; one that is closed here has not.
+    async fn drive<C, E>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Result<(), E>
+    where
+        C: Future<Output = Result<(), E>>,
+    {
         poll_fn(|cx| {
             loop {
                 let stage = self.listen(cx);
                 // Before it is polled: a call that comes now says so, and what is read is looked at
                 // closely.
                 let closes = self.closes(stage);
-                if self.shared.is_dropped() || http.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
+                if self.shared.is_dropped() {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Poll::Ready(end) = http.as_mut().poll(cx) {
+                    return Poll::Ready(end);
                 }
                 match self.look(stage, closes) {
                     Next::Wait(until) => {
@@ -179,11 +197,11 @@ impl<'a> Driver<'a> {
                         self.told = true;
                         tell(http.as_mut());
                     }
-                    Next::Drop => return Poll::Ready(()),
+                    Next::Drop => return Poll::Ready(Ok(())),
                 }
             }
         })
-        .await;
+        .await
     }
 
     /// The stage; when it changes, the task is woken.

@@ -1346,3 +1346,93 @@ async fn i76_peers_of_a_listener_of_ones_own_are_known() {
     drain.begin();
     guarded(done).await.expect("no panic").expect("drained");
 }
+
+/// What the layers of tower say has a meaning, also where another error is around it.
+#[tokio::test]
+async fn i77_an_overload_and_a_timeout_are_answered() {
+    use tower::{BoxError, ServiceBuilder};
+
+    #[derive(Debug)]
+    struct Outer(BoxError);
+    impl std::fmt::Display for Outer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("outer")
+        }
+    }
+    impl std::error::Error for Outer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    let [shed, slow, other] = [bind(), bind(), bind()];
+    let [sheds, times_out, fails] =
+        [&shed, &slow, &other].map(|tcp| tcp.local_addr().expect("bound"));
+    let drain = Drain::new();
+    let shared = Shared::new(&drain);
+    let service = ServiceBuilder::new()
+        .load_shed()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1))
+        .service(app(shared.clone()));
+    let shed = tower_graceful::serve(shed, service).with_drain(drain.clone());
+    let service = ServiceBuilder::new()
+        .map_err(Outer)
+        .timeout(SHORT)
+        .service(app(shared.clone()));
+    let slow = tower_graceful::serve(slow, service).with_drain(drain.clone());
+    let service = tower::service_fn(async |_: http::Request<hyper::body::Incoming>| {
+        Err::<http::Response<String>, _>("something else")
+    });
+    let other = tower_graceful::serve(other, service).with_drain(drain.clone());
+    let done = [
+        tokio::spawn(shed.into_future()),
+        tokio::spawn(slow.into_future()),
+        tokio::spawn(other.into_future()),
+    ];
+
+    let mut held = Client::connect(sheds).await;
+    held.get("/gate").await;
+    guarded(shared.reached.notified()).await;
+    for (address, path) in [(sheds, "/"), (times_out, "/stuck")] {
+        let mut client = Client::connect(address).await;
+        // It is kept.
+        for _ in 0..2 {
+            client.get(path).await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+            assert!(head.contains("retry-after: 1"), "{head}");
+            assert_eq!(closes(&head), 0);
+        }
+        let mut client = Client::connect(address).await;
+        client.send(frames::hello()).await;
+        client.send(frames::get(1, path)).await;
+        let head = client.frame_of(frames::HEADERS).await;
+        // `:status` by its name in the static table, then "503" in the code of HPACK.
+        let status = [0x48, 0x83, 0x6c, 0x0c, 0xff];
+        assert!(head.payload.starts_with(&status), "{head:?}");
+    }
+    let mut client = Client::connect(fails).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "");
+    let mut client = Client::connect(fails).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/")).await;
+    let reset = client.frame_of(RST_STREAM).await;
+    assert_ne!(reset.payload, [0, 0, 0, 7]);
+    client.pongs = true;
+
+    let mut late = Client::connect(sheds).await;
+    late.get("/").await;
+    late.head().await;
+    drain.begin();
+    late.get("/").await;
+    let answer = late.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    shared.open.notify_one();
+    held.read_until("passed").await;
+    drop((held, client));
+    for done in done {
+        guarded(done).await.expect("no panic").expect("drained");
+    }
+}
