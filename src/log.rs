@@ -46,62 +46,51 @@ pub(crate) fn connection_error(peer: &Peer, error: &(dyn Error + 'static)) {
 }
 
 /// What is logged of a call that fails: its method and its path, without the query.
-#[cfg(all(feature = "server", feature = "tracing"))]
+#[cfg(feature = "server")]
 pub(crate) struct Call(Option<Box<(http::Method, http::Uri)>>);
 
-#[cfg(all(feature = "server", not(feature = "tracing")))]
-pub(crate) struct Call;
-
-#[cfg(all(feature = "server", feature = "tracing"))]
+#[cfg(feature = "server")]
 impl Call {
-    /// Keeps what it takes to name the request, unless errors of the type `E` cannot be.
+    /// Keeps what it takes to name the request, unless nothing is logged or no error of the type `E` can
+    /// be.
     #[inline]
     pub(crate) fn of<B, E>(request: &Request<B>) -> Self {
         // A result that has room for nothing but `Ok(())`: the error is `Infallible`, say.
-        match size_of::<Result<(), E>>() {
-            0 => Self(None),
-            _ => Self(Some(Box::new((
+        let fails = size_of::<Result<(), E>>() > 0;
+        match cfg!(feature = "tracing") && fails {
+            true => Self(Some(Box::new((
                 request.method().clone(),
                 request.uri().clone(),
             )))),
+            false => Self(None),
         }
     }
 
     /// Logs that the service has failed.
     #[cold]
     pub(crate) fn failed(&self, error: &(dyn Error + 'static)) {
-        let Some((method, uri)) = self.0.as_deref() else {
-            return;
-        };
-        contained(|| {
-            let (path, error) = (uri.path(), Chain(error));
-            tracing::error!(target: "tower_graceful", %method, path, %error, "the service failed");
-        });
+        #[cfg(feature = "tracing")]
+        if let Some((method, uri)) = self.0.as_deref() {
+            contained(|| {
+                let (path, error) = (uri.path(), Chain(error));
+                tracing::error!(target: "tower_graceful", %method, path, %error, "the service failed");
+            });
+        }
+        let _ = (&self.0, error);
     }
 
     /// Logs that the error of the service was answered.
     #[cold]
     pub(crate) fn unavailable(&self, error: &(dyn Error + 'static)) {
-        let Some((method, uri)) = self.0.as_deref() else {
-            return;
-        };
-        contained(|| {
-            let (path, error) = (uri.path(), Chain(error));
-            tracing::debug!(target: "tower_graceful", %method, path, %error, "answered with 503");
-        });
+        #[cfg(feature = "tracing")]
+        if let Some((method, uri)) = self.0.as_deref() {
+            contained(|| {
+                let (path, error) = (uri.path(), Chain(error));
+                tracing::debug!(target: "tower_graceful", %method, path, %error, "answered with 503");
+            });
+        }
+        let _ = (&self.0, error);
     }
-}
-
-#[cfg(all(feature = "server", not(feature = "tracing")))]
-impl Call {
-    #[inline]
-    pub(crate) fn of<B, E>(_: &Request<B>) -> Self {
-        Self
-    }
-
-    pub(crate) fn failed(&self, _: &(dyn Error + 'static)) {}
-
-    pub(crate) fn unavailable(&self, _: &(dyn Error + 'static)) {}
 }
 
 /// An error and what it comes from.
