@@ -6,6 +6,8 @@
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
 mod count;
+#[cfg(feature = "server")]
+mod current;
 mod guard;
 mod name;
 mod observe;
@@ -23,7 +25,10 @@ pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
 #[cfg(feature = "server")]
-pub(crate) use self::guard::Inside;
+pub(crate) use self::{
+    current::{Identity, is_current},
+    guard::Inside,
+};
 pub(crate) use self::{guard::InFlight, name::Label, phase::Stage, plan::Plan, sync::contained};
 pub use self::{
     guard::{DrainGuard, Tracked},
@@ -156,14 +161,14 @@ impl DrainBuilder {
         self
     }
 
-    /// How long connections that are open may take, at the end of the lame duck, to deliver what
-    /// is in the pipe. Only then are idle ones closed. Over at once where none is open. Default:
-    /// 100 ms.
+    /// Sets how long, at the end of the lame duck, open connections may take to deliver a request that
+    /// is on its way. Idle connections are closed after that. Default: 100 ms. The drain does not wait
+    /// if no connection is open.
     ///
-    /// Only for connections that a listener of the drain has accepted. A client whose next request
-    /// is on its way when the drain begins gets its answer if it arrives within this time. A server
-    /// that knows since when a connection has been idle (`serve` of this crate) counts from then:
-    /// whoever has been idle for longer is as likely to send something now as later.
+    /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request that
+    /// arrives within this time is served, however long its connection has been idle. `serve` also gives
+    /// it to each connection after its last response: a connection that becomes idle later in the drain
+    /// closes this long after its response.
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settings.settle = settle;
         self

@@ -112,6 +112,9 @@ impl<S, M> Graceful<S, M> {
     #[cold]
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let entrance = &self.entrance;
+        if is_counted(entrance) {
+            return Poll::Pending;
+        }
         let drain = self
             .saturated
             .get_or_insert_with(|| entrance.reached_stage(Stage::Draining));
@@ -148,6 +151,15 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if is_counted(&self.entrance) && self.saturated.is_none() {
+            return ResponseFuture {
+                state: HttpState::Admitted {
+                    inner: self.inner.call(request),
+                    closing: Closing::Never,
+                    in_flight: None,
+                },
+            };
+        }
         let closing = Closing::of(&request);
         if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
             // Nothing of the drain goes with it, so how it closes is decided now.
@@ -226,6 +238,19 @@ where
                 CallFuture::refused()
             }
         }
+    }
+}
+
+/// Whether `serve` has counted the request already, for the same drain. It has admitted it, too, and says
+/// itself how the response closes.
+#[inline]
+fn is_counted(entrance: &Entrance) -> bool {
+    #[cfg(feature = "server")]
+    return crate::drain::is_current(entrance);
+    #[cfg(not(feature = "server"))]
+    {
+        let _ = entrance;
+        false
     }
 }
 

@@ -1,4 +1,7 @@
-use crate::drain::{Drain, Entrance, Reached, Stage};
+use crate::{
+    drain::{Drain, Entrance, Reached, Stage},
+    log,
+};
 use std::{
     fmt,
     future::{Future, poll_fn},
@@ -100,7 +103,7 @@ impl Door {
                     continue;
                 }
                 Err(error) if is_of_the_connection(&error) => continue,
-                Err(_) => {}
+                Err(error) => log::accept_error(&error),
             }
             // The drain does not wait for ever, and nobody waits for what it does not wait for.
             if self.poll_next(cx).is_ready() {
