@@ -8,6 +8,8 @@ mod connections;
 mod counter;
 #[cfg(test)]
 mod counter_tests;
+#[cfg(feature = "server")]
+mod current;
 mod guard;
 mod name;
 mod observe;
@@ -24,6 +26,10 @@ mod sync;
 pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
+#[cfg(feature = "server")]
+pub(crate) use self::current::{Identity, is_current};
+#[cfg(all(feature = "net", feature = "tracing"))]
+pub(crate) use self::observe::contained;
 pub(crate) use self::{
     counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
 };
@@ -166,14 +172,14 @@ impl DrainBuilder {
         self
     }
 
-    /// How long connections that are open may take, at the end of the lame duck, to deliver what
-    /// is in the pipe. Only then are idle ones closed. Over at once where none is open. Default:
-    /// 100 ms.
+    /// Sets how long, at the end of the lame duck, open connections may take to deliver a request that
+    /// is on its way. Idle connections are closed after that. Default: 100 ms. The drain does not wait
+    /// if no connection is open.
     ///
-    /// Only for connections that a listener of the drain has accepted. A client whose next request
-    /// is on its way when the drain begins gets its answer if it arrives within this time. A server
-    /// that knows since when a connection has been idle (`serve` of this crate) counts from then:
-    /// whoever has been idle for longer is as likely to send something now as later.
+    /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request that
+    /// arrives within this time is served, however long its connection has been idle. `serve` also gives
+    /// it to each connection after its last response: a connection that becomes idle later in the drain
+    /// closes this long after its response.
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settings.settle = settle;
         self

@@ -149,8 +149,8 @@
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
-//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut. All
-//!   have the target `tower_graceful`.
+//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut; errors
+//!   of listeners, and of the services and connections of `serve`. All have the target `tower_graceful`.
 //! * `metrics`: the same as figures, see `Drain::record_metrics`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
@@ -178,6 +178,8 @@ pub mod guide;
 #[cfg(feature = "tonic-health")]
 mod health;
 mod layer;
+#[cfg(feature = "net")]
+mod log;
 #[cfg(feature = "net")]
 mod net;
 mod probes;

@@ -13,7 +13,7 @@ mod queue;
 mod wire;
 
 #[cfg(feature = "server")]
-pub(crate) use self::probe::has_news;
+pub(crate) use self::probe::{error, has_news};
 pub use self::{connection::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;
@@ -38,7 +38,7 @@ impl Drain {
     /// # async fn main() -> std::io::Result<()> {
     /// let drain = Drain::new();
     /// let listener = drain.bind("127.0.0.1:0").await?;
-    /// println!("listening on {:?}", listener.get_ref().map(|tcp| tcp.local_addr()));
+    /// println!("listening on {}", listener.local_addr()?);
     /// # Ok(())
     /// # }
     /// ```

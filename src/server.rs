@@ -5,10 +5,11 @@
 //! call begins and ends. So it closes each connection by itself as soon as nothing can be lost by
 //! that, where a wrapper has to wait for all of them:
 //!
-//! * HTTP/1, idle: when it has been idle for the [settling](crate::DrainBuilder::settle) (a client that
-//!   has just had its answer may have written its next request), and a look into the socket itself has
-//!   found nothing. Both the look and the close are the task's, in one turn: what is decided closed
-//!   executes nothing more, and what was executed is answered.
+//! * HTTP/1, idle: when the drain's [settling](crate::DrainBuilder::settle) is over (a request may be on
+//!   its way when the drain begins), when it has been idle for as long (a client that has just had its
+//!   answer may have written its next request), and when a look into the socket itself has found nothing.
+//!   The connection's task looks and closes in one poll: a connection that is decided closed executes
+//!   nothing more, and a request that was executed is answered.
 //! * HTTP/1, busy: its response says `Connection: close`. If its head is out already, it becomes idle as
 //!   any other; whoever has not been told and sends another request meanwhile is served.
 //! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
@@ -43,7 +44,7 @@
 //! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
 //! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go asks every 1 to 500 ms whether it is over; here the last one out says so |
 //! | … closes the listeners | takes what is in the accept queue, then closes | Go resets what is in the queue |
-//! | … closes idle connections | when they have been idle for the [settling](crate::DrainBuilder::settle), and nothing is there to be read | Go closes those whose next request has just arrived |
+//! | … closes idle connections | after the [settling](crate::DrainBuilder::settle), when nothing is there to be read | Go closes those whose next request has just arrived |
 //! | … waits up to 7 s for those that are silent | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
 //! | … does not know of an HTTP/2 connection that is late, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it is told when it speaks | |
 //! | … leaves what is left when `ctx` ends | cuts it | |
@@ -63,11 +64,13 @@
 //! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
-//! | `ErrorLog` | the panic hook | a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
+//! | `ErrorLog` | feature `tracing`, and the panic hook | errors of accept and of the service at level `ERROR`, failed handshakes and connections at `DEBUG`; a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
+//! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | off unless asked for |
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
 
 mod call;
 mod connection;
+mod info;
 mod keep_alive;
 mod limits;
 mod listener;
@@ -115,7 +118,8 @@ use tower_service::Service;
 ///
 /// The service is cloned for each connection, and for each of its requests: an axum `Router`, tonic's
 /// `Routes`, a `ServiceBuilder` chain, a `service_fn`. It needs no [layer](Drain::layer) of this
-/// crate: its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
+/// crate (one of the same drain that is left in it lets requests pass, and counts none a second time):
+/// its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
 /// RST_STREAM with REFUSED_STREAM, which clients retry whatever the method
 /// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Not much is refused: what
 /// would open a WebSocket or a tunnel while draining, what comes after the deadline, and what the service
@@ -137,6 +141,17 @@ use tower_service::Service;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Errors of the service
+///
+/// Most services answer by themselves and have no errors (axum's `Router`, tonic's `Routes`). Where one
+/// fails:
+///
+/// * `Overloaded` and `Elapsed` of the crate `tower` (`load_shed`, `timeout`), also as the source of
+///   another error, are answered by a 503 with `Retry-After: 1`, over HTTP/1 and HTTP/2.
+/// * [`NotExecuted`] is answered by a refused stream, over HTTP/1 by a 503.
+/// * Any other error closes the connection without an answer, over HTTP/2 its stream. With the feature
+///   `tracing` it is logged as an error, with method and path.
 ///
 /// See [`Serve`] for the settings, and [`server`](crate::server) for what is what in Go.
 pub fn serve<L, S, B>(listener: L, service: S) -> Serve<S>
@@ -160,7 +175,7 @@ where
 /// # Errors
 ///
 /// [`DrainTimeout`] if something was left at the deadline; it was cut then. Errors of connections are
-/// theirs, and an accept that fails is tried again.
+/// theirs, and an accept that fails is tried again; with the feature `tracing` both are logged.
 ///
 /// # Cancel safety
 ///
@@ -188,6 +203,8 @@ struct Settings {
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
     names: bool,
+    /// A client that has closed its half is served on: see [`Serve::http1_half_close`].
+    half_close: bool,
     on_connect: Option<OnConnect>,
     http: auto::Builder<TokioExecutor>,
     http1: conn::http1::Builder,
@@ -244,12 +261,12 @@ impl<S> Serve<S> {
     pub fn per_connection(make: impl FnMut(&Peer) -> S + Send + 'static) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
-        let mut http1 = conn::http1::Builder::new();
-        // Whoever has sent a request and then a FIN waits for its response.
-        http.http1().half_close(true);
-        http1.half_close(true);
-        http.http2().timer(TokioTimer::new());
-        http2.timer(TokioTimer::new());
+        let http1 = conn::http1::Builder::new();
+        // WebSockets over HTTP/2 (RFC 8441) are there as on `axum::serve`.
+        http.http2()
+            .timer(TokioTimer::new())
+            .enable_connect_protocol();
+        http2.timer(TokioTimer::new()).enable_connect_protocol();
         Self {
             make: Box::new(make),
             listeners: Vec::new(),
@@ -261,6 +278,7 @@ impl<S> Serve<S> {
                 protocol: None,
                 keep_alive: KeepAlive::new(),
                 names: false,
+                half_close: false,
                 on_connect: None,
                 http,
                 http1,
@@ -371,22 +389,36 @@ impl<S, F> Serve<S, F> {
         }
     }
 
-    /// What each request on a connection gets among its extensions; asked once for each connection,
-    /// after its handshake.
+    /// Gives each request on a connection these values, among its extensions. The function is called once
+    /// for each connection, after its handshake.
+    ///
+    /// Some values are there without it, and it may overwrite them:
+    ///
+    /// | feature | value | connections |
+    /// |---|---|---|
+    /// | `axum` | `ConnectInfo<SocketAddr>` | TCP |
+    /// | `axum` | `ConnectInfo<`[`Peer`]`>` | all |
+    /// | `tonic` | `TcpConnectInfo`, for `request.remote_addr()` and `local_addr()` | TCP |
+    /// | `tonic` | `UdsConnectInfo` | Unix |
+    /// | `tonic`, `rustls` | `TlsConnectInfo<TcpConnectInfo>`, for `request.peer_certs()` | TLS over TCP |
     ///
     /// ```no_run
-    /// use axum::{Router, extract::ConnectInfo, routing::get};
-    /// use std::net::SocketAddr;
+    /// use axum::{Extension, Router, routing::get};
+    /// use tokio::net::{TcpListener, TcpStream};
     ///
-    /// # async fn f(tcp: tokio::net::TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
+    /// #[derive(Clone)]
+    /// struct Port(u16);
+    ///
+    /// # async fn f(tcp: TcpListener) -> Result<(), tower_graceful::DrainTimeout> {
     /// let app = Router::new().route(
     ///     "/",
-    ///     get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()),
+    ///     get(async |Extension(Port(port)): Extension<Port>| format!("you asked at port {port}")),
     /// );
     /// tower_graceful::serve(tcp, app)
     ///     .on_connect(|connection, extensions| {
-    ///         if let Some(peer) = connection.peer().tcp() {
-    ///             extensions.insert(ConnectInfo(peer)); // tonic's is a `TcpConnectInfo`
+    ///         let local = connection.io::<TcpStream>().map(TcpStream::local_addr);
+    ///         if let Some(Ok(local)) = local {
+    ///             extensions.insert(Port(local.port()));
     ///         }
     ///     })
     ///     .await?;
@@ -456,10 +488,18 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Whether a client over HTTP/1 that closes its half of a connection after its request still gets
-    /// its response. Default: true, as in Go. With `false`, such a client is taken for one that has
-    /// gone, as by axum and hyper, and its handler is cancelled.
+    /// Sets whether an HTTP/1 client that closes its half of the connection after its request still gets
+    /// its response. Default: false, as in hyper, axum and Node; Go and HAProxy answer such a client.
+    ///
+    /// To the server, a client that has closed its half looks like one that has gone:
+    ///
+    /// * With `false`, its handler is dropped as soon as the FIN arrives. A client that ends its request
+    ///   with a FIN and then waits (`nc -N`, some scripts and health checks) gets no response.
+    /// * With `true`, it gets its response. But then the handler of a client that has gone runs to its
+    ///   end and a drain waits for it, up to its deadline. A reset is noticed, within a second, and its
+    ///   handler is dropped; this costs a timer for each connection that handles a request.
     pub fn http1_half_close(mut self, allowed: bool) -> Self {
+        self.settings.half_close = allowed;
         self.settings.http.http1().half_close(allowed);
         self.settings.http1.half_close(allowed);
         self

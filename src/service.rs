@@ -110,6 +110,9 @@ impl<S, M> Graceful<S, M> {
     /// served.
     #[cold]
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if is_counted(&self.handle) {
+            return Poll::Pending;
+        }
         if self.saturated.is_none() {
             // A drain that was dropped before it began never refuses.
             self.saturated = self
@@ -161,7 +164,7 @@ where
             Entry::Counted(token) => Some(InFlight::new(token, |token| N::of(&request, token))),
             Entry::Uncounted => {
                 // Nothing of the drain goes with it, so how it closes is decided now.
-                if self.handle.stage() == Stage::Serving {
+                if is_counted(&self.handle) || self.handle.stage() == Stage::Serving {
                     closing = Closing::Never;
                 }
                 None
@@ -192,7 +195,9 @@ impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
         E: Exempt<Request<B>>,
     {
         match self.has_capacity() {
-            true if self.mode.exempt.is_exempt(request) => Entry::Uncounted,
+            true if is_counted(&self.handle) || self.mode.exempt.is_exempt(request) => {
+                Entry::Uncounted
+            }
             true => enter(&self.handle, request),
             false => Entry::Refused,
         }
@@ -247,6 +252,18 @@ where
                 CallFuture::refused()
             }
         }
+    }
+}
+
+/// Whether the request that this thread is polling is counted already, by `serve` with the same drain.
+#[inline]
+fn is_counted(handle: &CounterHandle) -> bool {
+    #[cfg(feature = "server")]
+    return crate::drain::is_current(handle);
+    #[cfg(not(feature = "server"))]
+    {
+        let _ = handle;
+        false
     }
 }
 

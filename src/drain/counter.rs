@@ -419,16 +419,16 @@ impl<O: Owner> CounterHandle<O> {
         self.block.shut(self.open, |word| word | SLOW | CLOSED);
     }
 
-    /// Returns whether the drain has not begun, as far as this thread knows.
-    #[inline]
-    pub(crate) fn is_serving(&self) -> bool {
-        self.shard().word.load(Ordering::Relaxed) & !COUNT == self.open
-    }
-
     /// Returns what belongs to the drain, if the block still is this drain's.
     pub(crate) fn data(&self) -> Option<&'static O::Data> {
         let word = self.shard().word.load(Ordering::Acquire);
         (word & GENERATIONS == self.open).then_some(&self.block.data)
+    }
+
+    /// Returns the address of the block, which no other drain has as long as this one is there.
+    #[inline]
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self.block) as usize
     }
 
     /// Returns the owner, if it is still there.

@@ -50,7 +50,6 @@ fn a_drain_that_is_dropped_before_it_began_leaves_its_services_serving() {
     drop(dropped);
     assert!(matches!(entry(&handle), Entry::Uncounted));
     assert!(handle.data().is_none());
-    assert!(!handle.is_serving(), "it has to look closer");
     assert_eq!(pool.free(), 0, "a request is still on it");
     drop(token);
     assert_eq!(pool.free(), 1);

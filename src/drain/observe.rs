@@ -34,7 +34,7 @@ pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs what calls a subscriber or a recorder, and lets no panic out.
-fn contained(call: impl FnOnce()) {
+pub(crate) fn contained(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         // The panic hook has reported it. Its payload might panic, too, when dropped.
         std::mem::forget(panic);

@@ -449,6 +449,15 @@ impl Plan {
         self.settings.settle
     }
 
+    /// When the settling ends that goes on, if one does.
+    #[cfg(feature = "server")]
+    pub(crate) fn settling_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Settling => add(self.since, self.settings.settle),
+            _ => None,
+        }
+    }
+
     /// When a connection that has not sent a byte, and was accepted then, is closed.
     pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
         accepted.checked_add(self.settings.grace)

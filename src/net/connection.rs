@@ -36,7 +36,8 @@ pin_project! {
     /// * It closes for a peer that has never sent a byte, once its
     ///   [grace](crate::DrainBuilder::grace) is over; that has sent half a head for 5 s; that
     ///   speaks HTTP/2, has no streams and does not answer the server's PING for 5 s. To the server
-    ///   that looks like a peer that has closed.
+    ///   that looks like a peer that has closed; after a part of HTTP/2's preface, like an error of the
+    ///   kind [`TimedOut`](io::ErrorKind::TimedOut).
     /// * At the [deadline](crate::Drain::set_deadline) everything that is done with it ends with an
     ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
     ///   it.
@@ -53,9 +54,14 @@ pin_project! {
         io: T,
         // Whether it has something to be read that the runtime has not heard of.
         has_news: fn(&T) -> bool,
+        // How a reset is noticed by a server that does not read while it handles a request.
+        error: Option<ErrorOf<T>>,
         watch: Watch,
     }
 }
+
+/// See [`probe::error`](super::probe::error).
+type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
 
 /// All but the connection itself. It is dropped after that: what is not counted any more has been
 /// closed.
@@ -93,6 +99,7 @@ impl<T> DrainIo<T> {
         Self {
             io,
             has_news,
+            error: None,
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
@@ -110,6 +117,13 @@ impl<T> DrainIo<T> {
                 registered,
             },
         }
+    }
+
+    /// Looks for errors of the connection when it is flushed while a request is handled.
+    #[cfg(feature = "server")]
+    pub(crate) fn notice_errors(mut self, error: ErrorOf<T>) -> Self {
+        self.error = Some(error);
+        self
     }
 
     /// The connection itself.
@@ -335,7 +349,11 @@ impl Watch {
             });
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(match self.wire.is_in_preface() {
+                    // At an end a server may take it for HTTP/1 and answer 400.
+                    true => Err(io::ErrorKind::TimedOut.into()),
+                    false => Ok(()),
+                });
             }
             // That it is not young any more is worth a look, too.
             let grown = self.graced_until().filter(|_| self.is_young());
@@ -439,6 +457,14 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let stage = this.watch.enter_write()?;
+        if let Some(error) = *this.error {
+            // Not once it is upgraded: its reader may be another task, whose waker this would take.
+            if this.watch.wire.is_in_request() {
+                if let Some(error) = error(&this.io, cx) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
         let result = this.io.poll_flush(cx);
         // What TLS holds has not been written.
         if result.is_pending() != this.watch.unflushed {

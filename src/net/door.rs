@@ -1,4 +1,7 @@
-use crate::drain::{Drain, Reached, Shared, Stage};
+use crate::{
+    drain::{Drain, Reached, Shared, Stage},
+    log,
+};
 use std::{
     fmt,
     future::{Future, poll_fn},
@@ -101,7 +104,7 @@ impl Door {
                     continue;
                 }
                 Err(error) if is_of_the_connection(&error) => continue,
-                Err(_) => {}
+                Err(error) => log::accept_error(&error),
             }
             // The drain does not wait for ever, and nobody waits for what it does not wait for.
             if self.poll_next(cx).is_ready() {

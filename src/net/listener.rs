@@ -4,7 +4,10 @@ use super::{
     probe::has_news,
     queue::Queue,
 };
-use crate::drain::{Drain, Registered};
+use crate::{
+    drain::{Drain, Registered},
+    log,
+};
 use futures_core::Stream;
 #[cfg(feature = "axum")]
 use std::pin::pin;
@@ -104,6 +107,15 @@ impl<L> DrainListener<L> {
         }
     }
 
+    fn open(&self) -> io::Result<&L> {
+        self.get_ref().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the drain has closed the listener",
+            )
+        })
+    }
+
     #[cfg(feature = "server")]
     pub(crate) fn exclusively(mut self, exclusive: bool) -> Self {
         self.exclusive = exclusive;
@@ -128,6 +140,16 @@ impl DrainListener<TcpListener> {
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
+    }
+
+    /// Returns the address that it listens on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TcpListener::local_addr`], and one of the kind
+    /// [`NotConnected`](io::ErrorKind::NotConnected) once the drain has closed the listener.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.open()?.local_addr()
     }
 
     /// The next connection, and where it comes from; `None` once the drain has closed the listener.
@@ -161,6 +183,16 @@ impl DrainListener<TcpListener> {
 
 #[cfg(unix)]
 impl DrainListener<UnixListener> {
+    /// Returns the address that it listens on: see [the other
+    /// one](DrainListener::<TcpListener>::local_addr).
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub fn local_addr(&self) -> io::Result<unix::SocketAddr> {
+        self.open()?.local_addr()
+    }
+
     /// Likewise, for a Unix socket: see [the other one](DrainListener::<TcpListener>::accept).
     pub async fn accept(&mut self) -> Option<(DrainIo<UnixStream>, unix::SocketAddr)> {
         poll_fn(|cx| self.poll_accept(cx, |unix, cx| unix.poll_accept(cx))).await
@@ -318,13 +350,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        match self.get_ref() {
-            Some(listener) => listener.local_addr(),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the drain has closed the listener",
-            )),
-        }
+        self.open()?.local_addr()
     }
 }
 
@@ -354,7 +380,8 @@ impl Backoff {
                     return Poll::Ready(accepted);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
-                Err(_) => {
+                Err(error) => {
+                    log::accept_error(&error);
                     self.last = (self.last * 2).clamp(FIRST, LAST);
                     self.sleep = Some(Box::pin(sleep(self.last)));
                 }

@@ -3,6 +3,11 @@
 
 use socket2::SockRef;
 use std::{any::Any, mem::MaybeUninit, net::SocketAddr};
+#[cfg(feature = "server")]
+use std::{
+    io,
+    task::{Context, Poll},
+};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -25,6 +30,29 @@ fn peeks(socket: SockRef<'_>) -> bool {
     socket
         .peek(&mut [MaybeUninit::uninit()])
         .is_ok_and(|seen| seen > 0)
+}
+
+/// Returns the error that the peer has ended the connection with; an end of what it sends is none.
+///
+/// The task is woken by the next event of the socket, unless there is something to be read already: then
+/// it has to ask again by itself.
+#[cfg(feature = "server")]
+pub(crate) fn error<T: Any>(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
+    let io: &dyn Any = io;
+    let (ready, socket) = match io.downcast_ref::<TcpStream>() {
+        Some(tcp) => (tcp.poll_read_ready(cx), SockRef::from(tcp)),
+        #[cfg(unix)]
+        None => {
+            let unix = io.downcast_ref::<UnixStream>()?;
+            (unix.poll_read_ready(cx), SockRef::from(unix))
+        }
+        #[cfg(not(unix))]
+        None => return None,
+    };
+    match ready {
+        Poll::Pending => None,
+        Poll::Ready(_) => socket.take_error().ok().flatten(),
+    }
 }
 
 /// Where it comes from, if that can be seen.

@@ -100,6 +100,16 @@ impl Wire {
         matches!(self, Self::Http1(http1) if http1.activity() == ConnectionState::Handling)
     }
 
+    /// A part of HTTP/2's preface has come.
+    pub(super) fn is_in_preface(&self) -> bool {
+        matches!(self, Self::Unknown(seen) if *seen > 0)
+    }
+
+    /// HTTP/1 that has come to a request and has not left HTTP behind.
+    pub(super) fn is_in_request(&self) -> bool {
+        matches!(self, Self::Http1(_))
+    }
+
     /// Requests may come at any time, until it is closed.
     pub(super) fn is_multiplexed(&self) -> bool {
         matches!(self, Self::Http2(_) | Self::Opaque)

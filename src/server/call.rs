@@ -3,9 +3,10 @@
 use crate::{
     body::ResponseBody,
     drain::{
-        Connection, CounterHandle, Entry, InFlight, Registered, RequestData, RequestName, Stage,
+        Connection, CounterHandle, Entry, Identity, InFlight, Registered, RequestName, Stage, Token,
     },
     future::ResponseFuture,
+    log,
     refusal::{Answer, Closing},
     service::{enter, is_late_upgrade},
 };
@@ -95,8 +96,11 @@ where
                 _ => false,
             },
         };
+        let drain = Identity::of(&self.handle);
+        let name = log::Call::of::<_, S::Error>(&request);
         let response = match is_admitted {
             true => {
+                let _current = drain.enter();
                 let inner = self.inner.call(request);
                 Some(ResponseFuture::admitted(inner, closing, in_flight))
             }
@@ -107,6 +111,8 @@ where
         };
         CallFuture {
             response,
+            drain,
+            name,
             closing,
             turn,
         }
@@ -166,6 +172,9 @@ pin_project! {
         // `None` is a stream that is refused.
         #[pin]
         response: Option<ResponseFuture<F, B, RequestName>>,
+        drain: Identity,
+        // For a log, should it fail.
+        name: log::Call,
         closing: Closing,
         // Last, so that the connection is not idle before the call is over.
         turn: Option<Turn>,
@@ -185,7 +194,11 @@ where
         let Some(response) = this.response.as_pin_mut() else {
             return Poll::Ready(Err(refused_stream()));
         };
-        let mut response = match ready!(response.poll(cx)) {
+        let polled = {
+            let _current = this.drain.enter();
+            response.poll(cx)
+        };
+        let mut response = match ready!(polled) {
             Ok(response) => response,
             Err(error) => match (error.into(), &this.turn) {
                 (error, Some(_)) if error.is::<NotExecuted>() => {
@@ -194,7 +207,19 @@ where
                 (error, None) if error.is::<NotExecuted>() => {
                     return Poll::Ready(Err(refused_stream()));
                 }
-                (error, _) => return Poll::Ready(Err(error)),
+                (error, turn) if is_overload(&*error) => {
+                    this.name.unavailable(&*error);
+                    // The connection is kept, unless it closes by itself.
+                    let ends = turn
+                        .as_ref()
+                        .is_some_and(|turn| turn.connection.stage() > Stage::Serving);
+                    let closing = if ends { *this.closing } else { Closing::Never };
+                    Answer::unavailable().into_response(closing)
+                }
+                (error, _) => {
+                    this.name.failed(&*error);
+                    return Poll::Ready(Err(error));
+                }
             },
         };
         if this
@@ -218,13 +243,28 @@ fn refused_stream() -> BoxError {
     h2::Error::from(h2::Reason::REFUSED_STREAM).into()
 }
 
+/// Whether the service had no capacity or no time for the request, as tower's layers say it.
+#[cold]
+fn is_overload(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<tower::load_shed::error::Overloaded>()
+            || error.is::<tower::timeout::error::Elapsed>()
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// An error of a service under [`serve`](crate::serve) that has not begun to execute the request.
 ///
 /// Over HTTP/2 it is answered by a RST_STREAM with REFUSED_STREAM, after which clients send the request
 /// elsewhere, whatever its method ([RFC 9113, section
-/// 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)); over HTTP/1 by a 503. Any other error of a
-/// service ends its stream, or its connection. So it is for the outermost layers, which know; a handler
-/// that has done something must not say so.
+/// 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)); over HTTP/1 by a 503. So it is for the
+/// outermost layers, which know; a handler that has done something must not say so. For other errors, see
+/// [`serve`](crate::serve#errors-of-the-service).
 ///
 /// ```
 /// use http::{Request, Response};

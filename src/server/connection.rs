@@ -3,10 +3,12 @@
 use super::{
     Shared,
     call::{Calls, HttpService},
+    info,
     listener::{Handshake, Peer, Protocol},
 };
 use crate::{
     drain::{Connection, ConnectionState, Plan, Registered, Stage},
+    log,
     net::DrainIo,
 };
 use http::Extensions;
@@ -16,6 +18,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -36,45 +39,65 @@ pub(super) async fn serve<T, H, S>(
     let connection = registered.handle();
     let mut driver = Driver::new(connection.clone(), &shared);
     let io = {
-        let mut shake = pin!(handshake.shake(io));
+        let mut shake = pin!(handshake.shake(io, connection.clone()));
         match poll_fn(|cx| driver.poll_handshake(shake.as_mut(), cx)).await {
             Some(Ok(io)) => io,
-            // It is the peer who is told why, by the protocol of the handshake.
-            Some(Err(_)) | None => return,
+            // The peer is told why by the protocol of the handshake.
+            Some(Err(error)) => return log::handshake_error(&peer, &error),
+            None if shared.is_dropped() => return,
+            None => return log::handshake_error(&peer, &"it took too long"),
         }
     };
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
-    let extensions = settings.on_connect.as_ref().map(|on_connect| {
-        let mut extensions = Extensions::new();
-        on_connect(H::established(&io, &peer), &mut extensions);
-        extensions
-    });
+    let mut extensions = Extensions::new();
+    let established = H::established(&io, &peer);
+    info::insert(established, &mut extensions);
+    H::insert_info(&io, &mut extensions);
+    if let Some(on_connect) = &settings.on_connect {
+        on_connect(established, &mut extensions);
+    }
     let calls = Calls {
         inner: TowerToHyperService::new(service),
         handle: shared.drain.counter_handle(),
         connection,
         registered: registered.clone(),
-        extensions,
+        extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         names: settings.names,
     };
-    let io = TokioIo::new(DrainIo::new(io, registered, H::has_news));
+    let mut io = DrainIo::new(io, registered, H::has_news);
+    if settings.half_close {
+        io = io.notice_errors(H::error);
+    }
+    let io = TokioIo::new(io);
     match protocol {
         Protocol::Either => {
             let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
-            driver.drive(connection, |it| it.graceful_shutdown()).await;
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &*error);
+            }
         }
         Protocol::Http1 => {
             let connection = settings.http1.serve_connection(io, calls).with_upgrades();
-            driver
-                .drive(pin!(connection), |it| it.graceful_shutdown())
-                .await;
+            let connection = pin!(connection);
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &error);
+            }
         }
         Protocol::Http2 => {
             let connection = pin!(settings.http2.serve_connection(io, calls));
-            driver.drive(connection, |it| it.graceful_shutdown()).await;
+            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
+            if let Err(error) = end {
+                log::connection_error(&peer, &error);
+            }
         }
     }
 }
+
+/// How often to look for a reset of a client that has closed its half, or has sent the next request: the
+/// runtime does not wake for it then.
+const RESET_LOOK: Duration = Duration::from_secs(1);
 
 /// Sees to it that a connection ends in time.
 ///
@@ -145,15 +168,22 @@ impl<'a> Driver<'a> {
         }
     }
 
-    async fn drive<C: Future>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) {
+    /// Errs if the connection has failed; one that is closed here has not.
+    async fn drive<C, E>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Result<(), E>
+    where
+        C: Future<Output = Result<(), E>>,
+    {
         poll_fn(|cx| {
             loop {
                 let stage = self.listen(cx);
                 // Before it is polled: a call that comes now says so, and what is read is looked at
                 // closely.
                 let closes = self.closes(stage);
-                if self.shared.is_dropped() || http.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
+                if self.shared.is_dropped() {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Poll::Ready(end) = http.as_mut().poll(cx) {
+                    return Poll::Ready(end);
                 }
                 match self.look(stage, closes) {
                     Next::Wait(until) => {
@@ -166,11 +196,11 @@ impl<'a> Driver<'a> {
                         self.told = true;
                         tell(http.as_mut());
                     }
-                    Next::Drop => return Poll::Ready(()),
+                    Next::Drop => return Poll::Ready(Ok(())),
                 }
             }
         })
-        .await;
+        .await
     }
 
     /// The stage; when it changes, the task is woken.
@@ -203,10 +233,13 @@ impl<'a> Driver<'a> {
             Some(at) if connection.retires() => limits.overdue_at(at),
             at => at,
         };
-        let until = |limit: Option<Instant>| Next::Wait([limit, age].into_iter().flatten().min());
         let activity = connection.activity();
         let turn = connection.turns();
         let http2 = connection.speaks_http2();
+        let handles = self.shared.settings.half_close && turn % 2 == 1;
+        let reset = handles.then(|| Instant::now() + RESET_LOOK);
+        let until =
+            |limit: Option<Instant>| Next::Wait([limit, age, reset].into_iter().flatten().min());
         if activity != ConnectionState::Reading {
             self.reading = None;
         }
@@ -259,12 +292,18 @@ impl<'a> Driver<'a> {
             }
             ConnectionState::Streaming if turn % 2 == 0 && !connection.expects() => {
                 // Whoever has just had an answer may have written the next request by now.
-                let limit = match closes {
-                    true => Some(connection.plan(|plan| plan.settle_time())),
-                    false => limits.idle,
+                let (limit, settling) = match closes {
+                    true => {
+                        connection.plan(|plan| (Some(plan.settle_time()), plan.settling_until()))
+                    }
+                    false => (limits.idle, None),
                 };
                 let since = since(&mut self.idle, turn);
-                let mut at = limit.and_then(|limit| since.checked_add(limit));
+                // A client that has long been idle may have sent one just before the drain began. (`None`
+                // is less than any instant.)
+                let mut at = limit
+                    .and_then(|limit| since.checked_add(limit))
+                    .max(settling);
                 if stage >= Stage::Forced {
                     at = Some(since);
                 }

@@ -1,13 +1,13 @@
 //! What can be listened to, and what is done before a request can come.
 
-use crate::net::has_news;
-#[cfg(unix)]
-use std::sync::Arc;
+use crate::{drain::Connection, net};
+use http::Extensions;
 use std::{
     any::Any,
     future::{Future, ready},
     io,
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
 };
 #[cfg(unix)]
@@ -162,16 +162,26 @@ pub(super) enum Protocol {
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+    fn shake(
+        &self,
+        io: T,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
 
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
+
+    /// See [`net::error`].
+    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
 
     fn protocol(_: &Self::Io) -> Protocol {
         Protocol::Either
     }
 
     fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a>;
+
+    /// Inserts what is known of a connection that has made this handshake.
+    fn insert_info(_: &Self::Io, _: &mut Extensions) {}
 }
 
 /// Nothing.
@@ -181,12 +191,20 @@ pub(super) struct Plain;
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+    fn shake(
+        &self,
+        io: T,
+        _: Arc<Connection>,
+    ) -> impl Future<Output = io::Result<T>> + Send + use<T> {
         ready(Ok(io))
     }
 
     fn has_news(io: &T) -> bool {
-        has_news(io)
+        net::has_news(io)
+    }
+
+    fn error(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
+        net::error(io, cx)
     }
 
     fn established<'a>(io: &'a T, peer: &'a Peer) -> Established<'a> {

@@ -1,9 +1,25 @@
 //! TLS, by rustls.
 
-use super::listener::{Established, Handshake, Peer, Protocol};
-use crate::net::has_news;
-use std::{future::Future, io, sync::Arc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use super::{
+    info,
+    listener::{Established, Handshake, Peer, Protocol},
+};
+use crate::{
+    drain::{Connection, ConnectionState},
+    net,
+};
+use http::Extensions;
+use std::{
+    future::{Future, poll_fn},
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::unconstrained,
+};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 #[derive(Clone)]
@@ -27,18 +43,35 @@ impl Tls {
 }
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
-    type Io = TlsStream<T>;
+    type Io = TlsIo<T>;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
-        self.0.accept(io)
+    fn shake(
+        &self,
+        io: T,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
+        let accept = self.0.accept(io);
+        async {
+            let stream = accept.await?;
+            Ok(TlsIo {
+                stream,
+                connection,
+                wrote_in: None,
+                is_shut_down: false,
+            })
+        }
     }
 
     fn has_news(io: &Self::Io) -> bool {
-        has_news(io.get_ref().0)
+        net::has_news(io.stream.get_ref().0)
+    }
+
+    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error> {
+        net::error(io.stream.get_ref().0, cx)
     }
 
     fn protocol(io: &Self::Io) -> Protocol {
-        match io.get_ref().1.alpn_protocol() {
+        match io.stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             // Without an agreement, too: whoever speaks HTTP/2 over TLS has to agree upon it (RFC
             // 9113, section 3.2).
@@ -47,11 +80,103 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     }
 
     fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a> {
-        let (io, tls) = io.get_ref();
+        let (io, tls) = io.stream.get_ref();
         Established {
             io,
             peer,
             tls: Some(tls),
         }
+    }
+
+    fn insert_info(io: &Self::Io, extensions: &mut Extensions) {
+        info::insert_tls(&io.stream, extensions);
+    }
+}
+
+/// A connection over TLS that ends with a close_notify, also when it is dropped.
+///
+/// To a client, an end without one is an error: somebody else may have cut the connection. So a
+/// connection that is closed for its idleness says it. A connection that is dropped in the middle of a
+/// response does not: the client may take the end of the connection for the end of the body.
+pub(super) struct TlsIo<T: AsyncRead + AsyncWrite + Unpin> {
+    stream: TlsStream<T>,
+    connection: Arc<Connection>,
+    /// The call in which something was written last, by the number of [`turns`](Connection::turns).
+    wrote_in: Option<u64>,
+    is_shut_down: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> TlsIo<T> {
+    /// Whether an end of the connection may be taken for the end of a response, or of a tunnel's data.
+    fn is_in_response(&self) -> bool {
+        if self.connection.speaks_http2() {
+            return false;
+        }
+        match self.connection.activity() {
+            ConnectionState::Stalled | ConnectionState::Upgraded => true,
+            _ => {
+                let turn = self.connection.turns();
+                turn % 2 == 1 && self.wrote_in == Some(turn)
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsIo<T> {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsIo<T> {
+    #[inline]
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.wrote_in = Some(self.connection.turns());
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.wrote_in = Some(self.connection.turns());
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    #[inline]
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_shut_down = true;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for TlsIo<T> {
+    fn drop(&mut self) {
+        if self.is_shut_down || self.is_in_response() {
+            return;
+        }
+        // Once: what the socket does not take now is not waited for. A task's budget does not count.
+        let shutdown = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = pin!(unconstrained(shutdown)).poll(&mut cx);
     }
 }

@@ -1,5 +1,8 @@
 //! What a drain says of itself: events, metrics, JSON. The clock is paused, so that all of it is known.
 
+#[path = "observe/serve.rs"]
+mod serve;
+
 use bytes::Bytes;
 use http::{Request, Response, header::ACCEPT};
 use http_body_util::{BodyExt, Empty, channel::Channel};

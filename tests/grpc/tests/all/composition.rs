@@ -16,7 +16,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
-use tonic::{Code, service::Routes, transport::Server};
+use tonic::{
+    Code,
+    service::Routes,
+    transport::{Endpoint, Server},
+};
 use tower::ServiceBuilder;
 use tower_graceful::Drain;
 use tower_http::trace::TraceLayer;
@@ -100,4 +104,58 @@ async fn composition_behind_a_router_of_axum() {
     stop.send(()).unwrap();
     let drained = soon("the server", server).await.unwrap().unwrap();
     assert_eq!((drained.completed, drained.refused), (1, 2));
+}
+
+/// Under `serve`, with nothing written for it.
+#[tokio::test]
+async fn i76_peers_are_known_to_handlers() {
+    use std::{net::SocketAddr, sync::mpsc};
+    use tonic::transport::server::UdsConnectInfo;
+
+    type Seen = (Option<SocketAddr>, Option<SocketAddr>, bool);
+    let (seen, sees) = mpsc::channel::<Seen>();
+    let drain = Drain::new();
+    let gate = Gate::new(&drain);
+    let looks = move |request: tonic::Request<()>| {
+        let unix = request.extensions().get::<UdsConnectInfo>().is_some();
+        let all = (request.remote_addr(), request.local_addr(), unix);
+        seen.send(all).expect("the test looks");
+        Ok(request)
+    };
+    let service = GateServer::with_interceptor(gate.clone(), looks);
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let tcp = tcp.expect("a free port");
+    let address = tcp.local_addr().expect("bound");
+    let path = std::env::temp_dir().join(format!("i76-{}", address.port()));
+    let unix = tokio::net::UnixListener::bind(&path).expect("free");
+    let server = tower_graceful::serve(tcp, Routes::new(service).prepare())
+        .listen(unix)
+        .with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    for target in [
+        format!("http://{address}"),
+        format!("unix:{}", path.display()),
+    ] {
+        let channel = Endpoint::from_shared(target)
+            .expect("valid")
+            .connect()
+            .await;
+        let mut client = GateClient::new(channel.expect("it listens"));
+        gate.let_go();
+        let answer = soon("the answer", client.hold(text("here"))).await;
+        assert_eq!(answer.expect("OK").into_inner(), text("here"));
+    }
+    std::fs::remove_file(&path).expect("there");
+    let (remote, local, unix) = sees.recv().expect("asked");
+    let remote = remote.expect("known");
+    assert_eq!(
+        (remote.ip(), local, unix),
+        (address.ip(), Some(address), false)
+    );
+    assert_eq!(sees.recv().expect("asked"), (None, None, true));
+    drain.begin();
+    soon("the server", done)
+        .await
+        .expect("no panic")
+        .expect("drained");
 }

@@ -425,3 +425,30 @@ async fn a_server_that_is_dropped_takes_its_listener_along() {
         .await
         .expect("nothing is left");
 }
+
+/// By itself, and by axum's trait: as long as it listens.
+#[tokio::test]
+async fn i76_a_listener_says_where_it_listens() {
+    let drain = Drain::new();
+    let mut tcp = drain.bind("127.0.0.1:0").await.expect("a port");
+    let address = tcp.local_addr().expect("open");
+    assert_ne!(address.port(), 0);
+    let same = axum::serve::Listener::local_addr(&tcp);
+    assert_eq!(same.expect("open"), address);
+    let directory = tempfile::tempdir().expect("possible");
+    let path = directory.path().join("socket");
+    let mut unix = drain.listener(tokio::net::UnixListener::bind(&path).expect("free"));
+    let address = unix.local_addr().expect("open");
+    assert_eq!(address.as_pathname(), Some(&*path));
+    drain.begin();
+    assert!(guarded(tcp.accept()).await.is_none());
+    assert!(guarded(unix.accept()).await.is_none());
+    for error in [
+        tcp.local_addr().map(drop),
+        unix.local_addr().map(drop),
+        axum::serve::Listener::local_addr(&tcp).map(drop),
+    ] {
+        let error = error.expect_err("closed");
+        assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+    }
+}

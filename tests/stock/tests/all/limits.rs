@@ -265,3 +265,40 @@ async fn the_deadline_needs_no_waiter() {
         client.end().await;
     }
 }
+
+/// Who sends a part of it is closed in time, and is told nothing in another protocol.
+#[tokio::test]
+async fn i73_half_a_preface_is_closed_without_an_answer() {
+    let parts = [1, 3, 12, 16, 18, 20, 22, 23];
+    for kind in ALL {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut clients = Vec::new();
+        for part in parts {
+            let mut client = Client::connect(server.address).await;
+            client.send(&frames::PREFACE[..part]).await;
+            clients.push((part, client));
+        }
+        guarded(async {
+            while server.drain.left().connections.reading < parts.len() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        server.drain.begin();
+        for (part, mut client) in clients {
+            assert_eq!(client.rest().await, "", "{kind:?}, {part} bytes");
+        }
+        server.drained().await;
+    }
+    let limit = Duration::from_millis(100);
+    let server = Server::serve(Drain::new(), |tcp, app| {
+        tower_graceful::serve(tcp, app).header_read_timeout(limit)
+    });
+    for part in parts {
+        let mut client = Client::connect(server.address).await;
+        client.send(&frames::PREFACE[..part]).await;
+        assert_eq!(client.rest().await, "", "{part} bytes");
+    }
+    server.drain.begin();
+    server.drained().await;
+}

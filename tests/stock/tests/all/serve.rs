@@ -56,24 +56,49 @@ async fn b21_begun_before_it_returns_at_once_and_listens_no_more() {
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
-/// It does not wait for the others: not for the settling, with nothing that could come.
+/// However long it has been idle: its next request may be on its way when the drain begins.
 #[tokio::test]
-async fn a01_a_connection_that_has_long_been_idle_closes_at_once() {
+async fn i68_a_connection_that_has_long_been_idle_has_the_settling() {
     let settle = Duration::from_millis(300);
     let server = Server::start(Kind::Serve, Drain::builder().settle(settle).build()).await;
+    let mut asks = Client::connect(server.address).await;
+    let mut idle = Client::connect(server.address).await;
+    asks.hello().await;
+    idle.hello().await;
+    tokio::time::sleep(settle + SHORT).await;
+    assert_eq!(server.drain.left().connections.idle, 2);
+    let began = Instant::now();
+    server.drain.begin();
+    // The tasks of both have seen the drain by then.
+    tokio::time::sleep(settle / 3).await;
+    asks.get("/").await;
+    let answer = asks.rest().await;
+    assert!(answer.ends_with("hello"), "{answer:?}");
+    assert_eq!(closes(&answer), 1);
+    assert!(began.elapsed() < settle, "{:?}", began.elapsed());
+    // One that asks for nothing is closed at the end of the settling.
+    assert_eq!(idle.rest().await, "");
+    assert!(began.elapsed() >= settle, "{:?}", began.elapsed());
+    server.drained().await;
+    assert!(began.elapsed() < 3 * settle, "{:?}", began.elapsed());
+}
+
+/// Outside of a drain the settling counts from the last response on.
+#[tokio::test]
+async fn i68_without_a_drain_a_connection_that_has_long_been_idle_closes_at_once() {
+    let settle = Duration::from_millis(300);
+    let keep_alive = KeepAlive::new();
+    let server = start(Drain::builder().settle(settle).build(), |server| {
+        server.keep_alive(&keep_alive)
+    });
     let mut idle = Client::connect(server.address).await;
     idle.hello().await;
     tokio::time::sleep(settle).await;
-    assert_eq!(server.drain.left().connections.idle, 1);
-    let mut fresh = Client::connect(server.address).await;
-    let busy = Instant::now();
-    fresh.hello().await;
-    let began = Instant::now();
-    server.drain.begin();
+    let disabled = Instant::now();
+    keep_alive.disable();
     assert_eq!(idle.rest().await, "");
-    assert!(began.elapsed() < settle, "{:?}", began.elapsed());
-    assert_eq!(fresh.rest().await, "");
-    assert!(busy.elapsed() >= settle, "{:?}", busy.elapsed());
+    assert!(disabled.elapsed() < settle, "{:?}", disabled.elapsed());
+    server.drain.begin();
     server.drained().await;
 }
 
@@ -145,11 +170,11 @@ async fn a05_who_was_not_told_is_served_while_draining() {
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
-/// Go's answer, and nginx's; see `http1_half_close` for the other one.
+/// Go's answer, and HAProxy's. hyper's is the default.
 #[tokio::test]
 async fn a14_a_half_closed_connection_gets_its_response() {
     for draining in [false, true] {
-        let server = start(Drain::new(), |server| server);
+        let server = start(Drain::new(), |server| server.http1_half_close(true));
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;
         server.at_the_gate().await;
@@ -165,7 +190,7 @@ async fn a14_a_half_closed_connection_gets_its_response() {
         server.drain.begin();
         server.drained().await;
     }
-    let server = start(Drain::new(), |server| server.http1_half_close(false));
+    let server = start(Drain::new(), |server| server);
     let mut client = Client::connect(server.address).await;
     client.get("/gate").await;
     server.at_the_gate().await;
@@ -173,6 +198,74 @@ async fn a14_a_half_closed_connection_gets_its_response() {
     assert_eq!(client.rest().await, "");
     server.drain.begin();
     server.drained().await;
+}
+
+/// How a client leaves while its handler runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaves {
+    Closes,
+    Resets,
+    /// A FIN first, and a reset when the server has seen it.
+    ClosesHalfThenResets,
+    /// A part of the next request is unread then.
+    ResetsWithARequestBehind,
+}
+
+/// The handler of `/stuck` is dropped when its client has gone; the drain does not wait for it.
+async fn leaves(server: Server, draining: bool, how: Leaves) {
+    let mut client = Client::connect(server.address).await;
+    client.get("/stuck").await;
+    if how == Leaves::ResetsWithARequestBehind {
+        client.send("GET / HTTP/1.1\r\n").await;
+    }
+    server.at_the_gate_of_stuck().await;
+    if draining {
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+    }
+    if how == Leaves::ClosesHalfThenResets {
+        client.stream.shutdown().await.expect("open");
+        tokio::time::sleep(SHORT).await;
+        assert_eq!(server.drain.left().requests, 1, "it is served on");
+    }
+    if how != Leaves::Closes {
+        client.stream.set_zero_linger().expect("possible");
+    }
+    let left = Instant::now();
+    drop(client);
+    guarded(async {
+        while server.drain.left().requests + server.drain.left().connections.total() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(
+        left.elapsed() < 3 * Duration::from_secs(1),
+        "{how:?}, {draining}"
+    );
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn i62_a_client_that_has_gone_holds_nothing() {
+    for draining in [false, true] {
+        for how in [Leaves::Closes, Leaves::Resets] {
+            leaves(start(Drain::new(), |server| server), draining, how).await;
+        }
+    }
+}
+
+/// A FIN says nothing then, but a reset does.
+#[tokio::test]
+async fn i62_a_reset_is_noticed_where_half_closed_connections_are_served() {
+    use Leaves::*;
+    for draining in [false, true] {
+        for how in [Resets, ClosesHalfThenResets, ResetsWithARequestBehind] {
+            let server = start(Drain::new(), |server| server.http1_half_close(true));
+            leaves(server, draining, how).await;
+        }
+    }
 }
 
 /// What a listener says of one connection says nothing of the next.
@@ -983,4 +1076,363 @@ async fn b16_likewise_of_any_listener() {
     server.drain.begin();
     assert!(queued.rest().await.ends_with("hello"));
     server.drained().await;
+}
+
+/// With a layer in its service, of the same drain or of another.
+fn layered(drain: Drain, layer: tower_graceful::GracefulLayer) -> Server {
+    Server::serve(drain, |tcp, app| {
+        tower_graceful::serve(tcp, app.layer(layer))
+    })
+}
+
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_counts_no_request_twice() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut http1 = [
+        Client::connect(server.address).await,
+        Client::connect(server.address).await,
+    ];
+    for client in &mut http1 {
+        client.get("/gate").await;
+        server.at_the_gate().await;
+    }
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    assert_eq!(server.drain.left().requests, 3);
+    server.drain.begin();
+    http2.frame_of(GOAWAY).await;
+    http2.pongs = true;
+    server.shared.open.notify_waiters();
+    for client in &mut http1 {
+        let answer = client.rest().await;
+        assert!(answer.ends_with("passed"), "{answer}");
+        assert_eq!(closes(&answer), 1);
+    }
+    let ping = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+    http2
+        .send(frames::frame(frames::PING, frames::ACK, 0, &ping))
+        .await;
+    while http2.frame().await.is_some() {}
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (3, 0));
+}
+
+/// What `serve` admits when nobody else is admitted any more, the layer does not refuse: see
+/// `a05_who_was_not_told_is_served_while_draining`.
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_refuses_nothing_that_was_admitted() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut client = Client::connect(server.address).await;
+    client.get("/trailers").await;
+    client.read_until("first\r\n").await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    guarded(server.drain.shutdown_signal()).await;
+    while server.drain.guard().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.shared.open.notify_one();
+    client.read_until("0\r\n\r\n").await;
+    client.get("/").await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
+
+/// Neither is what `serve` refuses refused once more.
+#[tokio::test]
+async fn i71_what_is_refused_is_refused_once() {
+    let drain = Drain::new();
+    let server = layered(drain.clone(), drain.layer());
+    let mut held = Client::connect(server.address).await;
+    held.get("/gate").await;
+    server.at_the_gate().await;
+    let mut client = Client::connect(server.address).await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    client
+        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+        .await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    server.shared.open.notify_one();
+    held.rest().await;
+    assert_eq!(server.drained().await.refused, 1);
+}
+
+/// A layer of another drain counts and refuses by itself.
+#[tokio::test]
+async fn i71_a_layer_of_another_drain_counts_and_refuses() {
+    let tenant = Drain::new();
+    let server = layered(Drain::new(), tenant.layer());
+    let mut client = Client::connect(server.address).await;
+    client.get("/gate").await;
+    server.at_the_gate().await;
+    assert_eq!(
+        (server.drain.left().requests, tenant.left().requests),
+        (1, 1)
+    );
+    tenant.begin();
+    let mut other = Client::connect(server.address).await;
+    other.get("/").await;
+    let head = other.head().await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    server.shared.open.notify_one();
+    client.read_until("passed").await;
+    assert_eq!(guarded(tenant.wait()).await.expect("drained").refused, 1);
+    drop((client, other));
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// Without capacity in the service below it: it is waited for, as without the layer.
+#[tokio::test]
+async fn i71_a_layer_of_the_same_drain_calls_no_service_that_is_not_ready() {
+    let drain = Drain::new();
+    let layer = tower::ServiceBuilder::new()
+        .layer(drain.layer())
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1));
+    let server = Server::serve(drain, |tcp, app| {
+        tower_graceful::serve(tcp, app.layer(layer))
+    });
+    let mut clients = [
+        Client::connect(server.address).await,
+        Client::connect(server.address).await,
+    ];
+    for client in &mut clients {
+        client.get("/gate").await;
+    }
+    server.at_the_gate().await;
+    guarded(async {
+        while server.drain.left().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    let second = server.shared.clone();
+    server.shared.open.notify_one();
+    guarded(second.reached.notified()).await;
+    second.open.notify_one();
+    for client in &mut clients {
+        let answer = client.rest().await;
+        assert!(answer.ends_with("passed"), "{answer}");
+    }
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (2, 0));
+}
+
+/// With nothing written for it: axum's and tonic's ways to ask. `on_connect` may say otherwise.
+#[tokio::test]
+async fn i76_peers_are_known_to_handlers() {
+    use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
+
+    let tcp = async |ConnectInfo(address): ConnectInfo<SocketAddr>,
+                     ConnectInfo(peer): ConnectInfo<Peer>,
+                     Extension(info): Extension<TcpConnectInfo>| {
+        assert_eq!(peer.tcp(), Some(address));
+        assert_eq!(info.remote_addr(), Some(address));
+        format!("{address} {} hello", info.local_addr().expect("known"))
+    };
+    let unix = async |ConnectInfo(peer): ConnectInfo<Peer>,
+                      Extension(info): Extension<UdsConnectInfo>,
+                      tcp: Option<Extension<TcpConnectInfo>>| {
+        assert!(tcp.is_none() && matches!(peer, Peer::Unix(_)), "{peer:?}");
+        let process = info.peer_cred.and_then(|peer| peer.pid());
+        format!("{process:?} hello")
+    };
+    let app = || {
+        Router::new()
+            .route("/", routing::get(tcp))
+            .route("/unix", routing::get(unix))
+    };
+    let directory = tempfile::tempdir().expect("possible");
+    let path = directory.path().join("socket");
+    let [first, second] = [bind(), bind()];
+    let [address, other] = [&first, &second].map(|tcp| tcp.local_addr().expect("bound"));
+    let drain = Drain::new();
+    let plain = tower_graceful::serve(first, app())
+        .listen(tokio::net::UnixListener::bind(&path).expect("free"))
+        .with_drain(drain.clone());
+    let proxy = SocketAddr::from(([192, 0, 2, 1], 80));
+    let behind_a_proxy = tower_graceful::serve(
+        second,
+        Router::new().route(
+            "/",
+            routing::get(
+                async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                       Extension(more): Extension<u8>| {
+                    format!("{peer} {more} hello")
+                },
+            ),
+        ),
+    )
+    .on_connect(move |_, extensions| {
+        extensions.insert(ConnectInfo(proxy));
+        extensions.insert(7_u8);
+    })
+    .with_drain(drain.clone());
+    let done = [
+        tokio::spawn(plain.into_future()),
+        tokio::spawn(behind_a_proxy.into_future()),
+    ];
+    let mut client = Client::connect(address).await;
+    let own = client.stream.local_addr().expect("connected");
+    for _ in 0..2 {
+        let answer = client.hello().await;
+        let said = format!("\r\n\r\n{own} {address} hello");
+        assert!(answer.ends_with(&said), "{answer}");
+    }
+    let answer = Client::connect(other).await.hello().await;
+    assert!(answer.ends_with("\r\n\r\n192.0.2.1:80 7 hello"), "{answer}");
+    let stream = tokio::net::UnixStream::connect(&path).await;
+    let mut client = Client::over(stream.expect("it listens"));
+    client.get("/unix").await;
+    let answer = client.read_until("hello").await;
+    let said = format!("\r\n\r\nSome({}) hello", std::process::id());
+    assert!(answer.ends_with(&said), "{answer}");
+    drain.begin();
+    for done in done {
+        guarded(done).await.expect("no panic").expect("drained");
+    }
+}
+
+/// A listener that hides its socket knows where its connections come from, too.
+#[tokio::test]
+async fn i76_peers_of_a_listener_of_ones_own_are_known() {
+    struct Hides(TcpListener);
+
+    impl Listener for Hides {
+        type Io = tokio::io::BufStream<TcpStream>;
+        type Addr = SocketAddr;
+
+        fn poll_accept(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+            let (tcp, peer) = ready!(self.0.poll_accept(cx))?;
+            Poll::Ready(Ok((tokio::io::BufStream::new(tcp), peer)))
+        }
+    }
+
+    use tonic::transport::server::TcpConnectInfo;
+    let app = Router::new().route(
+        "/",
+        routing::get(
+            async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                   Extension(info): Extension<TcpConnectInfo>| {
+                assert_eq!((info.remote_addr(), info.local_addr()), (Some(peer), None));
+                format!("{peer} hello")
+            },
+        ),
+    );
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let drain = Drain::new();
+    let server = tower_graceful::serve(Hides(tcp), app).with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let mut client = Client::connect(address).await;
+    let own = client.stream.local_addr().expect("connected");
+    let answer = client.hello().await;
+    assert!(answer.ends_with(&format!("{own} hello")), "{answer}");
+    drop(client);
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}
+
+/// What the layers of tower say has a meaning, also where another error is around it.
+#[tokio::test]
+async fn i77_an_overload_and_a_timeout_are_answered() {
+    use tower::{BoxError, ServiceBuilder};
+
+    #[derive(Debug)]
+    struct Outer(BoxError);
+    impl std::fmt::Display for Outer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("outer")
+        }
+    }
+    impl std::error::Error for Outer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    let [shed, slow, other] = [bind(), bind(), bind()];
+    let [sheds, times_out, fails] =
+        [&shed, &slow, &other].map(|tcp| tcp.local_addr().expect("bound"));
+    let drain = Drain::new();
+    let shared = Shared::new(&drain);
+    let service = ServiceBuilder::new()
+        .load_shed()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1))
+        .service(app(shared.clone()));
+    let shed = tower_graceful::serve(shed, service).with_drain(drain.clone());
+    let service = ServiceBuilder::new()
+        .map_err(Outer)
+        .timeout(SHORT)
+        .service(app(shared.clone()));
+    let slow = tower_graceful::serve(slow, service).with_drain(drain.clone());
+    let service = tower::service_fn(async |_: http::Request<hyper::body::Incoming>| {
+        Err::<http::Response<String>, _>("something else")
+    });
+    let other = tower_graceful::serve(other, service).with_drain(drain.clone());
+    let done = [
+        tokio::spawn(shed.into_future()),
+        tokio::spawn(slow.into_future()),
+        tokio::spawn(other.into_future()),
+    ];
+
+    let mut held = Client::connect(sheds).await;
+    held.get("/gate").await;
+    guarded(shared.reached.notified()).await;
+    for (address, path) in [(sheds, "/"), (times_out, "/stuck")] {
+        let mut client = Client::connect(address).await;
+        // It is kept.
+        for _ in 0..2 {
+            client.get(path).await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+            assert!(head.contains("retry-after: 1"), "{head}");
+            assert_eq!(closes(&head), 0);
+        }
+        let mut client = Client::connect(address).await;
+        client.send(frames::hello()).await;
+        client.send(frames::get(1, path)).await;
+        let head = client.frame_of(frames::HEADERS).await;
+        // `:status` by its name in the static table, then "503" in the code of HPACK.
+        let status = [0x48, 0x83, 0x6c, 0x0c, 0xff];
+        assert!(head.payload.starts_with(&status), "{head:?}");
+    }
+    let mut client = Client::connect(fails).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "");
+    let mut client = Client::connect(fails).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/")).await;
+    let reset = client.frame_of(RST_STREAM).await;
+    assert_ne!(reset.payload, [0, 0, 0, 7]);
+    client.pongs = true;
+
+    let mut late = Client::connect(sheds).await;
+    late.get("/").await;
+    late.head().await;
+    drain.begin();
+    late.get("/").await;
+    let answer = late.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    shared.open.notify_one();
+    held.read_until("passed").await;
+    drop((held, client));
+    for done in done {
+        guarded(done).await.expect("no panic").expect("drained");
+    }
 }

@@ -23,7 +23,8 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+        server::WebPkiClientVerifier,
     },
 };
 use tower_graceful::{
@@ -33,6 +34,10 @@ use tower_graceful::{
 
 struct Keys {
     server: Arc<ServerConfig>,
+    /// Asks clients for the same certificate.
+    mutual: Arc<ServerConfig>,
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
     roots: Arc<RootCertStore>,
 }
 
@@ -43,13 +48,29 @@ fn keys() -> &'static Keys {
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).expect("a certificate");
+        let roots = Arc::new(roots);
+        let certificate = made.cert.der().clone();
+        let pair = || {
+            let key = PrivateKeyDer::from(key.clone_key());
+            (vec![certificate.clone()], key)
+        };
+        let (chain, own) = pair();
         let server = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], PrivateKeyDer::from(key))
+            .with_single_cert(chain, own)
+            .expect("a pair");
+        let (chain, own) = pair();
+        let verifier = WebPkiClientVerifier::builder(roots.clone()).build();
+        let mutual = ServerConfig::builder()
+            .with_client_cert_verifier(verifier.expect("possible"))
+            .with_single_cert(chain, own)
             .expect("a pair");
         Keys {
             server: Arc::new(server),
-            roots: Arc::new(roots),
+            mutual: Arc::new(mutual),
+            certificate,
+            key,
+            roots,
         }
     })
 }
@@ -468,6 +489,181 @@ async fn connections_have_values_of_tls() {
     client.get("/").await;
     let answer = client.read_until("hello").await;
     assert!(answer.ends_with("localhost hello"), "{answer}");
+    drain.begin();
+    guarded(done).await.expect("no panic").expect("drained");
+}
+
+impl Secure {
+    /// Reads to the end. An end without a close_notify is an error of the kind `UnexpectedEof`.
+    async fn read_to_end(&mut self) -> std::io::Result<usize> {
+        guarded(self.stream.read_to_end(&mut Vec::new())).await
+    }
+
+    async fn ends_cleanly(&mut self, case: &str) {
+        let end = self.read_to_end().await;
+        assert!(end.is_ok(), "{case}: {end:?}");
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn i73_what_takes_too_long_ends_with_a_close_notify() {
+    let server = start_with(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let mut silent = Secure::http1(&server).await;
+    let mut half = Secure::http1(&server).await;
+    half.send("GET / HT").await;
+    let mut second = Secure::http1(&server).await;
+    second.get("/").await;
+    second.read_until("hello").await;
+    second.send("GET / HT").await;
+    let mut streams = Secure::http2(&server).await;
+    let block = [0x82, 0x86];
+    let head = frames::frame(frames::HEADERS, frames::END_STREAM, 1, &block);
+    streams.send(head).await;
+    let mut preface = Secure::secure(server.address, &["h2"]).await;
+    preface.send(&frames::PREFACE[..12]).await;
+    silent.ends_cleanly("silent").await;
+    half.ends_cleanly("half a head").await;
+    second.ends_cleanly("half a second head").await;
+    streams.ends_cleanly("half a head over HTTP/2").await;
+    preface.ends_cleanly("half a preface").await;
+    server.drain.begin();
+    server.drained().await;
+}
+
+#[tokio::test]
+async fn i73_what_is_idle_or_answers_no_ping_ends_with_a_close_notify() {
+    let idle = start_with(Drain::new(), |server| server.idle_timeout(SHORT));
+    let kept = start_with(Drain::new(), |server| server.http2_keep_alive(SHORT, SHORT));
+    let mut http1 = Secure::http1(&idle).await;
+    http1.get("/").await;
+    http1.read_until("hello").await;
+    // It answers neither the PING of the GOAWAY nor that of the keep-alive.
+    let mut http2 = Secure::http2(&idle).await;
+    let mut gone = Secure::http2(&kept).await;
+    http1.ends_cleanly("HTTP/1").await;
+    http2.ends_cleanly("HTTP/2").await;
+    gone.ends_cleanly("keep-alive").await;
+    for server in [idle, kept] {
+        server.drain.begin();
+        server.drained().await;
+    }
+}
+
+#[tokio::test]
+async fn i73_what_is_too_old_ends_with_a_close_notify() {
+    let server = start_with(Drain::new(), |server| {
+        server.max_connection_age(SHORT, SHORT)
+    });
+    let mut stuck = Secure::http1(&server).await;
+    stuck.get("/stuck").await;
+    let mut streams = Secure::http2(&server).await;
+    streams.send(frames::get(1, "/events")).await;
+    let mut head = Secure::http1(&server).await;
+    head.get("/").await;
+    head.read_until("hello").await;
+    head.send("GET / HT").await;
+    stuck.ends_cleanly("no response has begun").await;
+    streams.ends_cleanly("HTTP/2").await;
+    head.ends_cleanly("half a head").await;
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// A response that is cut must not look whole to a client that takes its end for the end of the body.
+#[tokio::test]
+async fn i73_a_response_that_is_cut_does_not_end_with_a_close_notify() {
+    let get = "GET /events HTTP/1.0\r\nhost: test\r\n\r\n";
+    let old = start_with(Drain::new(), |server| {
+        server.max_connection_age(SHORT, SHORT)
+    });
+    let late = start(Drain::builder().timeout(2 * SHORT).build());
+    let dropped = start(Drain::new());
+    let mut clients = Vec::new();
+    for server in [&old, &late, &dropped] {
+        let mut client = Secure::http1(server).await;
+        client.send(get).await;
+        client.read_until("tick").await;
+        clients.push(client);
+    }
+    late.drain.begin();
+    dropped.done.abort();
+    for client in &mut clients {
+        let end = client.read_to_end().await;
+        assert_eq!(
+            end.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::UnexpectedEof)
+        );
+    }
+    assert!(late.outcome().await.is_err());
+}
+
+#[tokio::test]
+async fn i73_limits_of_a_drain_end_with_a_close_notify() {
+    let server = start(Drain::new());
+    let mut silent = Secure::http1(&server).await;
+    let mut half = Secure::http1(&server).await;
+    half.send("GET / HT").await;
+    let mut second = Secure::http1(&server).await;
+    second.get("/").await;
+    second.read_until("hello").await;
+    second.send("GET / HT").await;
+    let mut http2 = Secure::http2(&server).await;
+    while server.drain.left().connections.reading < 2 {
+        tokio::task::yield_now().await;
+    }
+    server.drain.begin();
+    silent.ends_cleanly("silent").await;
+    half.ends_cleanly("half a head").await;
+    second.ends_cleanly("half a second head").await;
+    http2.ends_cleanly("no PONG").await;
+    server.drained().await;
+}
+
+/// What axum and tonic know of connections of their own, with nothing written for it.
+#[tokio::test]
+async fn i76_peers_and_certificates_are_known_below_tls() {
+    use axum::{Extension, extract::ConnectInfo};
+    use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+
+    type Tls = TlsConnectInfo<TcpConnectInfo>;
+    let says = async |ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                      Extension(tcp): Extension<TcpConnectInfo>,
+                      Extension(tls): Extension<Tls>| {
+        assert_eq!(tcp.remote_addr(), Some(peer));
+        assert_eq!(tls.get_ref().remote_addr(), Some(peer));
+        let certificates = tls.peer_certs().expect("asked for");
+        assert_eq!(certificates.first(), Some(&keys().certificate));
+        let local = tcp.local_addr().expect("known");
+        format!("{peer} {local} hello")
+    };
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    let app = axum::Router::new().route("/", axum::routing::get(says));
+    let drain = Drain::new();
+    let server = Serve::new(app)
+        .listen_rustls(tcp, keys().mutual.clone())
+        .with_drain(drain.clone());
+    let done = tokio::spawn(server.into_future());
+    let config = ClientConfig::builder()
+        .with_root_certificates(keys().roots.clone())
+        .with_client_auth_cert(
+            vec![keys().certificate.clone()],
+            PrivateKeyDer::from(keys().key.clone_key()),
+        );
+    let config = Arc::new(config.expect("a pair"));
+    let tcp = TcpStream::connect(address).await.expect("it listens");
+    let own = tcp.local_addr().expect("connected");
+    let name = "localhost".try_into().expect("a name");
+    let stream = guarded(TlsConnector::from(config).connect(name, tcp)).await;
+    let mut client = Client::over(stream.expect("it agrees"));
+    client.get("/").await;
+    let answer = client.read_until("hello").await;
+    assert!(
+        answer.ends_with(&format!("\r\n\r\n{own} {address} hello")),
+        "{answer}"
+    );
     drain.begin();
     guarded(done).await.expect("no panic").expect("drained");
 }

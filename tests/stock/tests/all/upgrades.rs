@@ -203,3 +203,98 @@ async fn e39_an_upgrade_in_the_lame_duck_says_nothing_of_closing() {
         server.drained().await;
     }
 }
+
+/// A WebSocket that is one stream of an HTTP/2 connection (RFC 8441).
+struct StreamSocket {
+    send: h2::SendStream<bytes::Bytes>,
+    receive: h2::RecvStream,
+}
+
+impl StreamSocket {
+    async fn open(server: &Server, path: &str) -> Self {
+        let tcp = TcpStream::connect(server.address)
+            .await
+            .expect("it listens");
+        let (client, connection) = guarded(h2::client::handshake(tcp)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let mut client = guarded(client.ready()).await.expect("open");
+        // It says so in its SETTINGS, which come before any response.
+        let request = http::Request::get(format!("http://{}/", server.address));
+        let request = request.body(()).expect("a request");
+        let (first, _) = client.send_request(request, true).expect("open");
+        guarded(first).await.expect("answered");
+        assert!(client.is_extended_connect_protocol_enabled());
+        let request = http::Request::connect(format!("http://{}{path}", server.address))
+            .header("sec-websocket-version", "13")
+            .extension(h2::ext::Protocol::from_static("websocket"))
+            .body(())
+            .expect("a request");
+        let (response, send) = client.send_request(request, false).expect("open");
+        let response = guarded(response).await.expect("answered");
+        assert_eq!(response.status(), 200);
+        let receive = response.into_body();
+        Self { send, receive }
+    }
+
+    /// A frame that is complete, masked with zeros: its opcode and a short payload.
+    fn send(&mut self, opcode: u8, payload: &[u8]) {
+        let head = [0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+        let frame = [&head[..], payload].concat().into();
+        self.send.send_data(frame, false).expect("open");
+    }
+
+    /// The next frame of the server, which is not masked; `None` at the end or an error of the stream.
+    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        let data = guarded(self.receive.data()).await?.ok()?;
+        let _ = self.receive.flow_control().release_capacity(data.len());
+        // The end of the stream may be a DATA frame without data.
+        let opcode = data.first()? & 0x0f;
+        Some((opcode, data[2..].to_vec()))
+    }
+
+    async fn echo(&mut self) {
+        self.send(1, b"here");
+        assert_eq!(self.next().await, Some((1, b"here".to_vec())));
+    }
+}
+
+#[tokio::test]
+async fn i69_a_web_socket_over_http2_is_counted_waited_for_and_cut() {
+    for kind in UPGRADING {
+        let timeout = Duration::from_millis(700);
+        let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;
+        let mut socket = StreamSocket::open(&server, "/ws").await;
+        socket.echo().await;
+        let left = server.drain.left();
+        assert_eq!((left.requests, left.connections.total()), (0, 1), "{left}");
+        server.drain.begin();
+        guarded(server.drain.reached(Phase::Draining)).await;
+        socket.echo().await;
+        let drain = server.drain.clone();
+        let Err(RunError::Timeout(outcome)) = server.outcome().await else {
+            panic!("{kind:?}: it was cut");
+        };
+        assert_eq!(outcome.left.connections.total(), 1, "{kind:?}: {outcome}");
+        assert!(outcome.elapsed < 2 * timeout, "{kind:?}: {outcome}");
+        assert_eq!(socket.next().await, None);
+        assert!(drain.left().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn i69_a_web_socket_over_http2_is_told() {
+    for kind in UPGRADING {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut socket = StreamSocket::open(&server, "/ws-polite").await;
+        server.drain.begin();
+        let (opcode, goodbye) = socket.next().await.expect("a goodbye");
+        assert_eq!((opcode, &goodbye[..2]), (8, &1001_u16.to_be_bytes()[..]));
+        socket.send(8, &goodbye[..2]);
+        while socket.next().await.is_some() {}
+        let drained = server.drained().await;
+        assert!(
+            drained.elapsed < Duration::from_secs(2),
+            "{kind:?}: {drained}"
+        );
+    }
+}
