@@ -13,7 +13,7 @@ mod queue;
 mod wire;
 
 #[cfg(feature = "server")]
-pub(crate) use self::probe::has_news;
+pub(crate) use self::probe::{SocketOptions, has_news};
 pub use self::{connection::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;

@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State},
-    probe::{self, has_news},
+    probe::{self, SocketOptions, has_news},
 };
 use crate::drain::{Drain, Registered};
 use futures_core::Stream;
@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 pin_project! {
@@ -46,6 +47,7 @@ pin_project! {
         // `None` once it is closed.
         #[pin]
         incoming: Option<S>,
+        options: SocketOptions,
         door: Door,
     }
 }
@@ -54,8 +56,24 @@ impl<S> DrainIncoming<S> {
     pub(super) fn new(incoming: S, drain: &Drain) -> Self {
         Self {
             incoming: Some(incoming),
+            options: SocketOptions::default(),
             door: Door::new(drain),
         }
+    }
+
+    /// Sets whether TCP_NODELAY is set on connections that are a `TcpStream`. Default: `true`.
+    ///
+    /// Connections of other types keep the options that their stream has given them.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Sets after how long without traffic a connection that is a `TcpStream` is probed by TCP
+    /// keep-alive. Default: `None`, no keep-alive.
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
+        self.options.keepalive = keepalive.into();
+        self
     }
 }
 
@@ -88,6 +106,7 @@ where
                 Some(Ok(io)) => {
                     let peer = probe::peer(&io);
                     if let Some(registered) = Registered::enter(this.door.entrance(), peer) {
+                        this.options.set(&io);
                         let io = DrainIo::new(io, registered, has_news);
                         return Poll::Ready(Some(Ok(io)));
                     }

@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State, is_of_the_connection},
-    probe::has_news,
+    probe::{SocketOptions, has_news},
     queue::Queue,
 };
 use crate::drain::{Drain, Registered};
@@ -75,6 +75,7 @@ use tokio::{
 pub struct DrainListener<L> {
     listening: Listening<L>,
     exclusive: bool,
+    options: SocketOptions,
     door: Door,
     backoff: Backoff,
 }
@@ -91,6 +92,7 @@ impl<L> DrainListener<L> {
         Self {
             listening: Listening::To(listener),
             exclusive: false,
+            options: SocketOptions::default(),
             door: Door::new(drain),
             backoff: Backoff::default(),
         }
@@ -104,9 +106,29 @@ impl<L> DrainListener<L> {
         }
     }
 
+    /// Sets whether TCP_NODELAY is set on accepted TCP connections. Default: `true`, as in Go and in
+    /// tonic's own server.
+    ///
+    /// With `false`, a small write may wait for the acknowledgement of the one before, which a client
+    /// may delay by 40 ms.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive.
+    /// Default: `None`, no keep-alive.
+    ///
+    /// The number of probes and the time between them are the system's.
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
+        self.options.keepalive = keepalive.into();
+        self
+    }
+
     #[cfg(feature = "server")]
-    pub(crate) fn exclusively(mut self, exclusive: bool) -> Self {
+    pub(crate) fn with(mut self, exclusive: bool, options: SocketOptions) -> Self {
         self.exclusive = exclusive;
+        self.options = options;
         self
     }
 
@@ -231,10 +253,14 @@ impl<L: 'static> DrainListener<L> {
     }
 
     /// Counts what was accepted; closes if that was the last one.
-    fn admit<T, A: 'static>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
+    fn admit<T: 'static, A: 'static>(
+        &mut self,
+        next: Option<(T, A)>,
+    ) -> Option<(T, A, Registered)> {
         let admitted = next.and_then(|(io, address)| {
             let peer = (&address as &dyn Any).downcast_ref().copied();
             let registered = Registered::enter(self.door.entrance(), peer)?;
+            self.options.set(&io);
             Some((io, address, registered))
         });
         if admitted.is_none() {

@@ -1,8 +1,8 @@
 //! A look into a socket, of whatever kind it is: what the kernel has, the runtime may not have heard of
 //! yet.
 
-use socket2::SockRef;
-use std::{any::Any, mem::MaybeUninit, net::SocketAddr};
+use socket2::{SockRef, TcpKeepalive};
+use std::{any::Any, mem::MaybeUninit, net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -31,4 +31,38 @@ fn peeks(socket: SockRef<'_>) -> bool {
 pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
     let io: &dyn Any = io;
     io.downcast_ref::<TcpStream>()?.peer_addr().ok()
+}
+
+/// The options that are set on each TCP connection that is accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Duration>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: None,
+        }
+    }
+}
+
+impl SocketOptions {
+    /// Sets them, if it is a TCP connection. A connection that does not take an option is served
+    /// without it.
+    pub(super) fn set<T: Any>(self, io: &T) {
+        let io: &dyn Any = io;
+        let Some(tcp) = io.downcast_ref::<TcpStream>() else {
+            return;
+        };
+        if self.nodelay {
+            let _ = tcp.set_nodelay(true);
+        }
+        if let Some(idle) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle);
+            let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod hangs;
 mod http1;
 mod http2;
 mod limits;
+mod options;
 mod report;
 mod serve;
 mod server;
