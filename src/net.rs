@@ -7,6 +7,7 @@
 mod connection;
 mod door;
 mod incoming;
+mod linger;
 mod listener;
 mod probe;
 mod queue;

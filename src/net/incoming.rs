@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State},
-    probe::{self, SocketOptions, has_news},
+    probe::{self, SocketOptions},
 };
 use crate::drain::{Drain, Registered};
 use futures_core::Stream;
@@ -107,7 +107,7 @@ where
                     let peer = probe::peer(&io);
                     if let Some(registered) = Registered::enter(this.door.entrance(), peer) {
                         this.options.set(&io);
-                        let io = DrainIo::new(io, registered, has_news);
+                        let io = DrainIo::accepted(io, registered);
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }

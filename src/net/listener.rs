@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State, is_of_the_connection},
-    probe::{SocketOptions, has_news},
+    probe::SocketOptions,
     queue::Queue,
 };
 use crate::drain::{Drain, Registered};
@@ -197,7 +197,7 @@ impl<L: 'static> DrainListener<L> {
     ) -> Poll<Option<(DrainIo<T>, A)>> {
         self.poll_registered(cx, accept).map(|accepted| {
             let (io, address, registered) = accepted?;
-            Some((DrainIo::new(io, registered, has_news), address))
+            Some((DrainIo::accepted(io, registered), address))
         })
     }
 
@@ -338,7 +338,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
                 Listening::Closed => return std::future::pending().await,
             };
             if let Some((io, address, registered)) = self.admit(next) {
-                return (DrainIo::new(io, registered, has_news), address);
+                return (DrainIo::accepted(io, registered), address);
             }
         }
     }

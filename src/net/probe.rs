@@ -2,7 +2,12 @@
 //! yet.
 
 use socket2::{SockRef, TcpKeepalive};
-use std::{any::Any, mem::MaybeUninit, net::SocketAddr, time::Duration};
+use std::{
+    any::Any,
+    mem::MaybeUninit,
+    net::{self, SocketAddr},
+    time::Duration,
+};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -31,6 +36,13 @@ fn peeks(socket: SockRef<'_>) -> bool {
 pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
     let io: &dyn Any = io;
     io.downcast_ref::<TcpStream>()?.peer_addr().ok()
+}
+
+/// A second handle of its socket, if it is a TCP connection.
+pub(super) fn duplicate<T: Any>(io: &T) -> Option<net::TcpStream> {
+    let io: &dyn Any = io;
+    let tcp = io.downcast_ref::<TcpStream>()?;
+    Some(SockRef::from(tcp).try_clone().ok()?.into())
 }
 
 /// The options that are set on each TCP connection that is accepted.

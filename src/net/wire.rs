@@ -115,11 +115,6 @@ impl Wire {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
     }
 
-    /// The peer sends as it reads: what opens its windows.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self, Self::Http2(_))
-    }
-
     pub(super) fn is_opaque(&self) -> bool {
         matches!(self, Self::Opaque)
     }

@@ -31,12 +31,12 @@ use tower_graceful::{
     server::{Established, Serve},
 };
 
-struct Keys {
-    server: Arc<ServerConfig>,
+pub struct Keys {
+    pub server: Arc<ServerConfig>,
     roots: Arc<RootCertStore>,
 }
 
-fn keys() -> &'static Keys {
+pub fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
         let made = rcgen::generate_simple_self_signed(["localhost".into()]).expect("possible");
@@ -54,7 +54,7 @@ fn keys() -> &'static Keys {
     })
 }
 
-fn start(drain: Drain) -> Server {
+pub fn start(drain: Drain) -> Server {
     start_with(drain, |server| server)
 }
 
@@ -67,7 +67,7 @@ fn start_with(
     })
 }
 
-type Secure = Client<TlsStream<TcpStream>>;
+pub type Secure = Client<TlsStream<TcpStream>>;
 
 impl Secure {
     async fn shake_hands(tcp: TcpStream, protocols: &[&str]) -> std::io::Result<Self> {
@@ -88,7 +88,7 @@ impl Secure {
         Self::shake_hands(tcp, protocols).await.expect("it agrees")
     }
 
-    async fn http1(server: &Server) -> Self {
+    pub async fn http1(server: &Server) -> Self {
         Self::secure(server.address, &["http/1.1"]).await
     }
 
