@@ -300,9 +300,10 @@ where
     /// ```
     pub fn listen<L: Listener>(mut self, listener: L) -> Self {
         self.listeners.push(Box::new(|settings, drain| {
-            let listener = drain
-                .listener(listener)
-                .with(settings.exclusive, settings.tcp);
+            let listener =
+                drain
+                    .listener(listener)
+                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
             Box::new(Port::new(listener, Plain))
         }));
         self
@@ -333,9 +334,10 @@ where
         config: Arc<tokio_rustls::rustls::ServerConfig>,
     ) -> Self {
         self.listeners.push(Box::new(|settings, drain| {
-            let listener = drain
-                .listener(listener)
-                .with(settings.exclusive, settings.tcp);
+            let listener =
+                drain
+                    .listener(listener)
+                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
             Box::new(Port::new(listener, Tls::new(config, settings.protocol)))
         }));
         self

@@ -98,11 +98,8 @@ where
                 Some(Err(error)) if this.door.state() == State::Open => {
                     return Poll::Ready(Some(Err(error)));
                 }
-                // At the end, nobody is told, and the next one may be fine. It is over in time.
-                Some(Err(_)) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                // At the end, nobody is told, and the next one may be fine.
+                Some(Err(_)) if !this.door.retry(cx) => return Poll::Pending,
                 Some(Ok(io)) => {
                     let peer = probe::peer(&io);
                     if let Some(registered) = Registered::enter(this.door.entrance(), peer) {
@@ -111,7 +108,7 @@ where
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }
-                None => {}
+                Some(Err(_)) | None => {}
             }
             this.incoming.set(None);
             this.door.close();

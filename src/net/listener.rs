@@ -75,6 +75,8 @@ use tokio::{
 pub struct DrainListener<L> {
     listening: Listening<L>,
     exclusive: bool,
+    /// The socket that a listener of one's own is around, if it says so.
+    tcp: fn(&L) -> Option<&TcpListener>,
     options: SocketOptions,
     door: Door,
     backoff: Backoff,
@@ -92,6 +94,7 @@ impl<L> DrainListener<L> {
         Self {
             listening: Listening::To(listener),
             exclusive: false,
+            tcp: |_| None,
             options: SocketOptions::default(),
             door: Door::new(drain),
             backoff: Backoff::default(),
@@ -126,8 +129,14 @@ impl<L> DrainListener<L> {
     }
 
     #[cfg(feature = "server")]
-    pub(crate) fn with(mut self, exclusive: bool, options: SocketOptions) -> Self {
+    pub(crate) fn with(
+        mut self,
+        exclusive: bool,
+        tcp: fn(&L) -> Option<&TcpListener>,
+        options: SocketOptions,
+    ) -> Self {
         self.exclusive = exclusive;
+        self.tcp = tcp;
         self.options = options;
         self
     }
@@ -233,22 +242,32 @@ impl<L: 'static> DrainListener<L> {
         Poll::Ready(self.admit(next))
     }
 
-    /// Takes the queue from the listener when it is time, if that is possible.
+    /// When it is time, keeps new clients out and takes the queue from the listener, if that is
+    /// possible.
     fn poll_door(&mut self, cx: &mut Context<'_>) {
         if self.door.poll(cx) != State::Emptying || !matches!(self.listening, Listening::To(_)) {
             return;
         }
         if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
+            // Once.
+            if std::mem::take(&mut self.exclusive) {
+                self.shut(&listener);
+            }
             self.listening = match Queue::of(listener) {
-                Ok(queue) => {
-                    if self.exclusive && queue.shut() {
-                        self.door.wait_for_handshakes();
-                    }
-                    Listening::Emptying(queue)
-                }
+                Ok(queue) => Listening::Emptying(queue),
                 Err(Some(listener)) => Listening::To(listener),
                 Err(None) => return self.door.close(),
             };
+        }
+    }
+
+    fn shut(&mut self, listener: &L) {
+        let tcp = (listener as &dyn Any).downcast_ref();
+        let Some(tcp) = tcp.or_else(|| (self.tcp)(listener)) else {
+            return;
+        };
+        if let (true, Ok(address)) = (Queue::shut(tcp), tcp.local_addr()) {
+            self.door.wait_for_handshakes(address.port());
         }
     }
 
