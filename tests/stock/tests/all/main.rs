@@ -5,6 +5,7 @@
 
 mod accept;
 mod client;
+mod handshakes;
 mod hangs;
 mod http1;
 mod http2;

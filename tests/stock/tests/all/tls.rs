@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{
@@ -69,8 +69,8 @@ fn start_with(
 
 pub type Secure = Client<TlsStream<TcpStream>>;
 
-impl Secure {
-    async fn shake_hands(tcp: TcpStream, protocols: &[&str]) -> std::io::Result<Self> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Client<TlsStream<T>> {
+    pub async fn shake_hands(tcp: T, protocols: &[&str]) -> std::io::Result<Self> {
         let mut config = ClientConfig::builder()
             .with_root_certificates(keys().roots.clone())
             .with_no_client_auth();
@@ -82,7 +82,9 @@ impl Secure {
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         Ok(Self::over(guarded(stream).await?))
     }
+}
 
+impl Secure {
     async fn secure(address: SocketAddr, protocols: &[&str]) -> Self {
         let tcp = TcpStream::connect(address).await.expect("it listens");
         Self::shake_hands(tcp, protocols).await.expect("it agrees")
