@@ -27,7 +27,7 @@ pin_project! {
     ///
     /// # async fn f(routes: Routes) -> Result<(), Box<dyn std::error::Error>> {
     /// let drain = Drain::new();
-    /// let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?.with_nodelay(Some(true));
+    /// let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?;
     ///
     /// let server = Server::builder().layer(drain.layer()).serve_with_incoming_shutdown(
     ///     routes,
@@ -39,9 +39,10 @@ pin_project! {
     /// # }
     /// ```
     ///
-    /// The accept queue behind a stream is taken for empty when nothing has come for 20 ms, for up
-    /// to 100 ms. A [listener](Drain::listener) is a stream, too, and looks into its queue: where
-    /// you have one, give tonic that.
+    /// The accept queue behind a stream cannot be seen. So the stream is polled until the
+    /// [settling](crate::DrainBuilder::settle) is over, then dropped; what it yields until then is
+    /// served. A [listener](Drain::listener) is a stream, too, and looks into its queue: where you
+    /// have one, give tonic that.
     #[derive(Debug)]
     pub struct DrainIncoming<S> {
         // `None` once it is closed.

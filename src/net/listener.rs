@@ -31,9 +31,11 @@ use tokio::{
 /// * Each connection that it accepts is [counted](crate::Left::connections) until it is dropped,
 ///   also when it has become a WebSocket or a tunnel, and is cut at the deadline: see [`DrainIo`].
 /// * At the end of the lame duck it takes what waits in the accept queue, for up to 100 ms, and
-///   then closes: whoever connects from then on is told so by the kernel, and whoever was there
-///   before is served. (Whoever comes in the microsecond between is reset, unless the listener is
-///   [exclusive](DrainListener::exclusive).) It says that it is done by accepting nothing more.
+///   then closes: the kernel refuses clients that connect from then on, and those that were there
+///   before are served. (A client that comes in the microsecond between is reset, and so is one whose
+///   TCP handshake is half done, unless the listener is [exclusive](DrainListener::exclusive).) It
+///   says that it is done by accepting nothing more.
+/// * TCP_NODELAY is set on what it accepts: see [`tcp_nodelay`](Self::tcp_nodelay).
 ///
 /// Give the server [`Drain::shutdown_signal`] as its signal: it comes when no connection has
 /// anything to say any more that it might lose.
@@ -67,10 +69,17 @@ use tokio::{
 ///
 /// # Listeners inside of others
 ///
-/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, not inside:
-/// of a listener that it does not know it cannot see the accept queue, and takes it for empty when
-/// nothing has come for 20 ms. With TLS inside of it, on the other hand, it sees the requests that
-/// TLS would hide.
+/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, and so does
+/// TLS: the guide of axum has a listener that makes handshakes around this one. A connection is then
+/// counted from its accept on, and its handshake has the [grace](crate::DrainBuilder::grace).
+///
+/// Of a listener inside that it does not know, this one can see neither the accept queue nor
+/// connections that are accepted and not handed over, in the middle of a handshake say. So, at the end
+/// of the lame duck, it polls that listener until the [settling](crate::DrainBuilder::settle) is over,
+/// then drops it. Whatever is handed over within the settling is served: lengthen that where
+/// handshakes take longer. A server with such a listener takes the settling in full even if no
+/// connection is open. The `accept` of the listener inside has to be cancel safe, as for axum itself:
+/// a server may drop its future and call it again.
 #[derive(Debug)]
 pub struct DrainListener<L> {
     listening: Listening<L>,
@@ -152,10 +161,18 @@ impl DrainListener<TcpListener> {
     /// Says that this process alone has the socket, as after [`Drain::bind`]: it was not inherited,
     /// from systemd or a parent, and is not passed on to a successor.
     ///
-    /// Then nobody is reset who connects at the very end: while the accept queue is emptied, on
+    /// Then no client is reset that connects at the very end: while the accept queue is emptied, on
     /// Linux, new clients are refused, as they are after that. (Where the system does not allow that,
     /// before Linux 5.7, their SYNs are dropped, by a socket filter: they try again after a second,
-    /// and are refused.) A socket that others have, too, would stay deaf for them.
+    /// and are refused.)
+    ///
+    /// A client whose TCP handshake is half done at that moment is served if the handshake ends within
+    /// the [settling](crate::DrainBuilder::settle), which is a matter of round-trip time. A server
+    /// without a connection and without such a handshake closes at once.
+    ///
+    /// A shared socket can have none of that: a filter or a binding would make it deaf for the other
+    /// processes, too, and without them there is always another half-done handshake, so the last ones
+    /// are reset. Let the other process accept them: keep a duplicate of the socket there.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self

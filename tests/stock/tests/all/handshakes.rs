@@ -155,7 +155,15 @@ async fn are_served(server: Server) {
     assert_eq!((drained.completed, drained.refused), (3, 0), "{drained}");
 }
 
-/// The program of `examples/axum_tls`.
+/// The listener of `examples/axum_tls`, which the guide shows, too.
+#[test]
+fn i74_the_guide_has_the_listener_that_is_tested() {
+    let example = include_str!("../../../../examples/axum_tls/src/listener.rs");
+    let guide = include_str!("../../../../src/guide/axum.md");
+    let code = example.find("type Connection").expect("it is there");
+    assert!(guide.contains(&example[code..]));
+}
+
 #[tokio::test]
 async fn i74_handshakes_around_the_drains_listener_are_served() {
     are_served(axum_with_tls(Drain::new()).await).await;
