@@ -101,7 +101,9 @@ async fn options_of(way: Way, set: Option<(bool, Option<Duration>)>) -> Vec<(boo
                     look(connection.io::<TcpStream>().expect("TCP"), &saw)
                 });
             let server = server.into_future();
-            tokio::spawn(async { drop(server.await.expect("drained")) })
+            tokio::spawn(async {
+                server.await.expect("drained");
+            })
         }
         Way::Accept => tokio::spawn(async move {
             while let Some((io, _)) = listener.accept().await {
