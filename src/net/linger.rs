@@ -5,11 +5,12 @@
 //! destroys what the peer has not read yet: its response.
 
 use super::connection::Timer;
-use crate::drain::{Connection, ConnectionState, Registered, Stage};
+use crate::drain::{ConnectionState, Registered, Stage};
 use std::{
     future::poll_fn,
     mem::MaybeUninit,
     net,
+    ops::Deref,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -100,12 +101,6 @@ impl Lingering {
         }
     }
 
-    #[inline]
-    pub(super) fn connection(&self) -> &Connection {
-        let registered = self.registered.as_ref();
-        registered.expect("taken by its drop only").connection()
-    }
-
     /// Keeps a duplicate of its socket, which lingers when this is dropped: until then its server may
     /// go on reading, as a tunnel does whose other direction has ended.
     pub(super) fn hold(&mut self, socket: Option<net::TcpStream>) {
@@ -115,6 +110,15 @@ impl Lingering {
     /// Forgets the socket: it stays in use elsewhere.
     pub(super) fn release(&mut self) {
         self.held = None;
+    }
+}
+
+impl Deref for Lingering {
+    type Target = Registered;
+
+    #[inline]
+    fn deref(&self) -> &Registered {
+        self.registered.as_ref().expect("taken by its drop only")
     }
 }
 
