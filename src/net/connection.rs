@@ -50,7 +50,7 @@ pin_project! {
     ///
     /// A connection whose bytes cannot be read, as with TLS around it, lingers after it was dropped,
     /// in a task of its own, if it is a `TcpStream` whose write half was shut down: only then is it
-    /// certain that nobody reads it any more.
+    /// certain that no part of the server reads it any more.
     ///
     /// # Panics
     ///

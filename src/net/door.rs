@@ -89,8 +89,8 @@ impl Door {
         self.state
     }
 
-    /// To be called before the queue is emptied, when nobody new comes into it: handshakes that have
-    /// begun may end there until the end of the settling.
+    /// Waits for handshakes that have begun: they may end in the queue until the settling is over. To be
+    /// called when new clients are kept out, before the queue is emptied.
     pub(super) fn wait_for_handshakes(&mut self, port: u16) {
         self.handshakes = Handshakes::Unknown(port);
     }
@@ -126,8 +126,8 @@ impl Door {
         }
     }
 
-    /// Whether one may still end in the empty queue. While a connection is open, the settling lasts
-    /// anyway, and nobody has to look.
+    /// Says whether a handshake may still end in the empty queue. While a connection is open, the
+    /// settling lasts anyway, so the kernel's list need not be read.
     fn waits_for_handshakes(&mut self) -> bool {
         if let Handshakes::Unknown(port) = self.handshakes {
             if self.entrance.hub().home().has_connections() {

@@ -99,7 +99,7 @@ where
                 Some(Err(error)) if this.door.state() == State::Open => {
                     return Poll::Ready(Some(Err(error)));
                 }
-                // At the end, nobody is told, and the next one may be fine.
+                // At the end, the server is not told, and the next one may be fine.
                 Some(Err(_)) if !this.door.retry(cx) => return Poll::Pending,
                 Some(Ok(io)) => {
                     let peer = probe::peer(&io);

@@ -2,8 +2,8 @@
 //! "there is one" may not have been heard yet, and a task's budget may be used up.
 //!
 //! The listener is taken from tokio first, so that nothing lies between the last look into the queue
-//! and the close. Whoever connects between the two is reset: it is a microsecond, which a storm of
-//! clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
+//! and the close. A client that connects between the two is reset: it is a microsecond, which a storm
+//! of clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
 //! alone, [`shut`](Queue::shut) closes that gap, too.
 
 use socket2::{SockRef, Socket};

@@ -9,7 +9,7 @@
 /// The index of the newest entry of the dynamic table.
 const NEWEST: u32 = 62;
 const RAW: &[u8] = b":protocol";
-/// Likewise, in the Huffman code of RFC 7541, appendix B.
+/// The same name in the Huffman code of RFC 7541, appendix B.
 const HUFFMAN: &[u8] = &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f];
 /// How many values of `:protocol` are told apart in the table.
 const MOST: usize = 4;
