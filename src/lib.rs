@@ -88,10 +88,12 @@
 //!   the last byte; a request that its server never reads never comes to it; it cuts no connection
 //!   and counts no WebSocket. That takes the listener.
 //! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
-//!   ([`Connections`]), unless they are encrypted: put TLS inside of it, `drain.listener(tls)`.
+//!   ([`Connections`]), unless they are encrypted. [`serve`] with the feature `rustls` sees requests
+//!   over TLS. TLS around the listener loses nothing ([`guide::axum`] has the program), and its
+//!   connections are reported as [`Opaque`](ConnectionState::Opaque).
 //! * A client that connects in the very microsecond in which the listener closes is reset by the
-//!   kernel, unless the listener is the process's own (`Drain::bind`, `Serve::exclusive`) and this is
-//!   Linux. A client that sends a request on a kept connection later than the
+//!   kernel, and so is one whose handshake is half done then, unless the listener is the process's own
+//!   (`Drain::bind`, `Serve::exclusive`) and this is Linux. A client that sends a request on a kept connection later than the
 //!   [settling](DrainBuilder::settle) allows finds it closed.
 //! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
 //!

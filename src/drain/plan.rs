@@ -93,6 +93,8 @@ pub(super) struct Entered {
 pub(super) struct Open {
     /// Listeners that have not closed.
     pub(super) listeners: usize,
+    /// Of them, those whose accept queue may not be empty.
+    pub(super) unemptied: usize,
     pub(super) connections: usize,
     /// Of them, those that may still bring a request that has arrived in time.
     pub(super) awaited: usize,
@@ -219,7 +221,7 @@ impl Plan {
             self.enter(Stage::Emptying, now);
         }
         if self.stage == Stage::Emptying
-            && (over || open.listeners == 0 || waited(self.since, EMPTYING))
+            && (over || open.unemptied == 0 || waited(self.since, EMPTYING))
         {
             self.enter(Stage::Settling, now);
         }

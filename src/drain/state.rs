@@ -51,6 +51,8 @@ struct Tally {
     connections: Turnstile,
     /// Listeners are not inside: that one exists holds nothing up.
     listeners: AtomicUsize,
+    /// Of them, those whose accept queue may not be empty.
+    unemptied: AtomicUsize,
     completed: AtomicU64,
     refused: AtomicU64,
 }
@@ -145,7 +147,19 @@ impl State {
     /// A listener is there that will have to close.
     #[cfg(feature = "net")]
     pub(crate) fn listener_opened(&self) {
+        self.tally.unemptied.fetch_add(1, Ordering::AcqRel);
         self.tally.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one of the listeners as emptied, once for each. It may still be open.
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_emptied(&self) {
+        self.tally.unemptied.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn has_connections(&self) -> bool {
+        self.tally.connections.inside() > 0
     }
 
     #[cfg(feature = "net")]
@@ -242,6 +256,7 @@ impl State {
     fn open(&self) -> Open {
         Open {
             listeners: self.tally.listeners.load(Ordering::Acquire),
+            unemptied: self.tally.unemptied.load(Ordering::Acquire),
             connections: self.tally.connections.inside(),
             awaited: self.registry.awaited(),
             multiplexed: self.registry.multiplexed(),
