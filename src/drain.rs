@@ -30,7 +30,9 @@ pub use self::{
     name::RequestName,
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
-    report::{Blocker, BlockerKind, Blockers, ConnectionState, Connections, Left, Report},
+    report::{
+        Blocker, BlockerKind, Blockers, ConnectionState, Connections, ForcedBy, Left, Report,
+    },
     run::{Insist, ServerOutput},
 };
 pub(crate) type Entrance = count::Entrance<state::State>;
@@ -339,7 +341,7 @@ impl Drain {
     /// Ends it now, begun or not: as if the deadline had been reached. With nothing in flight it
     /// still ends as [`Drained`]. Handlers that listen for the drain may not get their farewell out.
     pub fn force(&self) {
-        self.update(|plan, now| plan.force(now));
+        self.update(|plan, now| plan.force(now, ForcedBy::Call));
     }
 
     /// Moves the deadline, to earlier or later; whoever waits sees it at once. An instant in the

@@ -199,7 +199,7 @@ pub use self::{
     body::ResponseBody,
     drain::{
         Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
-        DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached, Refused, Report,
+        DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
         RequestName, RunError, ServerOutput, Tracked,
     },
     ending::{EndBody, EndStream},

@@ -268,7 +268,7 @@ async fn it_reads_well() {
         lines,
         [
             format!("kind     {:<66}  state    age   taken at", "name"),
-            format!("request  {path}  waiting  0.0s"),
+            format!("request  {path}  waiting  0ms"),
             format!("guard    {:<66}           1.0s  {place}", "outbox"),
         ]
     );
@@ -297,7 +297,7 @@ async fn it_is_served() {
     let text = response.into_body().collect().await.expect("infallible");
     let text = String::from_utf8(text.to_bytes().to_vec()).expect("text");
     assert!(
-        text.starts_with("draining for 0.0s, 25.0s to go: 1 guard left; "),
+        text.starts_with("draining for 0ms, 25.0s to go: 1 guard left; "),
         "{text}"
     );
     assert!(text.contains("\nguard  outbox"), "{text}");
