@@ -5,7 +5,7 @@ use crate::net::has_news;
 use std::sync::Arc;
 use std::{
     any::Any,
-    future::{Future, ready},
+    future::{Future, Ready, ready},
     io,
     net::SocketAddr,
     task::{Context, Poll},
@@ -161,8 +161,10 @@ pub(super) enum Protocol {
 /// What is done with a connection before a request can come on it.
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// A type with a name: Rust 1.85 can not say of an `impl Future` that it does not borrow `self`.
+    type Shaking: Future<Output = io::Result<Self::Io>> + Send + 'static;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+    fn shake(&self, io: T) -> Self::Shaking;
 
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
@@ -180,8 +182,9 @@ pub(super) struct Plain;
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
+    type Shaking = Ready<io::Result<T>>;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+    fn shake(&self, io: T) -> Self::Shaking {
         ready(Ok(io))
     }
 

@@ -2,9 +2,9 @@
 
 use super::listener::{Established, Handshake, Peer, Protocol};
 use crate::net::has_news;
-use std::{future::Future, io, sync::Arc};
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 #[derive(Clone)]
 pub(super) struct Tls(TlsAcceptor);
@@ -28,8 +28,9 @@ impl Tls {
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     type Io = TlsStream<T>;
+    type Shaking = Accept<T>;
 
-    fn shake(&self, io: T) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
+    fn shake(&self, io: T) -> Self::Shaking {
         self.0.accept(io)
     }
 
