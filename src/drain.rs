@@ -517,6 +517,8 @@ impl Drain {
     /// By itself it is recorded at each phase and every five seconds while somebody waits for the drain.
     /// Requests are counted without that: nothing is recorded for each of them.
     ///
+    /// The facade is `metrics` 0.24. A recorder that is installed through another version of it gets nothing.
+    ///
     /// | metric | | |
     /// |---|---|---|
     /// | `graceful_drain_phase` | gauge | 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done |

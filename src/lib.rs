@@ -150,8 +150,9 @@
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
 //! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut. All
-//!   have the target `tower_graceful`.
-//! * `metrics`: the same as figures, see `Drain::record_metrics`.
+//!   have the target `tower_graceful`, which a filter has to let through
+//!   (`RUST_LOG=my_crate=debug,tower_graceful=info`).
+//! * `metrics`: the same as figures, through `metrics` 0.24; see `Drain::record_metrics`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
 //! `pin-project-lite`, `slab`, `tower-layer`, `tower-service` and tokio's `sync` and `time`.
