@@ -106,17 +106,12 @@ async fn each_phase_is_one_event() {
 #[tokio::test(start_paused = true)]
 async fn i20_a_lame_duck_that_there_is_not_is_not_said() {
     let (log, _guard) = Log::of_this_thread();
-    let hour = 3600 * SECOND;
-    let force = |drain: &Drain| drain.force();
-    let begin = |drain: &Drain| drain.begin();
-    let ways: [(Duration, &dyn Fn(&Drain)); 3] = [
-        (Duration::ZERO, &begin),
-        (hour, &force),
-        (Duration::ZERO, &force),
-    ];
-    for (lame_duck, way) in ways {
-        let drain = Drain::builder().lame_duck(lame_duck).build();
-        way(&drain);
+    for (lame_duck, forced) in [(0, false), (0, true), (3600, true)] {
+        let drain = Drain::builder().lame_duck(lame_duck * SECOND).build();
+        match forced {
+            true => drain.force(),
+            false => drain.begin(),
+        }
         let lines = log.lines();
         assert!(lines[0].contains("the drain begins"), "{lines:?}");
         assert!(!lines.concat().contains("phase=\"lame_duck\""), "{lines:?}");
