@@ -152,8 +152,10 @@
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
 //! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut; errors
-//!   of listeners, and of the services and connections of `serve`. All have the target `tower_graceful`.
-//! * `metrics`: the same as figures, see `Drain::record_metrics`.
+//!   of listeners, and of the services and connections of `serve`. All have the target
+//!   `tower_graceful`, which a filter has to let through
+//!   (`RUST_LOG=my_crate=debug,tower_graceful=info`).
+//! * `metrics`: the same as figures, through `metrics` 0.24; see `Drain::record_metrics`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
 //! `pin-project-lite`, `slab`, `tower-layer`, `tower-service` and tokio's `sync` and `time`.
@@ -203,7 +205,7 @@ pub use self::{
     body::ResponseBody,
     drain::{
         Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
-        DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached, Refused, Report,
+        DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
         RequestName, RunError, ServerOutput, Tracked,
     },
     ending::{EndBody, EndStream},

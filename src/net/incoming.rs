@@ -23,7 +23,7 @@ pin_project! {
     #[cfg_attr(not(feature = "tonic"), doc = "```ignore")]
     /// use tonic::transport::{Server, server::TcpIncoming};
     /// use tower_graceful::{Drain, signal};
-    /// # use tonic::service::Routes;
+    /// # use axum::Router as Routes; // needs no feature of tonic's
     ///
     /// # async fn f(routes: Routes) -> Result<(), Box<dyn std::error::Error>> {
     /// let drain = Drain::new();

@@ -4,7 +4,7 @@ use crate::{drain::Connection, net};
 use http::Extensions;
 use std::{
     any::Any,
-    future::{Future, ready},
+    future::{Future, Ready, ready},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -197,12 +197,10 @@ pub(super) enum Protocol {
 /// What is done with a connection before a request can come on it.
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// A type with a name: Rust 1.85 can not say of an `impl Future` that it does not borrow `self`.
+    type Shaking: Future<Output = io::Result<Self::Io>> + Send + 'static;
 
-    fn shake(
-        &self,
-        io: T,
-        connection: Arc<Connection>,
-    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+    fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking;
 
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
@@ -226,12 +224,9 @@ pub(super) struct Plain;
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
+    type Shaking = Ready<io::Result<T>>;
 
-    fn shake(
-        &self,
-        io: T,
-        _: Arc<Connection>,
-    ) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+    fn shake(&self, io: T, _: Arc<Connection>) -> Self::Shaking {
         ready(Ok(io))
     }
 

@@ -55,6 +55,92 @@ async fn b16_what_is_in_the_accept_queue_is_served() {
     }
 }
 
+/// What the guide advises for a header in front of HTTP: the task of the connection reads it.
+#[tokio::test]
+async fn i14_a_header_that_is_read_in_the_task_holds_up_nobody() {
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+        service::TowerToHyperService,
+    };
+    let drain = Drain::new();
+    let shared = Shared::new(&drain);
+    let service = app(shared.clone()).layer(drain.layer());
+    let mut listener = drain.bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.get_ref().expect("open").local_addr();
+    let told = drain.clone();
+    let server = async move {
+        while let Some((mut io, _)) = listener.accept().await {
+            let (service, told) = (service.clone(), told.shutdown_signal());
+            tokio::spawn(async move {
+                if proxy_header(&mut io).await.is_err() {
+                    return;
+                }
+                let service = TowerToHyperService::new(service);
+                let connections = auto::Builder::new(TokioExecutor::new());
+                let connection = connections.serve_connection(TokioIo::new(io), service);
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    () = told => {
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+            });
+        }
+    };
+    let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+    let address = address.expect("bound");
+    // The one thread is here, and not in the server: all of them are in the accept queue at the drain.
+    let silent = std::net::TcpStream::connect(address).expect("it listens");
+    let complete: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            let header = "PROXY TCP4 192.0.2.1 192.0.2.2 51234 80\r\n";
+            let request = format!("{header}{}", get("/"));
+            stream.write_all(request.as_bytes()).expect("room");
+            stream
+        })
+        .collect();
+    drain.begin();
+    let answers = tokio::task::spawn_blocking(|| complete.into_iter().map(answer).collect());
+    let answers: Vec<String> = guarded(answers).await.expect("no reset");
+    for answer in answers {
+        assert!(answer.ends_with("hello"), "{answer:?}");
+        assert_eq!(closes(&answer), 1);
+    }
+    let silent = tokio::task::spawn_blocking(|| answer(silent));
+    let rest = guarded(silent).await.expect("no reset");
+    assert_eq!(rest, "", "closed when its grace is over");
+    let drained = guarded(run).await.expect("no panic").expect("drained");
+    assert_eq!(shared.handled(), 5, "{drained}");
+}
+
+/// The text form of a PROXY header, and not a byte more.
+async fn proxy_header(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<SocketAddr> {
+    use tokio::io::AsyncReadExt;
+    let mut header = Vec::new();
+    while !header.ends_with(b"\r\n") {
+        if header.len() == 107 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        header.push(io.read_u8().await?);
+    }
+    let header = String::from_utf8_lossy(&header);
+    let fields: Vec<_> = header.trim_end().split(' ').collect();
+    match fields[..] {
+        ["PROXY", "TCP4" | "TCP6", source, _, port, _] => {
+            let (source, port) = (source.parse(), port.parse());
+            match (source, port) {
+                (Ok(source), Ok(port)) => Ok(SocketAddr::new(source, port)),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// The first look comes when all the time for it is over already.
 #[tokio::test]
 async fn b16_likewise_after_a_stall() {
