@@ -38,7 +38,9 @@ pub use self::{
     name::RequestName,
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
-    report::{Blocker, BlockerKind, Blockers, ConnectionState, Connections, Left, Report},
+    report::{
+        Blocker, BlockerKind, Blockers, ConnectionState, Connections, ForcedBy, Left, Report,
+    },
     run::{Insist, ServerOutput},
 };
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
@@ -356,7 +358,7 @@ impl Drain {
     /// Ends it now, begun or not: as if the deadline had been reached. With nothing in flight it
     /// still ends as [`Drained`]. Handlers that listen for the drain may not get their farewell out.
     pub fn force(&self) {
-        self.update(|plan, now| plan.force(now));
+        self.update(|plan, now| plan.force(now, ForcedBy::Call));
     }
 
     /// Moves the deadline, to earlier or later; whoever waits sees it at once. An instant in the
@@ -539,6 +541,8 @@ impl Drain {
     ///
     /// By itself it is recorded at each phase and every five seconds while somebody waits for the drain.
     /// Requests are counted without that: nothing is recorded for each of them.
+    ///
+    /// The facade is `metrics` 0.24. A recorder that is installed through another version of it gets nothing.
     ///
     /// | metric | | |
     /// |---|---|---|

@@ -32,20 +32,20 @@ impl Drain {
     /// refused like any other.
     ///
     /// ```no_run
-    /// use tonic::{service::Routes, transport::Server};
+    /// use tonic::transport::Server;
     /// use tower_graceful::Drain;
     ///
-    /// # async fn f(drain: Drain, routes: Routes) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn f(drain: Drain) -> Result<(), Box<dyn std::error::Error>> {
     /// let (health, _) = tonic_health::server::health_reporter();
     /// # type MyService = tonic_health::pb::health_server::HealthServer<()>;
     /// // health.set_serving::<MyService>().await;
     /// let probes = |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     /// let listener = drain.bind("[::]:50051").await?;
+    /// let service = drain.grpc_health(health);
+    /// // With other services: `.add_service(greeter).add_service(service)`, as tonic has it.
     /// let server = Server::builder()
     ///     .layer(drain.layer().exempt(probes))
-    ///     .add_routes(routes)
-    ///     .add_service(drain.grpc_health(health))
-    ///     .serve_with_incoming_shutdown(listener, drain.shutdown_signal());
+    ///     .serve_with_incoming_shutdown(service, listener, drain.shutdown_signal());
     /// # Ok(())
     /// # }
     /// ```

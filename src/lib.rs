@@ -88,10 +88,12 @@
 //!   the last byte; a request that its server never reads never comes to it; it cuts no connection
 //!   and counts no WebSocket. That takes the listener.
 //! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
-//!   ([`Connections`]), unless they are encrypted: put TLS inside of it, `drain.listener(tls)`.
+//!   ([`Connections`]), unless they are encrypted. [`serve`] with the feature `rustls` sees requests
+//!   over TLS. TLS around the listener loses nothing ([`guide::axum`] has the program), and its
+//!   connections are reported as [`Opaque`](ConnectionState::Opaque).
 //! * A client that connects in the very microsecond in which the listener closes is reset by the
-//!   kernel, unless the listener is the process's own (`Drain::bind`, `Serve::exclusive`) and this is
-//!   Linux. A client that sends a request on a kept connection later than the
+//!   kernel, and so is one whose handshake is half done then, unless the listener is the process's own
+//!   (`Drain::bind`, `Serve::exclusive`) and this is Linux. A client that sends a request on a kept connection later than the
 //!   [settling](DrainBuilder::settle) allows finds it closed.
 //! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
 //!
@@ -150,8 +152,10 @@
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
 //! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut; errors
-//!   of listeners, and of the services and connections of `serve`. All have the target `tower_graceful`.
-//! * `metrics`: the same as figures, see `Drain::record_metrics`.
+//!   of listeners, and of the services and connections of `serve`. All have the target
+//!   `tower_graceful`, which a filter has to let through
+//!   (`RUST_LOG=my_crate=debug,tower_graceful=info`).
+//! * `metrics`: the same as figures, through `metrics` 0.24; see `Drain::record_metrics`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
 //! `pin-project-lite`, `slab`, `tower-layer`, `tower-service` and tokio's `sync` and `time`.
@@ -200,7 +204,7 @@ pub use self::{
     body::ResponseBody,
     drain::{
         Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
-        DrainGuard, DrainTimeout, Drained, Insist, Left, Phase, Reached, Refused, Report,
+        DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
         RequestName, RunError, ServerOutput, Tracked,
     },
     ending::{EndBody, EndStream},

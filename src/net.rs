@@ -7,13 +7,14 @@
 mod connection;
 mod door;
 mod incoming;
+mod linger;
 mod listener;
 mod probe;
 mod queue;
 mod wire;
 
 #[cfg(feature = "server")]
-pub(crate) use self::probe::{error, has_news};
+pub(crate) use self::probe::{SocketOptions, error, has_news};
 pub use self::{connection::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;

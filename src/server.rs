@@ -91,7 +91,10 @@ use self::{
     listener::{Plain, Protocol},
     port::{Accept, Port},
 };
-use crate::drain::{Drain, DrainTimeout, Drained, Insist, RunError};
+use crate::{
+    drain::{Drain, DrainTimeout, Drained, Insist, RunError},
+    net::SocketOptions,
+};
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn};
@@ -199,6 +202,7 @@ type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>
 
 struct Settings {
     exclusive: bool,
+    tcp: SocketOptions,
     limits: Limits,
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
@@ -274,6 +278,7 @@ impl<S> Serve<S> {
             signal: pending(),
             settings: Settings {
                 exclusive: false,
+                tcp: SocketOptions::default(),
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),
@@ -313,7 +318,10 @@ where
     /// ```
     pub fn listen<L: Listener>(mut self, listener: L) -> Self {
         self.listeners.push(Box::new(|settings, drain| {
-            let listener = drain.listener(listener).exclusively(settings.exclusive);
+            let listener =
+                drain
+                    .listener(listener)
+                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
             Box::new(Port::new(listener, Plain))
         }));
         self
@@ -344,7 +352,10 @@ where
         config: Arc<tokio_rustls::rustls::ServerConfig>,
     ) -> Self {
         self.listeners.push(Box::new(|settings, drain| {
-            let listener = drain.listener(listener).exclusively(settings.exclusive);
+            let listener =
+                drain
+                    .listener(listener)
+                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
             Box::new(Port::new(listener, Tls::new(config, settings.protocol)))
         }));
         self
@@ -357,6 +368,20 @@ impl<S, F> Serve<S, F> {
     /// [`DrainListener::exclusive`](crate::DrainListener::exclusive).
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
+        self
+    }
+
+    /// Sets whether TCP_NODELAY is set on accepted TCP connections: see
+    /// [`DrainListener::tcp_nodelay`](crate::DrainListener::tcp_nodelay). Default: `true`.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.settings.tcp.nodelay = nodelay;
+        self
+    }
+
+    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive: see
+    /// [`DrainListener::tcp_keepalive`](crate::DrainListener::tcp_keepalive). Default: `None`.
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
+        self.settings.tcp.keepalive = keepalive.into();
         self
     }
 

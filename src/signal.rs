@@ -3,8 +3,6 @@
 #[cfg(unix)]
 mod watch;
 
-#[cfg(unix)]
-use self::watch::Seen;
 use crate::drain::Insist;
 #[cfg(unix)]
 use std::fmt;
@@ -13,33 +11,54 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 #[cfg(unix)]
 use tokio::sync::watch::Receiver;
 
+/// Signals that come so soon after the first one are copies of it.
+const COPIES: Duration = Duration::from_millis(500);
+
 /// Completes at the first SIGTERM or SIGINT (on Windows, Ctrl-C); given to
 /// [`Drain::run`](crate::Drain::run), the second one forces, and the third one ends the process.
 ///
-/// It listens from the call on, not from the first poll: a signal in between is not lost, and from
-/// here on the first two do not end the process by themselves.
+/// Call it first in `main`. It listens from the call on, not from the first poll. Before the call,
+/// SIGTERM and SIGINT end the process at once; sent to process 1 of a container, they do nothing
+/// at all, and the server is killed at the end of the grace period. A server that connects to its
+/// database before it calls `terminate` is in that state for as long as the connect takes.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let server = std::future::ready(());
+/// let terminate = tower_graceful::signal::terminate(); // before all that takes time
 /// let drain = tower_graceful::Drain::new();
-/// drain.run(server, tower_graceful::signal::terminate()).await?;
+/// // … configuration, connections, the server …
+/// drain.run(server, terminate).await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
+/// # Copies of a signal
+///
+/// All signals that come within 500 ms of the first one, of either kind and in any number, are the
+/// same request to stop. A process often gets more than one: a terminal and `docker compose` signal
+/// the whole process group, and a wrapper (npm, `nodemon`, `cargo watch`, a shell script) passes
+/// the signal on to its child, which has got it already. The same holds for the second request and
+/// its copies, so a forwarded second Ctrl-C forces and does not end the process.
+///
+/// So what is called a second signal here comes more than 500 ms after the first one, and a third one
+/// more than 500 ms after the second one. If the runtime is busy meanwhile and hears of two requests
+/// at the same time, it still takes the second one to force.
+///
 /// # Ctrl-C at a terminal
 ///
 /// skips the [lame duck](crate::DrainBuilder::lame_duck): no balancer sends requests to a server that
-/// somebody has started by hand, and somebody is waiting. That is, if the first signal is a SIGINT and
-/// the standard input is a terminal; on Windows, always. Requests are waited for as ever. A SIGINT
-/// under a supervisor, whose children have no terminal, keeps the lame duck, and so does a SIGTERM
-/// anywhere.
+/// was started by hand, and a person waits for its end. That is, if the first request to stop is a
+/// SIGINT and the standard input is a terminal; on Windows, always. A SIGTERM that comes with the
+/// SIGINT is a copy from a wrapper and does not change that. Requests are waited for as ever. A
+/// SIGINT under a supervisor, whose children have no terminal, keeps the lame duck, and so does a
+/// SIGTERM alone.
 ///
 /// # The third signal
 ///
@@ -49,14 +68,14 @@ use tokio::sync::watch::Receiver;
 /// sees that (a shell, as 128 and the signal's number). As the first process of a container, to which such a
 /// signal does nothing by itself, it exits with that code. (On Windows, only the first two are heeded.)
 ///
-/// So it stays as long as the process lives, unless `terminate` is called again: from there on, they are
-/// counted anew.
+/// The handlers stay as long as the process. If `terminate` is called again, signals are counted anew from
+/// there on: the next one is the first, even if it comes within 500 ms of an earlier one.
 ///
 /// # Two threads
 ///
-/// are started by the first call, on Unix, which sleep until there is a signal. A runtime can be kept from
-/// hearing of signals by one handler that blocks its thread, if that is the thread that was about to ask the
-/// kernel; whom another thread wakes, is run.
+/// are started by the first call, on Unix, which sleep until there is a signal. One handler that blocks its
+/// thread can keep a runtime from hearing of signals, if that thread was about to poll the kernel. A thread
+/// outside of the runtime can wake another worker.
 ///
 /// # Panics
 ///
@@ -82,13 +101,58 @@ pub struct Again {
     first: Sender,
 }
 
-/// Who sends a signal.
+/// Where a request to stop comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sender {
-    /// Somebody at a terminal, who waits for the end.
+    /// A person at a terminal, who waits for the end.
     Person,
     #[cfg(unix)]
     Program,
+}
+
+/// Counts requests to stop: the one place that tells a request from a copy of a signal.
+///
+/// Of those since the last call of [`terminate`], the first one begins, the second one forces and the third
+/// one ends the process. It looks at no clock, so that tests can say when a signal comes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Requests {
+    /// How many there have been.
+    all: u64,
+    /// How many there had been at the last call of [`terminate`].
+    #[cfg_attr(windows, allow(dead_code))]
+    before: u64,
+    /// When the last one came; `None` before the first one since the last call of [`terminate`].
+    last: Option<Instant>,
+    /// Whether one of the signals of the last one is a SIGINT.
+    interrupt: bool,
+}
+
+impl Requests {
+    #[cfg(unix)]
+    fn begin_anew(&mut self) {
+        self.before = self.all;
+        self.last = None;
+    }
+
+    /// Counts a signal. Returns whether it is a new request, not a copy.
+    fn count(&mut self, now: Instant, interrupt: bool) -> bool {
+        let is_copy = self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) <= COPIES);
+        if !is_copy {
+            self.all += 1;
+            self.last = Some(now);
+            self.interrupt = false;
+        }
+        self.interrupt |= interrupt;
+        !is_copy
+    }
+
+    /// Returns whether the last request ends the process.
+    #[cfg(unix)]
+    fn kills(&self) -> bool {
+        self.all - self.before >= 3
+    }
 }
 
 impl Future for Terminate {
@@ -113,54 +177,53 @@ impl Insist for Again {
     }
 }
 
-/// What comes after those that have been received.
+/// The requests to stop that come after those that have been received.
 #[cfg(unix)]
 struct Signals {
-    received: Seen,
-    seen: Receiver<Seen>,
+    received: u64,
+    requests: Receiver<Requests>,
     /// Ready when there are more.
-    more: Option<Pin<Box<dyn Future<Output = Seen> + Send + Sync>>>,
+    more: Option<Pin<Box<dyn Future<Output = Requests> + Send + Sync>>>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let seen = self::watch::listen()?;
-        let received = *seen.borrow();
+        let requests = self::watch::listen()?;
+        let received = requests.borrow().all;
         Ok(Self {
             received,
-            seen,
+            requests,
             more: None,
         })
     }
 
-    /// What comes after what this one has received.
+    /// Returns those that come after what this one has received.
     fn rest(&mut self) -> Self {
         Self {
             received: self.received,
-            seen: self.seen.clone(),
+            requests: self.requests.clone(),
             more: None,
         }
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
         use std::io::IsTerminal;
-        let (mut seen, received) = (self.seen.clone(), self.received.all());
+        let (mut requests, received) = (self.requests.clone(), self.received);
         let more = self.more.get_or_insert_with(|| {
             Box::pin(async move {
-                let more = seen.wait_for(|seen| seen.all() > received).await;
+                let more = requests.wait_for(|requests| requests.all > received).await;
                 // It errs only without a sender, and that one is the process's.
                 *more.expect("it is never dropped")
             })
         });
-        let seen = ready!(more.as_mut().poll(cx));
+        let requests = ready!(more.as_mut().poll(cx));
         self.more = None;
-        // All that have come by now: a second one is one that comes later.
-        let terminated = seen.terminate > self.received.terminate;
-        self.received = seen;
-        Poll::Ready(match terminated || !io::stdin().is_terminal() {
-            true => Sender::Program,
-            false => Sender::Person,
+        // One at a time: if there are two by now, the first one begins and the second one forces.
+        self.received += 1;
+        Poll::Ready(match requests.interrupt && io::stdin().is_terminal() {
+            true => Sender::Person,
+            false => Sender::Program,
         })
     }
 }
@@ -168,7 +231,9 @@ impl Signals {
 #[cfg(unix)]
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.received.fmt(f)
+        f.debug_struct("Signals")
+            .field("received", &self.received)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,6 +242,7 @@ impl fmt::Debug for Signals {
 struct Signals {
     // `None` where another one has the rest.
     ctrl_c: Option<tokio::signal::windows::CtrlC>,
+    requests: Requests,
 }
 
 #[cfg(windows)]
@@ -184,17 +250,98 @@ impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
             ctrl_c: Some(tokio::signal::windows::ctrl_c()?),
+            requests: Requests::default(),
         })
     }
 
     fn rest(&mut self) -> Self {
         Self {
             ctrl_c: self.ctrl_c.take(),
+            requests: self.requests,
         }
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
         let ctrl_c = self.ctrl_c.as_mut().expect("polled after it was ready");
-        ctrl_c.poll_recv(cx).map(|_| Sender::Person)
+        loop {
+            ready!(ctrl_c.poll_recv(cx));
+            if self.requests.count(Instant::now(), true) {
+                return Poll::Ready(Sender::Person);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i64_what_comes_within_half_a_second_of_the_first_is_the_same_request() {
+        let start = Instant::now();
+        let mut requests = Requests::default();
+        let mut count = |millis| requests.count(start + Duration::from_millis(millis), false);
+        let new: Vec<_> = [0, 0, 2, 300, 500, 501, 502, 1001, 1002, 1003, 9000]
+            .into_iter()
+            .filter(|millis| count(*millis))
+            .collect();
+        // Within 500 ms of the first one, not of the last one: what repeats itself is not one for ever.
+        assert_eq!(new, [0, 501, 1002, 9000]);
+    }
+
+    #[test]
+    fn i64_the_third_request_kills_and_no_copy_does() {
+        let mut now = Instant::now();
+        let mut requests = Requests::default();
+        for kills in [false, false, true] {
+            for _ in 0..5 {
+                now += Duration::from_millis(2);
+                requests.count(now, false);
+                assert_eq!(requests.kills(), kills);
+            }
+            now += COPIES;
+        }
+    }
+
+    #[test]
+    fn i64_they_are_counted_anew_from_the_next_call_on() {
+        let now = Instant::now();
+        let mut requests = Requests::default();
+        for _ in 0..4 {
+            requests.begin_anew();
+            assert!(requests.count(now, false), "also within 500 ms");
+            assert!(!requests.kills());
+        }
+        assert_eq!(requests.all, 4);
+    }
+
+    #[test]
+    fn i64_a_ctrl_c_is_one_whatever_comes_with_it() {
+        let start = Instant::now();
+        for (kinds, expected) in [
+            ([true, false], true),
+            ([false, true], true),
+            ([true, true], true),
+            ([false, false], false),
+        ] {
+            let mut requests = Requests::default();
+            for interrupt in kinds {
+                requests.count(start, interrupt);
+            }
+            assert_eq!(requests.interrupt, expected);
+        }
+        let mut requests = Requests::default();
+        requests.count(start, true);
+        requests.count(start + 2 * COPIES, false);
+        assert!(!requests.interrupt, "of the last request alone");
+    }
+
+    /// A clock that a machine turns back is no reason to take a copy for a request.
+    #[test]
+    fn i64_an_earlier_instant_is_a_copy() {
+        let now = Instant::now();
+        let mut requests = Requests::default();
+        assert!(requests.count(now + COPIES, false));
+        assert!(!requests.count(now, false));
     }
 }

@@ -92,7 +92,11 @@ impl Shared {
 
     fn say(&self, report: &Report) {
         #[cfg(feature = "tracing")]
-        to_tracing::entered(report, self.look(|plan| plan.outcome().cloned()));
+        {
+            let (outcome, has_lame_duck) =
+                self.look(|plan| (plan.outcome().cloned(), plan.has_lame_duck()));
+            to_tracing::entered(report, outcome, has_lame_duck);
+        }
         #[cfg(feature = "metrics")]
         self.record(report);
         let _ = report;
@@ -169,7 +173,7 @@ impl Shared {
 #[cfg(feature = "tracing")]
 mod to_tracing {
     use super::*;
-    use crate::drain::outcome::Outcome;
+    use crate::drain::{outcome::Outcome, report::ForcedBy};
     use tracing::{Level, enabled, info, warn};
 
     /// More are a number.
@@ -182,7 +186,7 @@ mod to_tracing {
             $level!(
                 target: "tower_graceful",
                 drain = name.as_deref(),
-                elapsed_seconds = elapsed.as_secs_f64(),
+                elapsed_seconds = rounded(*elapsed, 1000.0),
                 requests = left.requests,
                 guards = left.guards,
                 tasks = left.tasks,
@@ -196,11 +200,28 @@ mod to_tracing {
         }};
     }
 
-    pub(super) fn entered(report: &Report, outcome: Option<Outcome>) {
-        let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
+    /// Returns a time in seconds, rounded to so many parts of one. What has passed is a measurement, and
+    /// most drains are over within milliseconds; what remains is a countdown, for which tenths are enough.
+    fn rounded(duration: Duration, parts: f64) -> f64 {
+        (duration.as_secs_f64() * parts).round() / parts
+    }
+
+    fn remaining(report: &Report) -> Option<f64> {
+        report.remaining.map(|remaining| rounded(remaining, 10.0))
+    }
+
+    pub(super) fn entered(report: &Report, outcome: Option<Outcome>, has_lame_duck: bool) {
+        let (remaining, forced_by) = (remaining(report), report.forced_by.map(ForcedBy::as_label));
         match (report.phase, outcome) {
             (Phase::Done, Some(Err(timeout))) => {
-                tell!(warn, &*timeout, "the drain was given up", phase = "done");
+                tell!(
+                    warn,
+                    &*timeout,
+                    "the drain was given up",
+                    phase = "done",
+                    forced_by,
+                    hint = timeout.hint()
+                );
                 let name = timeout.name.as_deref();
                 for blocker in timeout.blockers.iter().take(CUT) {
                     warn!(target: "tower_graceful", drain = name, %blocker, "cut");
@@ -215,7 +236,8 @@ mod to_tracing {
                 info,
                 report,
                 "the drain begins",
-                phase = "lame_duck",
+                // Without one it is not Draining either, until the listeners have closed.
+                phase = has_lame_duck.then_some("lame_duck"),
                 remaining_seconds = remaining
             ),
             (Phase::Draining, _) => tell!(
@@ -225,7 +247,13 @@ mod to_tracing {
                 phase = "draining",
                 remaining_seconds = remaining
             ),
-            (Phase::Forced, _) => tell!(warn, report, "what is left is cut", phase = "forced"),
+            (Phase::Forced, _) => tell!(
+                warn,
+                report,
+                "what is left is cut",
+                phase = "forced",
+                forced_by
+            ),
             (Phase::Done, _) => tell!(info, report, "drained", phase = "done"),
         }
     }
@@ -237,14 +265,15 @@ mod to_tracing {
         }
         let report = report();
         let first = report.blockers.first().map(ToString::to_string);
-        let remaining = report.remaining.map(|remaining| remaining.as_secs_f64());
+        let remaining = remaining(&report);
         tell!(
             info,
             &report,
             "still draining",
             phase = report.phase.as_label(),
             remaining_seconds = remaining,
-            first
+            first,
+            hint = report.hint()
         );
     }
 }

@@ -1,4 +1,4 @@
-use super::report::Report;
+use super::report::{ForcedBy, Report, time};
 use std::{error::Error, fmt, ops::Deref, sync::Arc, time::Duration};
 
 /// Everything that was in flight has ended: nothing was cut.
@@ -31,7 +31,7 @@ pub struct Drained {
 /// let guard = drain.guard().map(|guard| guard.named("outbox"));
 /// drain.force();
 /// if let Err(timeout) = drain.wait().await {
-///     // drain given up after 0ns with 1 guard left (…), and its name, and where it was taken
+///     // drain given up after 0ms by a call to force with 1 guard left (…), and its name, and where it was taken
 ///     eprintln!("{timeout:#}");
 ///     assert_eq!(timeout.blockers[0].name.as_deref(), Some("outbox"));
 /// }
@@ -76,8 +76,10 @@ impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "drained in {:?}: {} completed, {} refused, nothing left",
-            self.elapsed, self.completed, self.refused
+            "drained in {}: {} completed, {} refused, nothing left",
+            time(self.elapsed),
+            self.completed,
+            self.refused
         )
     }
 }
@@ -86,9 +88,16 @@ impl fmt::Display for DrainTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "drain given up after {:?} with {} left ({} completed, {} refused)",
-            self.elapsed, self.left, self.completed, self.refused
+            "drain given up after {} {} with {} left ({} completed, {} refused)",
+            time(self.elapsed),
+            self.forced_by.unwrap_or(ForcedBy::Deadline).phrase(),
+            self.left,
+            self.completed,
+            self.refused
         )?;
+        if let Some(hint) = self.hint() {
+            write!(f, "; {hint}")?;
+        }
         match f.alternate() && !self.blockers.is_empty() {
             true => write!(f, "\n{}", self.blockers),
             false => Ok(()),

@@ -73,9 +73,10 @@ impl fmt::Display for Phase {
 pub(crate) enum Stage {
     Serving,
     LameDuck,
-    /// Listeners take what is in their accept queues, and close.
+    /// Listeners take what is in their accept queues.
     Emptying,
-    /// What is in the pipe is given a moment to arrive.
+    /// What is in the pipe is given a moment to arrive. A listener that has handshakes to wait for is
+    /// still open, and closes at the end.
     Settling,
     /// Those who asked are told. Requests are still admitted, for the sake of connections that
     /// have sent a part of one, or are so young that they may: they are awaited.

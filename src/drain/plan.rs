@@ -10,7 +10,7 @@ use super::{
     observe::{ENABLED, PROGRESS},
     outcome::{DrainTimeout, Drained, Outcome},
     phase::{Phase, Stage},
-    report::{Blockers, Left, Report},
+    report::{Blockers, ForcedBy, Left, Report},
 };
 use std::{borrow::Cow, time::Duration};
 use tokio::time::Instant;
@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     /// What was left when the deadline had passed, if any of it was work.
     cut: Option<Cut>,
     outcome: Option<Outcome>,
+    /// What has ended the waiting.
+    forced_by: Option<ForcedBy>,
     /// The phases that it has come through, for those who are told.
     entered: Vec<Entered>,
     /// When it is to be said again what is left.
@@ -93,6 +95,8 @@ pub(super) struct Entered {
 pub(super) struct Open {
     /// Listeners that have not closed.
     pub(super) listeners: usize,
+    /// Of them, those whose accept queue may not be empty.
+    pub(super) unemptied: usize,
     pub(super) connections: usize,
     /// Of them, those that may still bring a request that has arrived in time.
     pub(super) awaited: usize,
@@ -123,6 +127,7 @@ impl Plan {
             parting_at: None,
             cut: None,
             outcome: None,
+            forced_by: None,
             entered: Vec::new(),
             progress_at: None,
         }
@@ -171,8 +176,12 @@ impl Plan {
         self.draining_at = Some(now);
     }
 
-    /// Everything is over now; what that means, [`settle`](Self::settle) says.
-    pub(super) fn force(&mut self, now: Instant) {
+    /// Moves the deadline to now; what that means, [`settle`](Self::settle) says. The first of
+    /// several that force is the one that a report names.
+    pub(super) fn force(&mut self, now: Instant, by: ForcedBy) {
+        if self.stage < Stage::Forced {
+            self.forced_by.get_or_insert(by);
+        }
         self.set_deadline(now);
         self.skip_lame_duck(now);
     }
@@ -219,7 +228,7 @@ impl Plan {
             self.enter(Stage::Emptying, now);
         }
         if self.stage == Stage::Emptying
-            && (over || open.listeners == 0 || waited(self.since, EMPTYING))
+            && (over || open.unemptied == 0 || waited(self.since, EMPTYING))
         {
             self.enter(Stage::Settling, now);
         }
@@ -307,6 +316,7 @@ impl Plan {
         };
         let is_first = self.stage < Stage::Forced;
         if is_first {
+            self.forced_by.get_or_insert(ForcedBy::Deadline);
             self.enter(Stage::Forced, now);
         }
         let has_work = match is_first {
@@ -363,6 +373,12 @@ impl Plan {
     fn end(&mut self, outcome: Outcome, now: Instant) {
         self.outcome = Some(outcome);
         self.enter(Stage::Done, now);
+    }
+
+    /// Whether everything is served for a while after the beginning.
+    #[cfg(feature = "tracing")]
+    pub(super) fn has_lame_duck(&self) -> bool {
+        self.draining_at.is_none_or(|at| Some(at) > self.begun)
     }
 
     pub(super) fn entered(&self) -> &[Entered] {
@@ -423,6 +439,11 @@ impl Plan {
                 .map(|at| at.saturating_duration_since(now)),
             completed,
             refused: figures.refused,
+            forced_by: self.forced_by,
+            // At Draining, all servers have been told.
+            server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
+                && left.servers > 0
+                && !left.has_work(),
             left,
             blockers,
         }

@@ -42,10 +42,31 @@ pub struct Report {
     pub completed: u64,
     /// Requests that were refused.
     pub refused: u64,
+    /// What ended the waiting; `None` if nothing has.
+    pub forced_by: Option<ForcedBy>,
     /// What is still there, in figures.
     pub left: Left,
     /// What is still there, one by one, what is likely to be in the way first.
     pub blockers: Blockers,
+    /// Whether servers are left, have been told to stop, and have no work that the drain knows of.
+    pub(super) server_alone: bool,
+}
+
+/// What ended the waiting of a drain before everything in flight had ended; in a [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum ForcedBy {
+    /// The [deadline](crate::Drain::deadline) has passed.
+    Deadline,
+    /// The signal of [`Drain::run`](crate::Drain::run) has come [again](crate::Insist).
+    SecondSignal,
+    /// [`Drain::force`](crate::Drain::force) was called.
+    Call,
 }
 
 /// What a drain waits for, or would, one by one; in a [`Report`].
@@ -329,6 +350,37 @@ impl fmt::Display for BlockerKind {
     }
 }
 
+impl ForcedBy {
+    /// Returns the words that follow "given up" or "forced".
+    pub(super) fn phrase(self) -> &'static str {
+        match self {
+            Self::Deadline => "at the deadline",
+            Self::SecondSignal => "by a second signal",
+            Self::Call => "by a call to force",
+        }
+    }
+
+    /// In one word, as in JSON.
+    #[cfg(feature = "tracing")]
+    pub(super) fn as_label(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::SecondSignal => "second_signal",
+            Self::Call => "call",
+        }
+    }
+}
+
+impl Report {
+    /// Returns what is likely to be wrong, where the figures suggest it.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        self.server_alone.then_some(
+            "either `with_graceful_shutdown(drain.shutdown_signal())` is missing, or the server \
+             waits for connections that the drain does not know",
+        )
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -337,12 +389,16 @@ impl fmt::Display for Report {
         if let Some(name) = &self.name {
             write!(f, "{name}: ")?;
         }
-        match self.phase {
-            Phase::Serving => f.write_str("serving")?,
-            Phase::Done => write!(f, "done after {}", time(*elapsed))?,
-            phase => write!(f, "{phase} for {}", time(*elapsed))?,
+        match (self.phase, self.forced_by) {
+            (Phase::Serving, _) => f.write_str("serving")?,
+            (Phase::Done, _) => write!(f, "done after {}", time(*elapsed))?,
+            (Phase::Forced, Some(by)) => {
+                write!(f, "forced {} after {}", by.phrase(), time(*elapsed))?;
+            }
+            (phase, _) => write!(f, "{phase} for {}", time(*elapsed))?,
         }
-        if let Some(remaining) = remaining.filter(|_| self.phase > Phase::Serving) {
+        let has_deadline = Phase::LameDuck..=Phase::Draining;
+        if let Some(remaining) = remaining.filter(|_| has_deadline.contains(&self.phase)) {
             write!(f, ", {} to go", time(remaining))?;
         }
         match self.phase {
@@ -354,6 +410,9 @@ impl fmt::Display for Report {
             "; {} completed, {} refused",
             self.completed, self.refused
         )?;
+        if let Some(hint) = self.hint() {
+            write!(f, "; {hint}")?;
+        }
         if !self.blockers.is_empty() {
             f.write_char('\n')?;
             self.blockers.fmt(f)?;
@@ -507,14 +566,16 @@ impl fmt::Display for Blocker {
     }
 }
 
-/// For people: `42.1s`, `3m05s`, `26h00m`.
-fn time(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (minutes, hours) = (seconds / 60, seconds / 3600);
-    match (hours, minutes) {
-        (0, 0) => format!("{:.1}s", duration.as_secs_f64()),
-        (0, _) => format!("{minutes}m{:02}s", seconds % 60),
-        (_, _) => format!("{hours}h{:02}m", minutes % 60),
+/// Writes a duration for people: `125ms`, `42.1s`, `3m05s`, `26h00m`.
+pub(super) fn time(duration: Duration) -> String {
+    let millis = (duration.as_micros() + 500) / 1000;
+    let tenths = (millis + 50) / 100;
+    let seconds = millis / 1000;
+    match tenths {
+        _ if millis < 1000 => format!("{millis}ms"),
+        0..600 => format!("{}.{}s", tenths / 10, tenths % 10),
+        600..36_000 => format!("{}m{:02}s", tenths / 600, tenths / 10 % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
     }
 }
 
@@ -549,7 +610,7 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 9)?;
+            let mut report = serializer.serialize_struct("Report", 10)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
@@ -557,6 +618,7 @@ mod serialize {
             report.serialize_field("remaining_seconds", &remaining)?;
             report.serialize_field("completed", &self.completed)?;
             report.serialize_field("refused", &self.refused)?;
+            report.serialize_field("forced_by", &self.forced_by)?;
             report.serialize_field("left", &self.left)?;
             report.serialize_field("blockers", &self.blockers)?;
             match self.blockers.more {
@@ -617,7 +679,14 @@ mod tests {
 
     #[test]
     fn figures_are_for_people() {
-        for (seconds, text) in [(0.04, "0.0s"), (59.94, "59.9s"), (60.0, "1m00s")] {
+        for (seconds, text) in [
+            (0.04, "40ms"),
+            (0.9994, "999ms"),
+            (0.9996, "1.0s"),
+            (59.94, "59.9s"),
+            (59.96, "1m00s"),
+            (60.0, "1m00s"),
+        ] {
             assert_eq!(time(Duration::from_secs_f64(seconds)), text);
         }
         assert_eq!(time(Duration::from_secs(3599)), "59m59s");

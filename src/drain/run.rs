@@ -4,7 +4,7 @@ use super::{
     Drain,
     guard::Listed,
     outcome::{Drained, RunError},
-    report::BlockerKind,
+    report::{BlockerKind, ForcedBy},
 };
 use std::{
     convert::Infallible,
@@ -202,7 +202,7 @@ impl Drain {
                     .is_some_and(|insist| insist.poll_insist(cx).is_ready())
                 {
                     insist = None;
-                    drain.force();
+                    drain.update(|plan, now| plan.force(now, ForcedBy::SecondSignal));
                 }
                 // So does the outcome, and the deadline with it; what the server changes, wakes it.
                 if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {

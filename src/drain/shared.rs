@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     open_parts: AtomicUsize,
     /// Listeners are not inside: that one exists holds nothing up.
     listeners: AtomicUsize,
+    /// Of them, those whose accept queue may not be empty.
+    unemptied: AtomicUsize,
     /// Requests that have ended and were counted by their connection alone.
     completed_late: AtomicU64,
     observer: Observer,
@@ -118,6 +120,7 @@ impl Shared {
             connections: ConnectionList::new(),
             open_parts: AtomicUsize::new(3),
             listeners: AtomicUsize::new(0),
+            unemptied: AtomicUsize::new(0),
             completed_late: AtomicU64::new(0),
             observer: Observer::default(),
             plan: watch::Sender::new(Plan::new(settings)),
@@ -156,7 +159,19 @@ impl Shared {
     /// A listener is there that will have to close.
     #[cfg(feature = "net")]
     pub(crate) fn listener_opened(&self) {
+        self.unemptied.fetch_add(1, Ordering::AcqRel);
         self.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one of the listeners as emptied, once for each. It may still be open.
+    #[cfg(feature = "net")]
+    pub(crate) fn listener_emptied(&self) {
+        self.unemptied.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn has_connections(&self) -> bool {
+        self.connections.len() > 0
     }
 
     #[cfg(feature = "net")]
@@ -259,6 +274,7 @@ impl Shared {
     fn open(&self) -> Open {
         Open {
             listeners: self.listeners.load(Ordering::Acquire),
+            unemptied: self.unemptied.load(Ordering::Acquire),
             connections: self.connections.len(),
             awaited: self.connections.awaited(),
             multiplexed: self.connections.multiplexed(),

@@ -1,28 +1,23 @@
-use super::wire::Wire;
+use super::{
+    linger::{Linger, Lingering},
+    probe,
+    wire::Wire,
+};
 use crate::drain::{ConnectionState, Registered, Stage};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
     future::{Future, poll_fn},
     io::{self, IoSlice},
-    mem::MaybeUninit,
+    net,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
-
-/// For how long what a peer still sends is read and thrown away, so that it may read its response
-/// ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
-const LINGER: Duration = Duration::from_millis(500);
-
-/// Likewise over HTTP/2, after the last that came: a peer that still reads, opens its windows, and
-/// would have the rest of its response destroyed by the reset that answers that.
-const LINGER_HTTP2: Duration = Duration::from_secs(1);
 
 pin_project! {
     /// A connection that a drain knows: counted from its accept to its drop, and cut at the deadline.
@@ -41,13 +36,27 @@ pin_project! {
     /// * At the [deadline](crate::Drain::set_deadline) everything that is done with it ends with an
     ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
     ///   it.
-    /// * When the server closes it in the middle of a request, what still comes is read and thrown
-    ///   away for up to 500 ms, and over HTTP/2 until nothing has come for a second: else the peer
-    ///   would get a reset in place of its response, or of the end of it.
+    ///
+    /// # What it does at any time
+    ///
+    /// When the server closes it while the peer may still be sending, it *lingers*: it closes its write
+    /// half, then reads and discards what comes. Without that, the peer would get a reset in place of
+    /// its response, or of the end of it ([RFC 9112, section
+    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)). Lingering ends
+    ///
+    /// * with the end of the request, over HTTP/1;
+    /// * when nothing has come for 500 ms, over HTTP/2 for 1 s;
+    /// * after 5 s, or 16 MiB (4 MiB over HTTP/2), whatever comes;
+    /// * with the end of what the peer sends, and at the drain's deadline.
+    ///
+    /// A connection whose bytes cannot be read, as with TLS around it, lingers after it was dropped,
+    /// in a task of its own, if it is a `TcpStream` whose write half was shut down: only then is it
+    /// certain that no part of the server reads it any more.
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun or while
+    /// it lingers.
     #[derive(Debug)]
     pub struct DrainIo<T> {
         #[pin]
@@ -56,6 +65,8 @@ pin_project! {
         has_news: fn(&T) -> bool,
         // How a reset is noticed by a server that does not read while it handles a request.
         error: Option<ErrorOf<T>>,
+        // Duplicates its socket, where that is possible.
+        duplicate: fn(&T) -> Option<net::TcpStream>,
         watch: Watch,
     }
 }
@@ -83,15 +94,25 @@ struct Watch {
     /// What was said of it last; and whether a request is expected.
     shown: (ConnectionState, bool),
     multiplexed: bool,
-    /// It was closed from here; nothing more is read.
+    /// Nothing more is read: the peer has ended, or it was closed from here.
     ended: bool,
-    /// Its write half is closed, and until then it lingers.
-    lingers_until: Option<Instant>,
+    /// Its write half is closed, and it lingers.
+    linger: Option<Linger>,
     /// For the next limit of one who reads, or lingers.
     reading_timer: Timer,
     /// For the next step of the plan, while something else is waited for.
     waiting_timer: Timer,
-    registered: Registered,
+    registered: Lingering,
+}
+
+impl<T: 'static> DrainIo<T> {
+    /// A connection of a listener, of which nothing is known but its type.
+    pub(super) fn accepted(io: T, registered: Registered) -> Self {
+        Self {
+            duplicate: probe::duplicate,
+            ..Self::new(io, registered, probe::has_news)
+        }
+    }
 }
 
 impl<T> DrainIo<T> {
@@ -100,6 +121,7 @@ impl<T> DrainIo<T> {
             io,
             has_news,
             error: None,
+            duplicate: |_| None,
             watch: Watch {
                 wire: Wire::new(),
                 stalled: false,
@@ -111,10 +133,10 @@ impl<T> DrainIo<T> {
                 shown: (ConnectionState::Silent, false),
                 multiplexed: false,
                 ended: false,
-                lingers_until: None,
+                linger: None,
                 reading_timer: Timer::default(),
                 waiting_timer: Timer::default(),
-                registered,
+                registered: Lingering::new(registered),
             },
         }
     }
@@ -137,17 +159,18 @@ impl<T> DrainIo<T> {
     }
 
     /// The connection itself, which the drain forgets.
-    pub fn into_inner(self) -> T {
+    pub fn into_inner(mut self) -> T {
+        self.watch.registered.release();
         self.io
     }
 }
 
 /// Not there before a drain.
 #[derive(Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
@@ -366,15 +389,21 @@ impl Watch {
         }
     }
 
-    /// After its write half was closed: for how long the peer is to be heard out.
-    fn lingers(&self, stage: Stage) -> Option<Duration> {
-        if stage == Stage::Serving || stage >= Stage::Forced {
-            None
-        } else if self.wire.is_http2() {
-            Some(LINGER_HTTP2)
-        } else {
-            (!self.ended && self.wire.is_mid_request()).then_some(LINGER)
+    /// After its write half was closed: how the rest of what the peer sends is read here, if it is.
+    fn lingers(&mut self, stage: Stage, has_news: bool) -> Option<Linger> {
+        let linger = match &self.wire {
+            // The server may go on reading.
+            _ if stage >= Stage::Forced => return None,
+            Wire::Upgraded | Wire::Opaque => return None,
+            Wire::Http2(_) => return Some(Linger::http2()),
+            _ if self.ended => return None,
+            wire => (wire.is_mid_request() || has_news).then(Linger::http1),
+        };
+        if linger.is_some() {
+            // No request is expected any more. Its response is still being read, perhaps.
+            self.publish(ConnectionState::Streaming, false);
         }
+        linger
     }
 }
 
@@ -400,7 +429,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
         if watch.ended {
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let mut io = this.io;
         let read = if stage < Stage::Settling {
             io.as_mut().poll_read(cx, buf)
@@ -416,7 +445,9 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             }
             Poll::Pending => watch.poll_idle(cx),
             ready => {
-                watch.saw_read(&buf.filled()[before..], stage);
+                let read = &buf.filled()[before..];
+                watch.ended = matches!(ready, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;
+                watch.saw_read(read, stage);
                 ready
             }
         }
@@ -483,7 +514,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let mut this = self.project();
         let watch = this.watch;
         let stage = watch.enter_write()?;
-        if watch.lingers_until.is_none() {
+        if watch.linger.is_none() {
             match this.io.as_mut().poll_shutdown(cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
@@ -491,38 +522,28 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
                     return Poll::Pending;
                 }
             }
+            watch.linger = watch.lingers(stage, (this.has_news)(&this.io));
+            if watch.wire.is_opaque() && !watch.ended && stage < Stage::Forced {
+                watch.registered.hold((this.duplicate)(&this.io));
+            }
         }
-        let Some(linger) = watch.lingers(stage) else {
+        let Some(linger) = &mut watch.linger else {
             return Poll::Ready(Ok(()));
         };
-        let mut until = *watch
-            .lingers_until
-            .get_or_insert_with(|| Instant::now() + linger);
-        let mut scratch = [MaybeUninit::uninit(); 4096];
-        loop {
-            if watch.reading_timer.poll(until, cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut thrown_away = ReadBuf::uninit(&mut scratch);
-            match this.io.as_mut().poll_read(cx, &mut thrown_away) {
-                Poll::Ready(Ok(())) if !thrown_away.filled().is_empty() => {
-                    if watch.wire.is_http2() {
-                        until = Instant::now() + linger;
-                        watch.lingers_until = Some(until);
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    let connection = watch.registered.connection();
-                    connection.wake_reader(cx.waker());
-                    // Over at the deadline, whatever is left of it.
-                    return match connection.stage() {
-                        Stage::Forced | Stage::Done => Poll::Ready(Ok(())),
-                        _ => Poll::Pending,
-                    };
-                }
-            }
+        let connection = watch.registered.connection();
+        connection.wake_reader(cx.waker());
+        // After that: a change of the stage from here on wakes the task.
+        if connection.stage() >= Stage::Forced {
+            return Poll::Ready(Ok(()));
         }
+        connection.answer();
+        let (wire, has_news) = (&mut watch.wire, this.has_news);
+        linger
+            .poll(this.io, cx, |io, bytes| {
+                wire.read(bytes);
+                matches!(wire, Wire::Http1(_)) && !wire.is_mid_request() && !has_news(io)
+            })
+            .map(Ok)
     }
 }
 

@@ -1,3 +1,4 @@
+use super::queue::has_half_done_handshake;
 use crate::{
     drain::{Drain, Reached, Shared, Stage},
     log,
@@ -13,29 +14,31 @@ use std::{
 };
 use tokio::{
     task::unconstrained,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 /// How long a queue that cannot be looked into has to stay silent to be taken for empty; and how
-/// long handshakes may take that have begun.
+/// long handshakes are waited for where it cannot be seen whether there are any.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long to wait after an accept that failed while the queue is emptied: for lack of file
-/// descriptors, most likely, of which some become free now.
+/// How long to wait before the next look into a queue: for a handshake to end there, or, after an
+/// accept that failed, for file descriptors to become free.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// The end of listening, for whatever is listened to.
 ///
 /// While it is open, connections come as they do. At the end of LameDuck what waits in the accept
-/// queue is taken out, and the door closes; so does it when the drain will not wait any longer.
+/// queue is taken out. Then the door closes, or, where handshakes may still be going on that have
+/// begun before, at the end of the settling.
 pub(super) struct Door {
     shared: Arc<Shared>,
     state: State,
-    /// The end of LameDuck, then the end of emptying, then the moment when servers are told.
+    /// The end of LameDuck, then the end of the settling, then the moment when servers are told.
     next: Reached,
     pause: Option<Pin<Box<Sleep>>>,
-    /// Nobody new comes into the queue, but handshakes that have begun may end there.
-    handshakes: bool,
+    /// The drain knows that the queue is empty.
+    emptied: bool,
+    handshakes: Handshakes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -44,6 +47,18 @@ pub(super) enum State {
     Emptying,
     Closed,
     Told,
+}
+
+/// What is known of handshakes that may still end in the queue, when new ones are kept out of it.
+#[derive(Clone, Copy)]
+enum Handshakes {
+    /// They are not waited for: there is always a next one.
+    Ignored,
+    /// None has been looked for, which is to be done by this port.
+    Unknown(u16),
+    HalfDone,
+    /// It cannot be seen: they have until then.
+    Until(Instant),
 }
 
 impl Door {
@@ -56,7 +71,8 @@ impl Door {
             state: State::Open,
             next,
             pause: None,
-            handshakes: false,
+            emptied: false,
+            handshakes: Handshakes::Ignored,
         }
     }
 
@@ -68,7 +84,7 @@ impl Door {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> State {
         if self.state == State::Open && self.poll_next(cx).is_ready() {
             self.state = State::Emptying;
-            self.next = Reached::stage(self.shared.clone(), Stage::Settling);
+            self.next = Reached::stage(self.shared.clone(), Stage::Awaiting);
         }
         self.state
     }
@@ -77,10 +93,10 @@ impl Door {
         self.state
     }
 
-    /// To be called before the queue is emptied: once it is empty, it is looked at again, after as
-    /// long as handshakes may take.
-    pub(super) fn wait_for_handshakes(&mut self) {
-        self.handshakes = true;
+    /// Waits for handshakes that have begun: they may end in the queue until the settling is over. To be
+    /// called when new clients are kept out, before the queue is emptied.
+    pub(super) fn wait_for_handshakes(&mut self, port: u16) {
+        self.handshakes = Handshakes::Unknown(port);
     }
 
     /// What comes out of a queue that is being emptied; `None` when it is to be closed.
@@ -93,28 +109,51 @@ impl Door {
             if self.is_late() {
                 return Poll::Ready(None);
             }
+            // Asked first, so that the last look comes after the end.
+            let over = self.is_over(cx);
             match take() {
                 Ok(connection) => return Poll::Ready(Some(connection)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.handshakes || self.poll_next(cx).is_ready() {
-                        return Poll::Ready(None);
-                    }
-                    ready!(self.poll_pause(cx, QUIET));
-                    self.handshakes = false;
-                    continue;
-                }
                 Err(error) if is_of_the_connection(&error) => continue,
+                Err(_) if over => return Poll::Ready(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let looks = matches!(self.handshakes, Handshakes::Unknown(_));
+                    match self.waits_for_handshakes() {
+                        true => self.say_emptied(),
+                        // One may have ended between the two looks: into the queue, then here.
+                        false if looks => continue,
+                        false => return Poll::Ready(None),
+                    }
+                }
                 Err(error) => log::accept_error(&error),
-            }
-            // The drain does not wait for ever, and nobody waits for what it does not wait for.
-            if self.poll_next(cx).is_ready() {
-                return Poll::Ready(None);
             }
             ready!(self.poll_pause(cx, RETRY));
         }
     }
 
-    /// Likewise, where the queue cannot be looked into: what still comes, until there is silence.
+    /// Says whether a handshake may still end in the empty queue. While a connection is open, the
+    /// settling lasts anyway, so the kernel's list need not be read.
+    fn waits_for_handshakes(&mut self) -> bool {
+        if let Handshakes::Unknown(port) = self.handshakes {
+            if self.shared.has_connections() {
+                return true;
+            }
+            self.handshakes = match has_half_done_handshake(port) {
+                Some(true) => Handshakes::HalfDone,
+                Some(false) => Handshakes::Ignored,
+                None => Handshakes::Until(Instant::now() + QUIET),
+            };
+        }
+        match self.handshakes {
+            Handshakes::HalfDone => true,
+            Handshakes::Until(at) => Instant::now() < at,
+            Handshakes::Ignored | Handshakes::Unknown(_) => false,
+        }
+    }
+
+    /// What still comes, where the queue cannot be looked into; `None` when it is to be closed.
+    ///
+    /// Silence ends the emptying, and not the wait: a listener inside may have accepted connections
+    /// that it has not handed over, in the middle of a TLS handshake, say.
     pub(super) fn poll_silence<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -123,21 +162,52 @@ impl Door {
         if self.is_late() {
             return Poll::Ready(None);
         }
+        // Asked first, so that the last look comes after the end.
+        let over = self.is_over(cx);
         // A task's budget shall not pass for an empty queue.
         let accept = pin!(unconstrained(poll_fn(accept)));
         if let Poll::Ready(connection) = accept.poll(cx) {
             self.pause = None;
             return Poll::Ready(connection);
         }
-        if self.poll_next(cx).is_pending() {
-            ready!(self.poll_pause(cx, QUIET));
+        if over {
+            return Poll::Ready(None);
         }
-        Poll::Ready(None)
+        if !self.emptied {
+            ready!(self.poll_pause(cx, QUIET));
+            // Wakes the task if that was the end of the settling, too.
+            self.say_emptied();
+        }
+        Poll::Pending
+    }
+
+    /// Has the task woken for another try after an accept that failed. True if it is too late for one.
+    pub(super) fn retry(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pause = None;
+        let _ = self.poll_pause(cx, RETRY);
+        self.is_over(cx)
+    }
+
+    /// The settling is over, and with it the time for the last look.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stage() >= Stage::Awaiting || self.poll_next(cx).is_ready()
+    }
+
+    fn say_emptied(&mut self) {
+        if !self.emptied {
+            self.emptied = true;
+            self.shared.listener_emptied();
+            self.shared.advance();
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        self.shared.stage()
     }
 
     /// A queue that never runs dry ends here.
     fn is_late(&self) -> bool {
-        self.shared.stage() >= Stage::Parting
+        self.stage() >= Stage::Parting
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
@@ -152,6 +222,10 @@ impl Door {
         if self.state < State::Closed {
             self.state = State::Closed;
             self.next = Reached::stage(self.shared.clone(), Stage::Parting);
+            if !self.emptied {
+                self.emptied = true;
+                self.shared.listener_emptied();
+            }
             self.shared.listener_closed();
             self.shared.advance();
         }

@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State},
-    probe::{self, has_news},
+    probe::{self, SocketOptions},
 };
 use crate::drain::{Drain, Registered};
 use futures_core::Stream;
@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 pin_project! {
@@ -22,11 +23,11 @@ pin_project! {
     #[cfg_attr(not(feature = "tonic"), doc = "```ignore")]
     /// use tonic::transport::{Server, server::TcpIncoming};
     /// use tower_graceful::{Drain, signal};
-    /// # use tonic::service::Routes;
+    /// # use axum::Router as Routes; // needs no feature of tonic's
     ///
     /// # async fn f(routes: Routes) -> Result<(), Box<dyn std::error::Error>> {
     /// let drain = Drain::new();
-    /// let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?.with_nodelay(Some(true));
+    /// let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?;
     ///
     /// let server = Server::builder().layer(drain.layer()).serve_with_incoming_shutdown(
     ///     routes,
@@ -38,14 +39,16 @@ pin_project! {
     /// # }
     /// ```
     ///
-    /// The accept queue behind a stream is taken for empty when nothing has come for 20 ms, for up
-    /// to 100 ms. A [listener](Drain::listener) is a stream, too, and looks into its queue: where
-    /// you have one, give tonic that.
+    /// The accept queue behind a stream cannot be seen. So the stream is polled until the
+    /// [settling](crate::DrainBuilder::settle) is over, then dropped; what it yields until then is
+    /// served. A [listener](Drain::listener) is a stream, too, and looks into its queue: where you
+    /// have one, give tonic that.
     #[derive(Debug)]
     pub struct DrainIncoming<S> {
         // `None` once it is closed.
         #[pin]
         incoming: Option<S>,
+        options: SocketOptions,
         door: Door,
     }
 }
@@ -54,8 +57,24 @@ impl<S> DrainIncoming<S> {
     pub(super) fn new(incoming: S, drain: &Drain) -> Self {
         Self {
             incoming: Some(incoming),
+            options: SocketOptions::default(),
             door: Door::new(drain),
         }
+    }
+
+    /// Sets whether TCP_NODELAY is set on connections that are a `TcpStream`. Default: `true`.
+    ///
+    /// Connections of other types keep the options that their stream has given them.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Sets after how long without traffic a connection that is a `TcpStream` is probed by TCP
+    /// keep-alive. Default: `None`, no keep-alive.
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
+        self.options.keepalive = keepalive.into();
+        self
     }
 }
 
@@ -80,19 +99,17 @@ where
                 Some(Err(error)) if this.door.state() == State::Open => {
                     return Poll::Ready(Some(Err(error)));
                 }
-                // At the end, nobody is told, and the next one may be fine. It is over in time.
-                Some(Err(_)) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                // At the end, the server is not told, and the next one may be fine.
+                Some(Err(_)) if !this.door.retry(cx) => return Poll::Pending,
                 Some(Ok(io)) => {
                     let peer = probe::peer(&io);
                     if let Some(registered) = Registered::enter(this.door.shared(), peer) {
-                        let io = DrainIo::new(io, registered, has_news);
+                        this.options.set(&io);
+                        let io = DrainIo::accepted(io, registered);
                         return Poll::Ready(Some(Ok(io)));
                     }
                 }
-                None => {}
+                Some(Err(_)) | None => {}
             }
             this.incoming.set(None);
             this.door.close();

@@ -1,7 +1,7 @@
 use super::{
     connection::DrainIo,
     door::{Door, State, is_of_the_connection},
-    probe::has_news,
+    probe::SocketOptions,
     queue::Queue,
 };
 use crate::{
@@ -34,9 +34,11 @@ use tokio::{
 /// * Each connection that it accepts is [counted](crate::Left::connections) until it is dropped,
 ///   also when it has become a WebSocket or a tunnel, and is cut at the deadline: see [`DrainIo`].
 /// * At the end of the lame duck it takes what waits in the accept queue, for up to 100 ms, and
-///   then closes: whoever connects from then on is told so by the kernel, and whoever was there
-///   before is served. (Whoever comes in the microsecond between is reset, unless the listener is
-///   [exclusive](DrainListener::exclusive).) It says that it is done by accepting nothing more.
+///   then closes: the kernel refuses clients that connect from then on, and those that were there
+///   before are served. (A client that comes in the microsecond between is reset, and so is one whose
+///   TCP handshake is half done, unless the listener is [exclusive](DrainListener::exclusive).) It
+///   says that it is done by accepting nothing more.
+/// * TCP_NODELAY is set on what it accepts: see [`tcp_nodelay`](Self::tcp_nodelay).
 ///
 /// Give the server [`Drain::shutdown_signal`] as its signal: it comes when no connection has
 /// anything to say any more that it might lose.
@@ -70,14 +72,24 @@ use tokio::{
 ///
 /// # Listeners inside of others
 ///
-/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, not inside:
-/// of a listener that it does not know it cannot see the accept queue, and takes it for empty when
-/// nothing has come for 20 ms. With TLS inside of it, on the other hand, it sees the requests that
-/// TLS would hide.
+/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, and so does
+/// TLS: the guide of axum has a listener that makes handshakes around this one. A connection is then
+/// counted from its accept on, and its handshake has the [grace](crate::DrainBuilder::grace).
+///
+/// Of a listener inside that it does not know, this one can see neither the accept queue nor
+/// connections that are accepted and not handed over, in the middle of a handshake say. So, at the end
+/// of the lame duck, it polls that listener until the [settling](crate::DrainBuilder::settle) is over,
+/// then drops it. Whatever is handed over within the settling is served: lengthen that where
+/// handshakes take longer. A server with such a listener takes the settling in full even if no
+/// connection is open. The `accept` of the listener inside has to be cancel safe, as for axum itself:
+/// a server may drop its future and call it again.
 #[derive(Debug)]
 pub struct DrainListener<L> {
     listening: Listening<L>,
     exclusive: bool,
+    /// The socket that a listener of one's own is around, if it says so.
+    tcp: fn(&L) -> Option<&TcpListener>,
+    options: SocketOptions,
     door: Door,
     backoff: Backoff,
 }
@@ -94,6 +106,8 @@ impl<L> DrainListener<L> {
         Self {
             listening: Listening::To(listener),
             exclusive: false,
+            tcp: |_| None,
+            options: SocketOptions::default(),
             door: Door::new(drain),
             backoff: Backoff::default(),
         }
@@ -116,9 +130,35 @@ impl<L> DrainListener<L> {
         })
     }
 
+    /// Sets whether TCP_NODELAY is set on accepted TCP connections. Default: `true`, as in Go and in
+    /// tonic's own server.
+    ///
+    /// With `false`, a small write may wait for the acknowledgement of the one before, which a client
+    /// may delay by 40 ms.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive.
+    /// Default: `None`, no keep-alive.
+    ///
+    /// The number of probes and the time between them are the system's.
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
+        self.options.keepalive = keepalive.into();
+        self
+    }
+
     #[cfg(feature = "server")]
-    pub(crate) fn exclusively(mut self, exclusive: bool) -> Self {
+    pub(crate) fn with(
+        mut self,
+        exclusive: bool,
+        tcp: fn(&L) -> Option<&TcpListener>,
+        options: SocketOptions,
+    ) -> Self {
         self.exclusive = exclusive;
+        self.tcp = tcp;
+        self.options = options;
         self
     }
 
@@ -133,10 +173,18 @@ impl DrainListener<TcpListener> {
     /// Says that this process alone has the socket, as after [`Drain::bind`]: it was not inherited,
     /// from systemd or a parent, and is not passed on to a successor.
     ///
-    /// Then nobody is reset who connects at the very end: while the accept queue is emptied, on
+    /// Then no client is reset that connects at the very end: while the accept queue is emptied, on
     /// Linux, new clients are refused, as they are after that. (Where the system does not allow that,
     /// before Linux 5.7, their SYNs are dropped, by a socket filter: they try again after a second,
-    /// and are refused.) A socket that others have, too, would stay deaf for them.
+    /// and are refused.)
+    ///
+    /// A client whose TCP handshake is half done at that moment is served if the handshake ends within
+    /// the [settling](crate::DrainBuilder::settle), which is a matter of round-trip time. A server
+    /// without a connection and without such a handshake closes at once.
+    ///
+    /// A shared socket can have none of that: a filter or a binding would make it deaf for the other
+    /// processes, too, and without them there is always another half-done handshake, so the last ones
+    /// are reset. Let the other process accept them: keep a duplicate of the socket there.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
@@ -207,7 +255,7 @@ impl<L: 'static> DrainListener<L> {
     ) -> Poll<Option<(DrainIo<T>, A)>> {
         self.poll_registered(cx, accept).map(|accepted| {
             let (io, address, registered) = accepted?;
-            Some((DrainIo::new(io, registered, has_news), address))
+            Some((DrainIo::accepted(io, registered), address))
         })
     }
 
@@ -243,30 +291,44 @@ impl<L: 'static> DrainListener<L> {
         Poll::Ready(self.admit(next))
     }
 
-    /// Takes the queue from the listener when it is time, if that is possible.
+    /// When it is time, keeps new clients out and takes the queue from the listener, if that is
+    /// possible.
     fn poll_door(&mut self, cx: &mut Context<'_>) {
         if self.door.poll(cx) != State::Emptying || !matches!(self.listening, Listening::To(_)) {
             return;
         }
         if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
+            // Once.
+            if std::mem::take(&mut self.exclusive) {
+                self.shut(&listener);
+            }
             self.listening = match Queue::of(listener) {
-                Ok(queue) => {
-                    if self.exclusive && queue.shut() {
-                        self.door.wait_for_handshakes();
-                    }
-                    Listening::Emptying(queue)
-                }
+                Ok(queue) => Listening::Emptying(queue),
                 Err(Some(listener)) => Listening::To(listener),
                 Err(None) => return self.door.close(),
             };
         }
     }
 
+    fn shut(&mut self, listener: &L) {
+        let tcp = (listener as &dyn Any).downcast_ref();
+        let Some(tcp) = tcp.or_else(|| (self.tcp)(listener)) else {
+            return;
+        };
+        if let (true, Ok(address)) = (Queue::shut(tcp), tcp.local_addr()) {
+            self.door.wait_for_handshakes(address.port());
+        }
+    }
+
     /// Counts what was accepted; closes if that was the last one.
-    fn admit<T, A: 'static>(&mut self, next: Option<(T, A)>) -> Option<(T, A, Registered)> {
+    fn admit<T: 'static, A: 'static>(
+        &mut self,
+        next: Option<(T, A)>,
+    ) -> Option<(T, A, Registered)> {
         let admitted = next.and_then(|(io, address)| {
             let peer = (&address as &dyn Any).downcast_ref().copied();
             let registered = Registered::enter(self.door.shared(), peer)?;
+            self.options.set(&io);
             Some((io, address, registered))
         });
         if admitted.is_none() {
@@ -344,7 +406,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
                 Listening::Closed => return std::future::pending().await,
             };
             if let Some((io, address, registered)) = self.admit(next) {
-                return (DrainIo::new(io, registered, has_news), address);
+                return (DrainIo::accepted(io, registered), address);
             }
         }
     }

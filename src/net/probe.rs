@@ -1,8 +1,13 @@
 //! A look into a socket, of whatever kind it is: what the kernel has, the runtime may not have heard of
 //! yet.
 
-use socket2::SockRef;
-use std::{any::Any, mem::MaybeUninit, net::SocketAddr};
+use socket2::{SockRef, TcpKeepalive};
+use std::{
+    any::Any,
+    mem::MaybeUninit,
+    net::{self, SocketAddr},
+    time::Duration,
+};
 #[cfg(feature = "server")]
 use std::{
     io,
@@ -59,4 +64,45 @@ pub(crate) fn error<T: Any>(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
 pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
     let io: &dyn Any = io;
     io.downcast_ref::<TcpStream>()?.peer_addr().ok()
+}
+
+/// A second handle of its socket, if it is a TCP connection.
+pub(super) fn duplicate<T: Any>(io: &T) -> Option<net::TcpStream> {
+    let io: &dyn Any = io;
+    let tcp = io.downcast_ref::<TcpStream>()?;
+    Some(SockRef::from(tcp).try_clone().ok()?.into())
+}
+
+/// The options that are set on each TCP connection that is accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Duration>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: None,
+        }
+    }
+}
+
+impl SocketOptions {
+    /// Sets them, if it is a TCP connection. A connection that does not take an option is served
+    /// without it.
+    pub(super) fn set<T: Any>(self, io: &T) {
+        let io: &dyn Any = io;
+        let Some(tcp) = io.downcast_ref::<TcpStream>() else {
+            return;
+        };
+        if self.nodelay {
+            let _ = tcp.set_nodelay(true);
+        }
+        if let Some(idle) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle);
+            let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+        }
+    }
 }

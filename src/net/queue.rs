@@ -2,8 +2,8 @@
 //! "there is one" may not have been heard yet, and a task's budget may be used up.
 //!
 //! The listener is taken from tokio first, so that nothing lies between the last look into the queue
-//! and the close. Whoever connects between the two is reset: it is a microsecond, which a storm of
-//! clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
+//! and the close. A client that connects between the two is reset: it is a microsecond, which a storm
+//! of clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
 //! alone, [`shut`](Queue::shut) closes that gap, too.
 
 use socket2::{SockRef, Socket};
@@ -50,7 +50,7 @@ impl Queue {
     ///
     /// Not for a socket that another process has, too: it would be deaf from then on.
     #[cfg(target_os = "linux")]
-    pub(super) fn shut(&self) -> bool {
+    pub(super) fn shut(listener: &TcpListener) -> bool {
         use socket2::SockFilter;
         use std::num::NonZeroU32;
 
@@ -65,9 +65,6 @@ impl Queue {
         /// The greatest there could be: they are counted from 1. (Of both IPv4 and IPv6, on Linux.)
         const NO_INTERFACE: Option<NonZeroU32> = NonZeroU32::new(i32::MAX as u32);
 
-        let Self::Tcp(listener) = self else {
-            return false;
-        };
         let dropping_syns = [
             SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
             SockFilter::new(AND, 0, 0, SYN_AND_ACK),
@@ -82,7 +79,7 @@ impl Queue {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn shut(&self) -> bool {
+    pub(super) fn shut(_: &TcpListener) -> bool {
         false
     }
 
@@ -139,4 +136,38 @@ fn cast<T: Any, U: Any>(value: T) -> Result<U, T> {
         Some(same) => Ok(same),
         None => Err(slot.expect("not taken")),
     }
+}
+
+/// Whether a client has begun a handshake with this port and not ended it: the kernel lists such a
+/// connection as SYN_RECV. `None` where its list cannot be read.
+#[cfg(target_os = "linux")]
+pub(super) fn has_half_done_handshake(port: u16) -> Option<bool> {
+    use std::{
+        fs::File,
+        io::{BufRead, BufReader},
+    };
+
+    const SYN_RECV: &str = "03";
+    let port = format!("{port:04X}");
+    let is_half_done = |line: io::Result<String>| {
+        let Ok(line) = line else { return false };
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().and_then(|local| local.rsplit_once(':'));
+        local.is_some_and(|local| local.1 == port) && fields.nth(1) == Some(SYN_RECV)
+    };
+    let mut seen = None;
+    for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        // One of them is missing where there is no IPv6.
+        let Ok(list) = File::open(path) else { continue };
+        if BufReader::new(list).lines().any(is_half_done) {
+            return Some(true);
+        }
+        seen = Some(false);
+    }
+    seen
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn has_half_done_handshake(_: u16) -> Option<bool> {
+    None
 }

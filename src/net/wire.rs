@@ -5,6 +5,7 @@
 //! HTTP/2 the frames' headers, and takes the rest as it comes. It is no parser that has to be
 //! right: a server that errs on the same bytes answers 400 and closes.
 
+mod header_block;
 mod http1;
 mod http2;
 
@@ -86,6 +87,7 @@ impl Wire {
             Self::Unknown(0) => ConnectionState::Silent,
             Self::Unknown(_) => ConnectionState::Reading,
             Self::Http1(http1) => http1.activity(),
+            Self::Http2(http2) if http2.is_upgraded() => ConnectionState::Upgraded,
             Self::Http2(http2) if http2.has_streams() => ConnectionState::Handling,
             Self::Http2(http2) if http2.is_reading() => ConnectionState::Reading,
             Self::Http2(_) => ConnectionState::Idle,
@@ -123,11 +125,6 @@ impl Wire {
     /// The peer is in the middle of a request, and may still be sending.
     pub(super) fn is_mid_request(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
-    }
-
-    /// The peer sends as it reads: what opens its windows.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self, Self::Http2(_))
     }
 
     pub(super) fn is_opaque(&self) -> bool {
@@ -358,5 +355,139 @@ mod tests {
         assert!(wire(&[]).waits_for_pong());
         assert!(wire(&[[0x7f, 0xff, 0xff, 0xff]]).waits_for_pong());
         assert!(!wire(&[[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 3]]).waits_for_pong());
+    }
+
+    /// SETTINGS_ENABLE_CONNECT_PROTOCOL after another one.
+    const ENABLES: &[u8] = &[0, 3, 0, 0, 0, 200, 0, 8, 0, 0, 0, 1];
+    /// `:protocol: websocket`, its name as it is, and in Huffman's code.
+    const PROTOCOL: &[u8] = b"\x40\x09:protocol\x09websocket";
+    const PROTOCOL_HUFFMAN: &[u8] = b"\x40\x87\xb9\x5d\x87\x49\xc8\x7a\x3f\x09websocket";
+    /// `a: b`, which is inserted into the table.
+    const OTHER: &[u8] = b"\x40\x01a\x01b";
+
+    /// What a connection is after these frames of both sides; its client's are cut anywhere.
+    fn tunnels(enables: bool, frames: &[(char, Vec<u8>)]) -> ConnectionState {
+        let settings = frame(4, 0, 0, if enables { ENABLES } else { &ENABLES[..6] });
+        let mut steps = vec![('>', PREFACE), ('<', &settings[..])];
+        steps.extend(frames.iter().map(|(side, frame)| (*side, &frame[..])));
+        let state = after(&steps);
+        for cut in 7..30 {
+            assert_eq!(run(&steps, cut).activity(), state, "cut to {cut}");
+        }
+        // What the server writes may be cut, too.
+        let mut wire = Wire::new();
+        for (side, bytes) in &steps {
+            for byte in bytes.chunks(1) {
+                match side {
+                    '>' => wire.read(byte),
+                    _ => wire.wrote(byte),
+                }
+            }
+        }
+        assert_eq!(wire.activity(), state);
+        state
+    }
+
+    fn connect(stream: u8, block: &[u8]) -> (char, Vec<u8>) {
+        ('>', frame(1, 0x4, stream, block))
+    }
+
+    fn answers(stream: u8) -> (char, Vec<u8>) {
+        ('<', frame(1, 0x4, stream, b"\x88"))
+    }
+
+    #[test]
+    fn i69_an_extended_connect_is_upgraded_by_its_answer() {
+        for block in [PROTOCOL, PROTOCOL_HUFFMAN] {
+            let block = [b"\x02\x07CONNECT", OTHER, block, OTHER].concat();
+            let asked = [connect(1, &block)];
+            assert_eq!(tunnels(true, &asked), ConnectionState::Handling);
+            let answered = [connect(1, &block), answers(1)];
+            assert_eq!(tunnels(true, &answered), ConnectionState::Upgraded);
+            assert_eq!(tunnels(false, &answered), ConnectionState::Handling);
+            let data = frame(0, 0, 1, b"hello");
+            let talks = [
+                connect(1, &block),
+                answers(1),
+                ('>', data.clone()),
+                ('<', data),
+            ];
+            assert_eq!(tunnels(true, &talks), ConnectionState::Upgraded);
+            let ended = [connect(1, &block), answers(1), ('<', frame(0, 1, 1, b""))];
+            assert_eq!(tunnels(true, &ended), ConnectionState::Idle);
+            let reset = [
+                connect(1, &block),
+                answers(1),
+                ('>', frame(3, 0, 1, &[0; 4])),
+            ];
+            assert_eq!(tunnels(true, &reset), ConnectionState::Idle);
+        }
+    }
+
+    #[test]
+    fn i69_beside_another_stream_it_is_handling() {
+        let get = ('>', frame(1, 0x5, 3, b"\x82\x86"));
+        let both = [connect(1, PROTOCOL), answers(1), get];
+        assert_eq!(tunnels(true, &both), ConnectionState::Handling);
+        let ended = [&both[..], &[('<', frame(1, 0x5, 3, b"\x88"))]].concat();
+        assert_eq!(tunnels(true, &ended), ConnectionState::Upgraded);
+    }
+
+    #[test]
+    fn i69_a_later_reference_to_the_table_is_one_too() {
+        // Trailers and requests that end at once insert, too.
+        let inserts = ('>', frame(1, 0x5, 3, &OTHER.repeat(2)));
+        let answered = ('<', frame(1, 0x5, 3, b"\x88"));
+        let first = [connect(1, PROTOCOL), answers(1), inserts, answered];
+        // The entry before the last two: the whole of it, and its name with another value.
+        for (block, expected) in [
+            (&b"\xc0"[..], ConnectionState::Upgraded),
+            (b"\x0f\x31\x09something", ConnectionState::Upgraded),
+            (b"\x7f\x01\x09something", ConnectionState::Upgraded),
+            (b"\x7f\x01\x09something\xbe", ConnectionState::Upgraded),
+            (b"\xbf", ConnectionState::Handling),
+            (b"\xc1", ConnectionState::Handling),
+        ] {
+            let steps = [&first[..], &[connect(5, block), answers(5)]].concat();
+            assert_eq!(tunnels(true, &steps), expected, "{block:?}");
+        }
+    }
+
+    #[test]
+    fn i69_a_block_may_be_padded_and_in_parts() {
+        let padded = [&[3, 0, 0, 0, 0, 16][..], &PROTOCOL[..9], b"\x40\x09:"].concat();
+        let steps = [
+            ('>', frame(1, 0x28, 1, &padded)),
+            ('>', frame(9, 0, 1, &PROTOCOL[9..15])),
+            ('>', frame(9, 0x4, 1, &PROTOCOL[15..])),
+            answers(1),
+        ];
+        assert_eq!(tunnels(true, &steps), ConnectionState::Upgraded);
+    }
+
+    #[test]
+    fn i69_what_is_odd_is_nothing() {
+        for block in [
+            &b"\x40\x09:protocoX\x09websocket"[..],
+            b"\x40\x08:protoco\x09websocket",
+            // A value, and not a name.
+            b"\x40\x01a\x09:protocol",
+            b"\x40\x00\x01a",
+            b"\xff\xff\xff\xff\xff\xff",
+            // It ends in the middle.
+            b"\x40\x09:protocol\x09web",
+            b"",
+        ] {
+            let steps = [connect(1, block), answers(1)];
+            assert_eq!(
+                tunnels(true, &steps),
+                ConnectionState::Handling,
+                "{block:?}"
+            );
+        }
+        // After an odd one, nothing is found.
+        let steps = [connect(1, b"\x40\x00\x01a"), ('<', frame(3, 0, 1, &[0; 4]))];
+        let steps = [&steps[..], &[connect(3, PROTOCOL), answers(3)]].concat();
+        assert_eq!(tunnels(true, &steps), ConnectionState::Handling);
     }
 }

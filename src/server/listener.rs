@@ -4,7 +4,7 @@ use crate::{drain::Connection, net};
 use http::Extensions;
 use std::{
     any::Any,
-    future::{Future, ready},
+    future::{Future, Ready, ready},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -19,28 +19,51 @@ use tokio::{
 
 /// Where [`serve`](crate::serve) has its connections from.
 ///
-/// Tokio's TCP and Unix listeners are some; of those the accept queue is emptied at the end, of
-/// others what comes until there is silence (20 ms). Implement it for one of your own, such as one
-/// that sets options on what it accepts:
+/// Tokio's TCP and Unix listeners are some. Implement it for one of your own, such as one that turns
+/// away clients from other networks:
 ///
 /// ```
 /// use std::{io, net::SocketAddr, task::{Context, Poll, ready}};
 /// use tokio::net::{TcpListener, TcpStream};
 /// use tower_graceful::server::Listener;
 ///
-/// struct NoDelay(TcpListener);
+/// struct Private(TcpListener);
 ///
-/// impl Listener for NoDelay {
+/// impl Listener for Private {
 ///     type Io = TcpStream;
 ///     type Addr = SocketAddr;
 ///
 ///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-///         let (stream, peer) = ready!(TcpListener::poll_accept(&self.0, cx))?;
-///         stream.set_nodelay(true)?;
-///         Poll::Ready(Ok((stream, peer)))
+///         loop {
+///             let (stream, peer) = ready!(TcpListener::poll_accept(&self.0, cx))?;
+///             match peer.ip() {
+///                 std::net::IpAddr::V4(ip) if ip.is_private() || ip.is_loopback() => {
+///                     return Poll::Ready(Ok((stream, peer)));
+///                 }
+///                 _ => drop(stream),
+///             }
+///         }
+///     }
+///
+///     // With it, `Serve::exclusive` works through this listener.
+///     fn tcp_listener(&self) -> Option<&TcpListener> {
+///         Some(&self.0)
 ///     }
 /// }
 /// ```
+///
+/// (TCP_NODELAY and TCP keep-alive need no listener of one's own: see
+/// [`Serve::tcp_nodelay`](super::Serve::tcp_nodelay) and
+/// [`Serve::tcp_keepalive`](super::Serve::tcp_keepalive).)
+///
+/// # At the drain
+///
+/// The accept queue of tokio's listeners is emptied, and they are closed. The queue of a listener of
+/// one's own cannot be looked into. It is polled until the
+/// [settling](crate::DrainBuilder::settle) is over, then dropped. So a connection that it has
+/// accepted and not handed over, in the middle of a handshake say, is served if it is handed over
+/// within the settling: lengthen that where handshakes take longer. A server with such a listener
+/// takes the settling in full even if no connection is open.
 pub trait Listener: Send + 'static {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
@@ -52,6 +75,15 @@ pub trait Listener: Send + 'static {
     /// An error of one connection is skipped; after another one, it is asked again after a while: 5
     /// ms, then twice as long, up to a second.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Self::Addr)>>;
+
+    /// Returns the TCP listener that this one accepts from, if there is one.
+    ///
+    /// On Linux, [`Serve::exclusive`](super::Serve::exclusive) keeps new clients out by it while the
+    /// accept queue is emptied. Without it, a client that connects at the very end is reset. Default:
+    /// `None`.
+    fn tcp_listener(&self) -> Option<&TcpListener> {
+        None
+    }
 }
 
 impl Listener for TcpListener {
@@ -60,6 +92,10 @@ impl Listener for TcpListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         Self::poll_accept(self, cx)
+    }
+
+    fn tcp_listener(&self) -> Option<&TcpListener> {
+        Some(self)
     }
 }
 
@@ -161,12 +197,10 @@ pub(super) enum Protocol {
 /// What is done with a connection before a request can come on it.
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// A type with a name: Rust 1.85 can not say of an `impl Future` that it does not borrow `self`.
+    type Shaking: Future<Output = io::Result<Self::Io>> + Send + 'static;
 
-    fn shake(
-        &self,
-        io: T,
-        connection: Arc<Connection>,
-    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<Self, T>;
+    fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking;
 
     /// Whether there is something to be read that the runtime has not heard of.
     fn has_news(io: &Self::Io) -> bool;
@@ -190,12 +224,9 @@ pub(super) struct Plain;
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
+    type Shaking = Ready<io::Result<T>>;
 
-    fn shake(
-        &self,
-        io: T,
-        _: Arc<Connection>,
-    ) -> impl Future<Output = io::Result<T>> + Send + use<T> {
+    fn shake(&self, io: T, _: Arc<Connection>) -> Self::Shaking {
         ready(Ok(io))
     }
 

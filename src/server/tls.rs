@@ -44,14 +44,11 @@ impl Tls {
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     type Io = TlsIo<T>;
+    type Shaking = Pin<Box<dyn Future<Output = io::Result<Self::Io>> + Send>>;
 
-    fn shake(
-        &self,
-        io: T,
-        connection: Arc<Connection>,
-    ) -> impl Future<Output = io::Result<Self::Io>> + Send + use<T> {
+    fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking {
         let accept = self.0.accept(io);
-        async {
+        Box::pin(async {
             let stream = accept.await?;
             Ok(TlsIo {
                 stream,
@@ -59,7 +56,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
                 wrote_in: None,
                 is_shut_down: false,
             })
-        }
+        })
     }
 
     fn has_news(io: &Self::Io) -> bool {

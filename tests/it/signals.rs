@@ -2,27 +2,38 @@
 //! to processes of the tests' own.
 
 use crate::support::*;
+use axum::{Router, routing::get};
 use nix::{
     pty::openpty,
     sys::signal::{
-        Signal::{self, SIGINT, SIGTERM},
-        kill, raise,
+        Signal::{self, SIGINT, SIGKILL, SIGTERM},
+        kill, killpg, raise,
     },
     unistd::Pid,
 };
 use std::{
     env,
-    io::{Read, stdout},
+    io::{Read, Write, stdin, stdout},
+    net::TcpStream,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{net::UnixStream, process::ExitStatusExt},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{self, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
-use tokio::runtime;
+use tokio::{runtime, time::sleep};
 use tower_graceful::{Drain, Phase, RunError, signal};
+
+/// Longer than the 500 ms within which signals are copies of the first one.
+const APART: Duration = Duration::from_millis(800);
+
+/// How far apart two copies of one signal are.
+const COPIES_APART: Duration = Duration::from_millis(2);
 
 /// More than once, so that it is seen, too, that each `terminate` counts anew: as a third one, the first
 /// signal of the next round would end this process.
@@ -37,6 +48,7 @@ async fn g53_the_first_signal_begins_the_second_forces() {
         let run = tokio::spawn(drain.run(drain.reached(Phase::Draining), signals));
         guarded(drain.reached(Phase::Draining)).await;
         assert_eq!(drain.phase(), Phase::Draining);
+        sleep(APART).await;
         raise(second).expect("a signal");
         match guarded(run).await.expect("no panic") {
             Err(RunError::Timeout(timeout)) => assert_eq!(timeout.left.guards, 1),
@@ -47,43 +59,107 @@ async fn g53_the_first_signal_begins_the_second_forces() {
 
 #[test]
 fn the_third_signal_ends_what_hangs() {
-    for hangs in ["hangs in a handler", "hangs after its end"] {
-        for signals in [
-            [SIGTERM, SIGTERM, SIGTERM],
-            [SIGTERM, SIGINT, SIGTERM],
-            [SIGINT, SIGTERM, SIGINT],
-        ] {
-            let mut child = Child::start(hangs, Stdio::null());
-            child.says("listens\n");
-            child.signal(signals[0]);
-            child.says("hangs\n");
-            child.signal(signals[1]);
-            child.says(SURVIVED);
-            child.signal(signals[2]);
-            let status = child.ends();
-            // Which of two kinds that come at the same time is the last one, nobody knows.
-            let killed_by = status.signal().expect("killed");
-            assert!(
-                signals.iter().any(|it| *it as i32 == killed_by),
-                "{hangs} {status}"
-            );
+    thread::scope(|scope| {
+        for hangs in ["hangs in a handler", "hangs after its end"] {
+            for signals in [
+                [SIGTERM, SIGTERM, SIGTERM],
+                [SIGTERM, SIGINT, SIGTERM],
+                [SIGINT, SIGTERM, SIGINT],
+            ] {
+                scope.spawn(move || {
+                    let mut child = Child::start(hangs, Stdio::null());
+                    child.says("listens\n");
+                    child.signal(signals[0]);
+                    child.says("hangs\n");
+                    thread::sleep(APART);
+                    child.signal(signals[1]);
+                    child.says(SURVIVED);
+                    thread::sleep(APART);
+                    child.signal(signals[2]);
+                    let killed_by = child.ends().signal();
+                    assert_eq!(killed_by, Some(signals[2] as i32), "{hangs} {signals:?}");
+                });
+            }
         }
-    }
+    });
+}
+
+/// `kill` twice, or two of a supervisor and a wrapper: the request of 2 s is answered.
+#[test]
+fn i64_copies_of_a_signal_are_one_request_to_stop() {
+    thread::scope(|scope| {
+        for copies in [[SIGTERM, SIGTERM], [SIGINT, SIGTERM], [SIGTERM, SIGINT]] {
+            scope.spawn(move || {
+                let mut child = Child::start("answers after two seconds", Stdio::null());
+                let client = child.asks();
+                for signal in copies {
+                    child.signal(signal);
+                    thread::sleep(COPIES_APART);
+                }
+                child.answers(client);
+                assert!(child.ends().success());
+            });
+        }
+    });
+}
+
+/// As `docker compose`, npm and `cargo watch` do: the process group gets the signal, and the wrapper, which
+/// is a part of the group, sends it to its child.
+#[test]
+fn i64_a_signal_to_the_group_that_is_forwarded_is_one() {
+    let mut wrapper = Command::new("sh");
+    let script = r#""$0" "$@" & trap "sleep 0.01; kill -TERM $!" TERM; wait $!; wait $!"#;
+    wrapper.args(["-c", script]).process_group(0);
+    wrapper.arg(env::current_exe().expect("a test binary"));
+    let mut child = Child::spawn(wrapper, "answers after two seconds", Stdio::null());
+    let client = child.asks();
+    killpg(child.pid(), SIGTERM).expect("it is not waited for yet");
+    child.answers(client);
+    assert!(child.ends().success());
+}
+
+/// Also where the runtime hears of begin and force at the same time; and none of them comes twice by copies.
+#[test]
+fn i64_the_one_that_begins_the_one_that_forces_and_the_one_that_kills() {
+    thread::scope(|scope| {
+        for copies in [1, 2] {
+            scope.spawn(move || {
+                let mut child = Child::start("is busy", Stdio::piped());
+                child.says("is busy\n");
+                for _ in 0..2 {
+                    for _ in 0..copies {
+                        child.signal(SIGTERM);
+                        thread::sleep(COPIES_APART);
+                    }
+                    thread::sleep(APART);
+                }
+                drop(child.process.stdin.take());
+                child.says("left: 1 guard\n");
+                child.signal(SIGTERM);
+                assert_eq!(child.ends().signal(), Some(SIGTERM as i32));
+            });
+        }
+    });
 }
 
 /// The server has ended by itself and nobody listens any more; the runtime has not come to listen yet.
 #[test]
 fn the_third_signal_needs_nobody_who_listens() {
-    for role in ["hangs and does not listen", "hangs before it listens"] {
-        let mut child = Child::start(role, Stdio::null());
-        child.says("hangs\n");
-        for _ in 0..2 {
-            child.signal(SIGTERM);
-            child.says(SURVIVED);
+    thread::scope(|scope| {
+        for role in ["hangs and does not listen", "hangs before it listens"] {
+            scope.spawn(move || {
+                let mut child = Child::start(role, Stdio::null());
+                child.says("hangs\n");
+                for _ in 0..2 {
+                    child.signal(SIGTERM);
+                    child.says(SURVIVED);
+                    thread::sleep(APART);
+                }
+                child.signal(SIGTERM);
+                assert_eq!(child.ends().signal(), Some(SIGTERM as i32), "{role}");
+            });
         }
-        child.signal(SIGTERM);
-        assert_eq!(child.ends().signal(), Some(SIGTERM as i32), "{role}");
-    }
+    });
 }
 
 /// The only thread that asks the kernel is blocked by a task.
@@ -183,8 +259,10 @@ fn child() {
             "raises three" => {
                 raise(SIGTERM).expect("a signal");
                 terminate.await;
+                sleep(APART).await;
                 raise(SIGTERM).expect("a signal");
                 println!("survived the second");
+                sleep(APART).await;
                 raise(SIGTERM).expect("a signal");
                 block();
             }
@@ -203,6 +281,37 @@ fn child() {
                     block();
                 };
                 let _ = drain.run(server, terminate).await;
+            }
+            "answers after two seconds" => {
+                let drain = builder.build();
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+                let listener = listener.expect("loopback");
+                println!("at {}", listener.local_addr().expect("bound"));
+                let handler = async || {
+                    println!("handles");
+                    sleep(Duration::from_secs(2)).await;
+                    "whole"
+                };
+                let app = Router::new().route("/", get(handler)).layer(drain.layer());
+                let server =
+                    axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
+                drain.run(server, terminate).await.expect("nothing is left");
+            }
+            "is busy" => {
+                let drain = builder.build();
+                let _guard = drain.guard().expect("serving");
+                let server = async {
+                    println!("is busy");
+                    stdin().read_to_end(&mut Vec::new()).expect("a pipe");
+                    drain.reached(Phase::Draining).await;
+                };
+                match drain.run(server, terminate).await {
+                    Err(RunError::Timeout(timeout)) => {
+                        println!("left: {} guard", timeout.left.guards)
+                    }
+                    other => panic!("{other:?}"),
+                }
+                block();
             }
             "says its phase" => {
                 let drain = builder.lame_duck(hour).build();
@@ -260,9 +369,32 @@ impl Child {
         }
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
+    }
+
     fn signal(&self, signal: Signal) {
-        let process = Pid::from_raw(self.process.id() as i32);
-        kill(process, signal).expect("it is not waited for yet");
+        kill(self.pid(), signal).expect("it is not waited for yet");
+    }
+
+    /// Sends a request to the server in it, which has reached its handler then.
+    fn asks(&mut self) -> TcpStream {
+        self.says("at ");
+        let address = self.says("\n");
+        let mut client = TcpStream::connect(address.trim()).expect("it listens");
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+            .expect("the server reads");
+        self.says("handles\n");
+        client
+    }
+
+    /// Reads the answer to that request.
+    fn answers(&self, mut client: TcpStream) {
+        let mut answer = String::new();
+        client.set_read_timeout(Some(GUARD)).expect("not zero");
+        client.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.ends_with("\r\n\r\nwhole"), "{answer:?}");
     }
 
     /// All up to that text, which is included.
@@ -289,6 +421,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // What it has started, if it leads a group.
+        if let Ok(None) = self.process.try_wait() {
+            let _ = killpg(self.pid(), SIGKILL);
+        }
         // An error means that it has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();

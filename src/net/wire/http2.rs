@@ -1,13 +1,23 @@
 //! HTTP/2, as far as it takes to know which streams are open ([RFC 9113, section
 //! 4.1](https://www.rfc-editor.org/rfc/rfc9113#section-4.1)).
 
+use super::header_block::HeaderBlocks;
+
 const HEADERS: u8 = 0x1;
 const DATA: u8 = 0x0;
 const RST_STREAM: u8 = 0x3;
+const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
+const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// SETTINGS_ENABLE_CONNECT_PROTOCOL ([RFC 8441, section
+/// 3](https://www.rfc-editor.org/rfc/rfc8441#section-3)), with the value 1.
+const CONNECT_PROTOCOL: [u8; 6] = [0, 8, 0, 0, 0, 1];
 
 /// No stream has a higher number; in a first GOAWAY it says "not yet".
 const MAX_STREAM: u32 = (1 << 31) - 1;
@@ -23,6 +33,26 @@ pub(in crate::net) struct Http2 {
     head: Option<u32>,
     /// A GOAWAY was written that says which stream is the last one: the peer knows.
     parted: Option<u32>,
+    /// What the server's SETTINGS have said last, as far as it has been written.
+    setting: ([u8; 6], usize),
+    /// `None` as long as the server has not said that it serves extended CONNECT.
+    tunnels: Option<Box<Tunnels>>,
+}
+
+/// The streams that an extended CONNECT has opened, such as a WebSocket ([RFC
+/// 8441](https://www.rfc-editor.org/rfc/rfc8441)).
+#[derive(Debug, Default)]
+struct Tunnels {
+    blocks: HeaderBlocks,
+    /// Of the frame that is being read: the bytes before its part of a header block, with the length
+    /// of the padding first if it has some; then the bytes of that part.
+    before: usize,
+    padded: bool,
+    block: usize,
+    /// The header block is looked at.
+    reads: bool,
+    /// Those that are open, and whether their response has begun.
+    open: Vec<(u32, bool)>,
 }
 
 /// The frames of one direction.
@@ -35,6 +65,15 @@ struct Frames {
     payload: usize,
     /// What it is, once that is known.
     frame: Option<Frame>,
+}
+
+/// What has come of a frame.
+enum Part<'a> {
+    /// Its header; its payload is so long.
+    Header(usize),
+    Payload(&'a [u8]),
+    /// All of it.
+    End,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,29 +89,70 @@ impl Http2 {
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let (open, last, head) = (&mut self.open, &mut self.last, &mut self.head);
         let served = self.parted.unwrap_or(MAX_STREAM);
-        self.incoming.read(bytes, |frame| match frame.kind {
-            HEADERS | CONTINUATION => {
-                if frame.kind == HEADERS && frame.stream > *last {
-                    *last = frame.stream;
-                    *head = Some(frame.stream).filter(|stream| *stream <= served);
-                }
-                if frame.flags & END_HEADERS != 0 {
-                    open.extend(head.take());
-                }
+        let tunnels = &mut self.tunnels;
+        self.incoming.read(bytes, |frame, part| {
+            let has_block = matches!(frame.kind, HEADERS | CONTINUATION);
+            if let (true, Some(tunnels)) = (has_block, tunnels.as_deref_mut()) {
+                tunnels.read(frame, &part);
             }
-            RST_STREAM => end(open, frame.stream),
-            _ => {}
+            if !matches!(part, Part::End) {
+                return;
+            }
+            match frame.kind {
+                HEADERS | CONTINUATION => {
+                    if frame.kind == HEADERS && frame.stream > *last {
+                        *last = frame.stream;
+                        *head = Some(frame.stream).filter(|stream| *stream <= served);
+                    }
+                    if frame.flags & END_HEADERS != 0 {
+                        let opened = head.take();
+                        open.extend(opened);
+                        if let Some(tunnels) = tunnels {
+                            tunnels.end_block(opened);
+                        }
+                    }
+                }
+                RST_STREAM => end(open, tunnels, frame.stream),
+                _ => {}
+            }
         });
     }
 
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         let (open, parted) = (&mut self.open, &mut self.parted);
-        self.outgoing.read(bytes, |frame| match frame.kind {
-            RST_STREAM => end(open, frame.stream),
-            HEADERS | DATA if frame.flags & END_STREAM != 0 => end(open, frame.stream),
-            GOAWAY if frame.last != MAX_STREAM => *parted = Some(frame.last),
-            _ => {}
-        });
+        let (setting, tunnels) = (&mut self.setting, &mut self.tunnels);
+        self.outgoing
+            .read(bytes, |frame, part| match (frame.kind, part) {
+                (SETTINGS, Part::Payload(part)) if frame.flags & ACK == 0 => {
+                    for byte in part {
+                        setting.0[setting.1] = *byte;
+                        setting.1 = (setting.1 + 1) % setting.0.len();
+                        if setting.1 == 0 && setting.0 == CONNECT_PROTOCOL {
+                            tunnels.get_or_insert_default();
+                        }
+                    }
+                }
+                (RST_STREAM, Part::End) => end(open, tunnels, frame.stream),
+                (HEADERS | DATA, Part::End) if frame.flags & END_STREAM != 0 => {
+                    end(open, tunnels, frame.stream);
+                }
+                (HEADERS, Part::End) => {
+                    if let Some(tunnels) = tunnels {
+                        tunnels.answered(frame.stream);
+                    }
+                }
+                (GOAWAY, Part::End) if frame.last != MAX_STREAM => *parted = Some(frame.last),
+                _ => {}
+            });
+    }
+
+    /// All of its streams have become something else.
+    pub(super) fn is_upgraded(&self) -> bool {
+        let Some(tunnels) = &self.tunnels else {
+            return false;
+        };
+        let upgraded = tunnels.open.iter().filter(|(_, answered)| *answered);
+        self.has_streams() && upgraded.count() == self.open.len()
     }
 
     pub(super) fn has_streams(&self) -> bool {
@@ -93,9 +173,57 @@ impl Http2 {
     }
 }
 
-fn end(open: &mut Vec<u32>, stream: u32) {
+fn end(open: &mut Vec<u32>, tunnels: &mut Option<Box<Tunnels>>, stream: u32) {
     if let Some(at) = open.iter().position(|one| *one == stream) {
         open.swap_remove(at);
+    }
+    if let Some(tunnels) = tunnels {
+        tunnels.open.retain(|(one, _)| *one != stream);
+    }
+}
+
+impl Tunnels {
+    /// Of a frame of the client's that has a part of a header block.
+    fn read(&mut self, frame: Frame, part: &Part<'_>) {
+        match part {
+            Part::Header(length) => {
+                let is = |flag| frame.kind == HEADERS && frame.flags & flag != 0;
+                if frame.kind == HEADERS {
+                    // An extended CONNECT does not end its stream.
+                    self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
+                }
+                self.padded = is(PADDED);
+                self.before = usize::from(self.padded) + if is(PRIORITY) { 5 } else { 0 };
+                self.block = length.saturating_sub(self.before);
+            }
+            Part::Payload(bytes) if self.reads => {
+                let mut bytes = *bytes;
+                if let (true, Some(padding)) = (self.padded, bytes.first()) {
+                    self.padded = false;
+                    self.block = self.block.saturating_sub(usize::from(*padding));
+                }
+                let skipped = self.before.min(bytes.len());
+                self.before -= skipped;
+                bytes = &bytes[skipped..];
+                let block = &bytes[..self.block.min(bytes.len())];
+                self.block -= block.len();
+                self.blocks.read(block);
+            }
+            _ => {}
+        }
+    }
+
+    /// A header block has ended, which has perhaps opened a stream.
+    fn end_block(&mut self, opened: Option<u32>) {
+        if std::mem::take(&mut self.reads) && self.blocks.end() {
+            self.open.extend(opened.map(|stream| (stream, false)));
+        }
+    }
+
+    fn answered(&mut self, stream: u32) {
+        for (one, answered) in &mut self.open {
+            *answered |= *one == stream;
+        }
     }
 }
 
@@ -108,15 +236,19 @@ impl Frames {
         }
     }
 
-    /// Says of each that it has come, when all of it has.
-    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+    /// Says of each what has come of it.
+    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Part<'_>)) {
         loop {
-            let taken = self.payload.min(bytes.len());
-            self.payload -= taken;
-            bytes = &bytes[taken..];
-            if self.payload == 0 {
-                if let Some(frame) = self.frame.take() {
-                    each(frame);
+            if let Some(frame) = self.frame {
+                let (part, rest) = bytes.split_at(self.payload.min(bytes.len()));
+                self.payload -= part.len();
+                bytes = rest;
+                if !part.is_empty() {
+                    each(frame, Part::Payload(part));
+                }
+                if self.payload == 0 {
+                    self.frame = None;
+                    each(frame, Part::End);
                 }
             }
             if bytes.is_empty() {
@@ -134,14 +266,16 @@ impl Frames {
                 let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.start[at + i]);
                 u32::from_be_bytes([a, b, c, d]) & MAX_STREAM
             };
-            self.frame = Some(Frame {
+            let frame = Frame {
                 kind,
                 flags,
                 stream: number(5),
                 last: number(9),
-            });
+            };
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            self.frame = Some(frame);
             self.payload = length.saturating_sub(self.filled - 9);
+            each(frame, Part::Header(length));
             self.filled = 0;
         }
     }

@@ -22,7 +22,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_graceful::{Drain, Phase};
 use tracing::{Level, subscriber::DefaultGuard};
@@ -105,6 +105,85 @@ async fn each_phase_is_one_event() {
     assert!(log.lines().is_empty(), "it is over");
 }
 
+/// Without a lame duck there is a moment between the beginning and Draining, too, if there is a listener.
+#[tokio::test(start_paused = true)]
+async fn i20_a_lame_duck_that_there_is_not_is_not_said() {
+    let (log, _guard) = Log::of_this_thread();
+    for (lame_duck, forced) in [(0, false), (0, true), (3600, true)] {
+        let drain = Drain::builder().lame_duck(lame_duck * SECOND).build();
+        match forced {
+            true => drain.force(),
+            false => drain.begin(),
+        }
+        let lines = log.lines();
+        assert!(lines[0].contains("the drain begins"), "{lines:?}");
+        assert!(!lines.concat().contains("phase=\"lame_duck\""), "{lines:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i20_times_in_events_are_rounded() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::builder().timeout(30 * SECOND).build();
+    let guard = drain.guard().expect("serving");
+    advance(Duration::from_nanos(123)).await;
+    drain.begin();
+    advance(Duration::from_nanos(1_117_396_016)).await;
+    drain.set_deadline(Instant::now() + Duration::from_nanos(24_877_025_512));
+    let waiting = tokio::spawn(drain.wait());
+    advance(5 * SECOND).await;
+    tokio::task::yield_now().await;
+    drop(guard);
+    waiting.await.expect("no panic").expect("nothing was left");
+    let said = log.lines().join("\n");
+    assert!(
+        said.contains("still draining elapsed_seconds=6.117 "),
+        "{said}"
+    );
+    assert!(said.contains(" remaining_seconds=19.9 "), "{said}");
+    assert!(said.contains("drained elapsed_seconds=6.117 "), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i20_what_forced_it_is_said() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::new();
+    let guard = drain.guard().expect("serving");
+    drain.force();
+    let lines = log.lines();
+    for says in ["what is left is cut ", "the drain was given up "] {
+        let line = lines.iter().find(|line| line.contains(says)).expect(says);
+        assert!(line.ends_with(" forced_by=\"call\""), "{line}");
+    }
+    let report = serde_json::to_value(drain.report()).expect("it serialises");
+    assert_eq!(report["forced_by"], "call");
+    drop(guard);
+
+    let insists = async { Insists };
+    let drain = Drain::new();
+    let run = drain.run(std::future::pending::<()>(), insists);
+    run.await.expect_err("the server never stops");
+    let lines = log.lines();
+    for says in ["what is left is cut ", "the drain was given up "] {
+        let line = lines.iter().find(|line| line.contains(says)).expect(says);
+        assert!(line.contains(" forced_by=\"second_signal\""), "{line}");
+    }
+    let given_up = lines.iter().find(|line| line.contains("given up"));
+    let hint = "`with_graceful_shutdown(drain.shutdown_signal())`";
+    assert!(
+        given_up.is_some_and(|line| line.contains(hint)),
+        "{lines:?}"
+    );
+}
+
+struct Insists;
+
+impl tower_graceful::Insist for Insists {
+    fn poll_insist(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        std::task::Poll::Ready(())
+    }
+}
+
 /// Several wait, and many look; each hour is struck once.
 #[tokio::test(start_paused = true)]
 async fn every_five_seconds_what_is_left() {
@@ -136,11 +215,11 @@ async fn every_five_seconds_what_is_left() {
         [
             format!(
                 "WARN tower_graceful: what is left is cut drain=\"api\" elapsed_seconds=12.0 {figures} \
-                 phase=\"forced\""
+                 phase=\"forced\" forced_by=\"deadline\""
             ),
             format!(
                 "WARN tower_graceful: the drain was given up drain=\"api\" elapsed_seconds=12.0 {figures} \
-                 phase=\"done\""
+                 phase=\"done\" forced_by=\"deadline\""
             ),
             format!(
                 "WARN tower_graceful: cut drain=\"api\" blocker=guard outbox, 12.0s old, taken at \
@@ -414,6 +493,7 @@ async fn it_serialises_and_is_served_as_json() {
         "phase": "draining",
         "elapsed_seconds": 1.0,
         "remaining_seconds": 9.0,
+        "forced_by": null,
         "completed": 0,
         "refused": 0,
         "left": {

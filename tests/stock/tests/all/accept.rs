@@ -55,6 +55,92 @@ async fn b16_what_is_in_the_accept_queue_is_served() {
     }
 }
 
+/// What the guide advises for a header in front of HTTP: the task of the connection reads it.
+#[tokio::test]
+async fn i14_a_header_that_is_read_in_the_task_holds_up_nobody() {
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+        service::TowerToHyperService,
+    };
+    let drain = Drain::new();
+    let shared = Shared::new(&drain);
+    let service = app(shared.clone()).layer(drain.layer());
+    let mut listener = drain.bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.get_ref().expect("open").local_addr();
+    let told = drain.clone();
+    let server = async move {
+        while let Some((mut io, _)) = listener.accept().await {
+            let (service, told) = (service.clone(), told.shutdown_signal());
+            tokio::spawn(async move {
+                if proxy_header(&mut io).await.is_err() {
+                    return;
+                }
+                let service = TowerToHyperService::new(service);
+                let connections = auto::Builder::new(TokioExecutor::new());
+                let connection = connections.serve_connection(TokioIo::new(io), service);
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    () = told => {
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+            });
+        }
+    };
+    let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+    let address = address.expect("bound");
+    // The one thread is here, and not in the server: all of them are in the accept queue at the drain.
+    let silent = std::net::TcpStream::connect(address).expect("it listens");
+    let complete: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            let header = "PROXY TCP4 192.0.2.1 192.0.2.2 51234 80\r\n";
+            let request = format!("{header}{}", get("/"));
+            stream.write_all(request.as_bytes()).expect("room");
+            stream
+        })
+        .collect();
+    drain.begin();
+    let answers = tokio::task::spawn_blocking(|| complete.into_iter().map(answer).collect());
+    let answers: Vec<String> = guarded(answers).await.expect("no reset");
+    for answer in answers {
+        assert!(answer.ends_with("hello"), "{answer:?}");
+        assert_eq!(closes(&answer), 1);
+    }
+    let silent = tokio::task::spawn_blocking(|| answer(silent));
+    let rest = guarded(silent).await.expect("no reset");
+    assert_eq!(rest, "", "closed when its grace is over");
+    let drained = guarded(run).await.expect("no panic").expect("drained");
+    assert_eq!(shared.handled(), 5, "{drained}");
+}
+
+/// The text form of a PROXY header, and not a byte more.
+async fn proxy_header(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<SocketAddr> {
+    use tokio::io::AsyncReadExt;
+    let mut header = Vec::new();
+    while !header.ends_with(b"\r\n") {
+        if header.len() == 107 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        header.push(io.read_u8().await?);
+    }
+    let header = String::from_utf8_lossy(&header);
+    let fields: Vec<_> = header.trim_end().split(' ').collect();
+    match fields[..] {
+        ["PROXY", "TCP4" | "TCP6", source, _, port, _] => {
+            let (source, port) = (source.parse(), port.parse());
+            match (source, port) {
+                (Ok(source), Ok(port)) => Ok(SocketAddr::new(source, port)),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// The first look comes when all the time for it is over already.
 #[tokio::test]
 async fn b16_likewise_after_a_stall() {
@@ -84,10 +170,12 @@ async fn b16_an_exclusive_listener_resets_nobody() {
     let mut listener = drain.listener(tcp).exclusive();
     let _queued = queued(address);
     drain.begin();
-    assert!(guarded(listener.accept()).await.is_some());
+    // As long as a connection is open, handshakes that have begun are waited for.
+    let _open = guarded(listener.accept())
+        .await
+        .expect("it was in the queue");
     {
         let mut last = std::pin::pin!(listener.accept());
-        // It waits for handshakes that have begun.
         assert!(futures_util::poll!(last.as_mut()).is_pending());
         let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500));
         assert_eq!(
@@ -451,4 +539,167 @@ async fn i76_a_listener_says_where_it_listens() {
         let error = error.expect_err("closed");
         assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
     }
+}
+
+/// Has the kernel drop the rest of each handshake with that listener: the client has its SYN-ACK, and
+/// the server's kernel waits for the ACK. Ends when the drain keeps new clients out, by a filter of its
+/// own.
+#[cfg(target_os = "linux")]
+fn drop_acks(listener: &TcpListener) {
+    use socket2::{SockFilter, SockRef};
+    // Bit 1 of the byte at 13 of a TCP header is SYN.
+    let only_syns = [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x54, 0, 0, 0x02),
+        SockFilter::new(0x15, 1, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+        SockFilter::new(0x06, 0, 0, 0),
+    ];
+    let socket = SockRef::from(listener);
+    socket.attach_filter(&only_syns).expect("Linux");
+}
+
+/// The rest of the handshake comes 60 ms after the listener was closed for new ones.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn i66_a_half_done_handshake_is_served() {
+    for kind in [Kind::Axum, Kind::Tonic, Kind::Serve] {
+        for with_another in [false, true] {
+            let tcp = bind();
+            let address = tcp.local_addr().expect("bound");
+            let shut = socket2::SockRef::from(&tcp).try_clone().expect("possible");
+            let server = Server::start_on(kind, Drain::new(), tcp).await;
+            let mut other = None;
+            if with_another {
+                let mut client = Client::connect(address).await;
+                client.get("/gate").await;
+                server.at_the_gate().await;
+                other = Some(client);
+            }
+            let listener = TcpListener::from_std(shut.into()).expect("possible");
+            drop_acks(&listener);
+            drop(listener);
+            let mut half = Client::connect(address).await;
+            server.drain.begin();
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            half.get("/").await;
+            let answer = half.rest().await;
+            assert!(answer.ends_with("hello"), "{kind:?}: {answer}");
+            server.shared.open.notify_one();
+            if let Some(mut other) = other {
+                assert!(other.rest().await.ends_with("passed"));
+            }
+            assert_eq!(server.drained().await.refused, 0);
+        }
+    }
+}
+
+/// A server without a handshake to wait for waits for nothing: no time passes.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn i66_an_idle_server_does_not_wait_for_handshakes() {
+    for kind in ALL {
+        let server = Server::start(kind, Drain::new()).await;
+        tokio::task::yield_now().await;
+        server.drain.begin();
+        let drained = server.drained().await;
+        assert!(
+            drained.elapsed < Duration::from_millis(1),
+            "{kind:?}: {drained}"
+        );
+    }
+}
+
+/// A handshake that never ends: no longer than the settling.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn i66_a_handshake_that_never_ends_holds_nothing() {
+    let tcp = bind();
+    let address = tcp.local_addr().expect("bound");
+    drop_acks(&tcp);
+    let settle = Duration::from_millis(300);
+    let drain = Drain::builder().settle(settle).build();
+    let server = Server::start_on(Kind::Serve, drain, tcp).await;
+    let _half = Client::connect(address).await;
+    server.drain.begin();
+    let drained = server.drained().await;
+    assert!(drained.elapsed >= settle, "{drained}");
+    assert!(drained.elapsed < 3 * settle, "{drained}");
+}
+
+/// Lets nothing be seen of the listener inside of it, unless it says so.
+struct Wrapper {
+    inner: TcpListener,
+    says_so: bool,
+}
+
+impl tower_graceful::server::Listener for Wrapper {
+    type Io = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<(Self::Io, SocketAddr)>> {
+        self.inner.poll_accept(cx)
+    }
+
+    fn tcp_listener(&self) -> Option<&TcpListener> {
+        self.says_so.then_some(&self.inner)
+    }
+}
+
+/// So many stops, each under a storm of clients that reconnect; how many of them were reset.
+async fn lost_by_a_wrapper(stops: usize, says_so: bool) -> usize {
+    let mut lost = 0;
+    for _ in 0..stops {
+        let server = Server::serve(Drain::new(), |inner, app| {
+            let wrapper = Wrapper { inner, says_so };
+            tower_graceful::server::Serve::new(app)
+                .listen(wrapper)
+                .exclusive()
+        });
+        let address = server.address;
+        let (send, served) = std::sync::mpsc::channel();
+        let clients: Vec<_> = (0..16)
+            .map(|_| {
+                let served = send.clone();
+                std::thread::spawn(move || {
+                    let mut lost = 0;
+                    while let Ok(mut stream) = std::net::TcpStream::connect(address) {
+                        let mut answer = String::new();
+                        let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+                        let sent = stream.write_all(request.as_bytes());
+                        let read = sent.and_then(|()| stream.read_to_string(&mut answer));
+                        if read.is_err() || !answer.ends_with("hello") {
+                            lost += 1;
+                        }
+                        let _ = served.send(());
+                    }
+                    lost
+                })
+            })
+            .collect();
+        let waits = tokio::task::spawn_blocking(move || served.iter().take(200).count());
+        guarded(waits).await.expect("no panic");
+        server.drain.begin();
+        server.drained().await;
+        for client in clients {
+            lost += client.join().expect("no panic");
+        }
+    }
+    lost
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i75_a_wrapper_can_be_exclusive() {
+    assert_eq!(lost_by_a_wrapper(40, true).await, 0);
+}
+
+/// Without the method: it is why there is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "shows what is lost; run by hand"]
+async fn i75_a_wrapper_that_does_not_say_so_loses() {
+    assert!(lost_by_a_wrapper(100, false).await > 0);
 }

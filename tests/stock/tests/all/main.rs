@@ -6,14 +6,19 @@
 mod accept;
 mod capacity;
 mod client;
+mod handshakes;
 mod hangs;
 mod http1;
 mod http2;
 mod limits;
+mod lingering;
+mod options;
 mod report;
 mod serve;
 mod server;
 mod tls;
+#[path = "../../../../examples/axum_tls/src/listener.rs"]
+mod tls_listener;
 mod upgrades;
 
 use std::time::Duration;

@@ -43,6 +43,32 @@ async fn state(drain: &Drain, client: &Client, wanted: ConnectionState) -> Block
     until(look).await.1
 }
 
+/// `with_graceful_shutdown` is missing: with a client that keeps its connection, and without.
+#[tokio::test]
+async fn i20_a_server_that_is_never_told_says_what_is_missing() {
+    for keeps in [false, true] {
+        let timeout = Duration::from_millis(300);
+        let drain = Drain::builder().timeout(timeout).build();
+        let tcp = bind();
+        let address = tcp.local_addr().expect("bound");
+        let app = app(Shared::new(&drain)).layer(drain.layer());
+        let server = axum::serve(drain.listener(tcp), app).into_future();
+        let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
+        let mut client = Client::connect(address).await;
+        client.get("/").await;
+        client.read_until("hello").await;
+        let client = keeps.then_some(client);
+        drain.begin();
+        let outcome = guarded(run).await.expect("no panic");
+        let Err(RunError::Timeout(timeout)) = outcome else {
+            panic!("nobody tells it: {outcome:?}");
+        };
+        let hint = "`with_graceful_shutdown(drain.shutdown_signal())` is missing";
+        assert!(timeout.to_string().contains(hint), "{timeout}");
+        drop(client);
+    }
+}
+
 #[tokio::test]
 async fn connections_are_named_by_peer_and_state() {
     for kind in ALL {

@@ -231,6 +231,7 @@ pub fn app(shared: Shared) -> Router {
         .route("/gate", any(gate))
         .route("/trailers", get(trailers))
         .route("/upload", post(upload))
+        .route("/reject", any(reject))
         .route("/stuck", any(stuck))
         .route("/block/{ms}", get(block))
         .route("/big", get(big))
@@ -290,6 +291,12 @@ async fn trailers(State(shared): State<Shared>) -> ([(&'static str, &'static str
 async fn upload(State(shared): State<Shared>, body: Bytes) -> String {
     shared.handle();
     body.len().to_string()
+}
+
+/// Answers without reading the body.
+async fn reject(State(shared): State<Shared>) -> (http::StatusCode, Body) {
+    shared.handle();
+    (http::StatusCode::UNAUTHORIZED, Body::from(vec![b'x'; 1024]))
 }
 
 /// Neither reads its body nor answers.

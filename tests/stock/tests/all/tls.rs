@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{
@@ -32,8 +32,8 @@ use tower_graceful::{
     server::{Established, Serve},
 };
 
-struct Keys {
-    server: Arc<ServerConfig>,
+pub struct Keys {
+    pub server: Arc<ServerConfig>,
     /// Asks clients for the same certificate.
     mutual: Arc<ServerConfig>,
     certificate: CertificateDer<'static>,
@@ -41,7 +41,7 @@ struct Keys {
     roots: Arc<RootCertStore>,
 }
 
-fn keys() -> &'static Keys {
+pub fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
         let made = rcgen::generate_simple_self_signed(["localhost".into()]).expect("possible");
@@ -75,7 +75,7 @@ fn keys() -> &'static Keys {
     })
 }
 
-fn start(drain: Drain) -> Server {
+pub fn start(drain: Drain) -> Server {
     start_with(drain, |server| server)
 }
 
@@ -88,10 +88,10 @@ fn start_with(
     })
 }
 
-type Secure = Client<TlsStream<TcpStream>>;
+pub type Secure = Client<TlsStream<TcpStream>>;
 
-impl Secure {
-    async fn shake_hands(tcp: TcpStream, protocols: &[&str]) -> std::io::Result<Self> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Client<TlsStream<T>> {
+    pub async fn shake_hands(tcp: T, protocols: &[&str]) -> std::io::Result<Self> {
         let mut config = ClientConfig::builder()
             .with_root_certificates(keys().roots.clone())
             .with_no_client_auth();
@@ -103,13 +103,15 @@ impl Secure {
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         Ok(Self::over(guarded(stream).await?))
     }
+}
 
+impl Secure {
     async fn secure(address: SocketAddr, protocols: &[&str]) -> Self {
         let tcp = TcpStream::connect(address).await.expect("it listens");
         Self::shake_hands(tcp, protocols).await.expect("it agrees")
     }
 
-    async fn http1(server: &Server) -> Self {
+    pub async fn http1(server: &Server) -> Self {
         Self::secure(server.address, &["http/1.1"]).await
     }
 

@@ -298,3 +298,71 @@ async fn i69_a_web_socket_over_http2_is_told() {
         );
     }
 }
+
+/// A stream of an extended CONNECT: a WebSocket over HTTP/2 (RFC 8441), echoing.
+async fn web_socket_over_http2(
+    client: &mut h2::client::SendRequest<bytes::Bytes>,
+    path: &str,
+) -> (h2::SendStream<bytes::Bytes>, h2::RecvStream) {
+    let request = http::Request::builder()
+        .method("CONNECT")
+        .uri(format!("http://test{path}"))
+        .version(http::Version::HTTP_2)
+        .header("sec-websocket-version", "13")
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .body(())
+        .expect("legal");
+    let (response, mut send) = client.send_request(request, false).expect("a free stream");
+    let response = guarded(response).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let mut receive = response.into_body();
+    // A text frame, masked with zeroes.
+    let hello = bytes::Bytes::from_static(b"\x81\x85\0\0\0\0hello");
+    send.send_data(hello, false).expect("open");
+    let echo = guarded(receive.data()).await.expect("open").expect("open");
+    assert_eq!(&echo[..], b"\x81\x05hello");
+    (send, receive)
+}
+
+#[tokio::test]
+async fn i69_a_web_socket_over_http2_is_upgraded() {
+    for kind in UPGRADING {
+        let timeout = Duration::from_millis(700);
+        let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;
+        let stream = TcpStream::connect(server.address)
+            .await
+            .expect("it listens");
+        let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        let mut client = guarded(client.ready()).await.expect("open");
+        // It says so in its SETTINGS, which come before any response.
+        let get = http::Request::get("http://test/").body(()).expect("legal");
+        let (first, _) = client.send_request(get, true).expect("a free stream");
+        guarded(first).await.expect("an answer");
+        assert!(client.is_extended_connect_protocol_enabled());
+        // The second one's `:protocol` is a reference to that of the first.
+        let _first = web_socket_over_http2(&mut client, "/ws").await;
+        let _second = web_socket_over_http2(&mut client, "/ws").await;
+        let upgraded = |drain: &Drain| drain.left().connections.upgraded;
+        assert_eq!(upgraded(&server.drain), 1, "{}", server.drain.left());
+        assert!(server.drain.report().to_string().contains("upgraded"));
+        // Beside a request it is busy with that.
+        let get = http::Request::get("http://test/gate")
+            .body(())
+            .expect("legal");
+        let (answer, _) = client.send_request(get, true).expect("a free stream");
+        server.at_the_gate().await;
+        assert_eq!(server.drain.left().connections.handling, 1);
+        server.shared.open.notify_one();
+        let mut body = guarded(answer).await.expect("an answer").into_body();
+        while guarded(body.data()).await.is_some() {}
+        assert_eq!(upgraded(&server.drain), 1, "{}", server.drain.left());
+
+        server.drain.begin();
+        let Err(RunError::Timeout(outcome)) = server.outcome().await else {
+            panic!("it was cut");
+        };
+        assert_eq!(outcome.left.connections.upgraded, 1, "{outcome}");
+        connection.abort();
+    }
+}

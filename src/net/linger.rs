@@ -1,0 +1,155 @@
+//! Lingering: after the write half of a connection was closed, what the peer still sends is read and
+//! discarded ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+//!
+//! A socket that is closed with unread bytes, or that gets some later, answers with a reset. A reset
+//! destroys what the peer has not read yet: its response.
+
+use super::connection::Timer;
+use crate::drain::{ConnectionState, Registered, Stage};
+use std::{
+    future::poll_fn,
+    mem::MaybeUninit,
+    net,
+    ops::Deref,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    runtime,
+    time::Instant,
+};
+
+/// The longest time of lingering, whatever comes.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// One connection that lingers.
+pub(super) struct Linger {
+    /// Ends when nothing has come for so long.
+    quiet: Duration,
+    quiet_at: Instant,
+    ends_at: Instant,
+    /// How many bytes may still be read.
+    left: usize,
+    timer: Timer,
+}
+
+impl Linger {
+    /// The peer is in the middle of its upload, and may look for a response only after it.
+    pub(super) fn http1() -> Self {
+        Self::new(Duration::from_millis(500), 16 << 20)
+    }
+
+    /// A peer that is still reading sends WINDOW_UPDATE frames.
+    pub(super) fn http2() -> Self {
+        Self::new(Duration::from_secs(1), 4 << 20)
+    }
+
+    fn new(quiet: Duration, left: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            quiet,
+            quiet_at: now + quiet,
+            ends_at: now + LIMIT,
+            left,
+            timer: Timer::default(),
+        }
+    }
+
+    /// Reads and discards. Ready when lingering is over, at the latest when `is_last` says so of the
+    /// bytes that it is given.
+    pub(super) fn poll<T: AsyncRead>(
+        &mut self,
+        mut io: Pin<&mut T>,
+        cx: &mut Context<'_>,
+        mut is_last: impl FnMut(&T, &[u8]) -> bool,
+    ) -> Poll<()> {
+        let mut scratch = [MaybeUninit::uninit(); 4096];
+        loop {
+            let until = self.quiet_at.min(self.ends_at);
+            if self.timer.poll(until, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut discarded = ReadBuf::uninit(&mut scratch);
+            let read = ready!(io.as_mut().poll_read(cx, &mut discarded));
+            let discarded = discarded.filled();
+            self.left = self.left.saturating_sub(discarded.len());
+            // An error is an end, too: the response is read, or lost.
+            let ends = read.is_err() || discarded.is_empty() || self.left == 0;
+            if ends || is_last(&io, discarded) {
+                return Poll::Ready(());
+            }
+            self.quiet_at = Instant::now() + self.quiet;
+        }
+    }
+}
+
+/// A counted connection that may go on when its server has dropped it: see [`hold`](Self::hold).
+pub(super) struct Lingering {
+    /// `None` only while this is dropped.
+    registered: Option<Registered>,
+    held: Option<net::TcpStream>,
+}
+
+impl Lingering {
+    pub(super) fn new(registered: Registered) -> Self {
+        Self {
+            registered: Some(registered),
+            held: None,
+        }
+    }
+
+    /// Keeps a duplicate of its socket, which lingers when this is dropped: until then its server may
+    /// go on reading, as a tunnel does whose other direction has ended.
+    pub(super) fn hold(&mut self, socket: Option<net::TcpStream>) {
+        self.held = socket;
+    }
+
+    /// Forgets the socket: it stays in use elsewhere.
+    pub(super) fn release(&mut self) {
+        self.held = None;
+    }
+}
+
+impl Deref for Lingering {
+    type Target = Registered;
+
+    #[inline]
+    fn deref(&self) -> &Registered {
+        self.registered.as_ref().expect("taken by its drop only")
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let Some((registered, socket)) = self.registered.take().zip(self.held.take()) else {
+            return;
+        };
+        // Without a runtime, what is dropped is closed.
+        if let Ok(runtime) = runtime::Handle::try_current() {
+            runtime.spawn(linger(registered, socket));
+        }
+    }
+}
+
+/// The socket is dropped before the connection is uncounted.
+async fn linger(registered: Registered, socket: net::TcpStream) {
+    let Ok(mut tcp) = TcpStream::from_std(socket) else {
+        return;
+    };
+    let connection = registered.connection();
+    connection.publish(ConnectionState::Opaque, false);
+    let mut linger = Linger::http1();
+    poll_fn(|cx| {
+        connection.wake_reader(cx.waker());
+        // After that: a change of the stage from here on wakes the task.
+        if connection.stage() >= Stage::Forced {
+            return Poll::Ready(());
+        }
+        connection.answer();
+        linger.poll(Pin::new(&mut tcp), cx, |_, _| false)
+    })
+    .await;
+}
