@@ -9,7 +9,7 @@ use std::{
 };
 
 pin_project! {
-    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's, whose end
+    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's, whose drop
     /// is the end of its request. A refusal's body is empty, unless it was given one.
     ///
     /// Frames, trailers, errors, size hint and end pass through as they are.

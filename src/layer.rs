@@ -21,9 +21,8 @@ use tower_layer::Layer;
 /// draining: see [`Drain::shutdown_signal`]. But one that asks for an upgrade, or a CONNECT, is
 /// refused even then: it would open what is about to be closed.
 ///
-/// A count ends once, at whatever comes first: the end of the stream, trailers, a frame after which
-/// the body says that it is at its end, an error of the body or the service, a panic, or the drop
-/// of the response future or the body.
+/// A count ends once, with the drop of the response body, or of the response future, or at an error of
+/// the service or a panic. A server drops a body at its end, when it is buffered.
 ///
 /// # What it does not
 ///

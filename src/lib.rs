@@ -43,8 +43,8 @@
 //!
 //! * **A request is counted and waited for, or it is refused** and never reaches your service:
 //!   never neither, never both, however it races with the signal.
-//! * **A count ends exactly once**, with the response *body*: at its end, its trailers, its error
-//!   or its drop, at the drop of the future, at an error of the service, at a panic.
+//! * **A count ends exactly once**, with the drop of the response *body* (a server drops it at its end)
+//!   or of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
 //! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once; at
 //!   the third with the process, whatever its threads are at.

@@ -116,8 +116,9 @@ async fn a_request_that_is_named_is_followed() {
     }
     drop(chunks);
     assert!(body.frame().await.is_none());
-    assert_eq!(seen(), None, "it has ended, though its body is still there");
+    assert!(seen().is_some(), "its body is still there");
     drop(body);
+    assert_eq!(seen(), None);
 }
 
 #[tokio::test]
