@@ -8,7 +8,6 @@ mod connections;
 mod counter;
 #[cfg(test)]
 mod counter_tests;
-#[cfg(feature = "server")]
 mod current;
 mod guard;
 mod name;
@@ -27,11 +26,12 @@ pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
 #[cfg(feature = "server")]
-pub(crate) use self::current::{Identity, is_current};
+pub(crate) use self::current::is_current;
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::observe::contained;
 pub(crate) use self::{
-    counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
+    counter::Entry, current::Identity, guard::InFlight, name::Label, phase::Stage, plan::Plan,
+    shared::Shared,
 };
 pub use self::{
     guard::{DrainGuard, Tracked},
@@ -47,7 +47,7 @@ pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 #[cfg(feature = "server")]
 pub(crate) type Token = counter::Token<Shared>;
 
-use self::{guard::Listed, plan::Settings};
+use self::{guard::Listed, plan::Settings, shared::SelfWaiting};
 use crate::{
     layer::{Calls, GracefulLayer},
     probes::{Liveness, Readiness, Status},
@@ -55,9 +55,9 @@ use crate::{
 use std::{
     borrow::Cow,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     panic::Location,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     thread,
@@ -713,7 +713,15 @@ impl Drain {
     ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
         let shared = self.shared().clone();
         async move {
-            let outcome = shared.clone().until(|plan| plan.outcome().cloned()).await;
+            let outcome = {
+                let mut over = pin!(shared.clone().until(|plan| plan.outcome().cloned()));
+                let mut self_waiting = None;
+                poll_fn(|cx| {
+                    SelfWaiting::see(&mut self_waiting, &shared);
+                    over.as_mut().poll(cx)
+                })
+                .await
+            };
             shared.until_told().await;
             outcome
         }

@@ -79,7 +79,11 @@ where
                 closing,
                 in_flight,
             } => {
-                let result = ready!(inner.poll(cx));
+                let result = ready!(match in_flight {
+                    Some(in_flight) if in_flight.is_last_call() =>
+                        in_flight.poll_draining(inner, cx),
+                    _ => inner.poll(cx),
+                });
                 // Taken before anything else: an error ends the count now, not with the future.
                 let in_flight = in_flight.take();
                 // By way of the parts: to change a header in a whole response costs a copy of it.
@@ -166,7 +170,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             CallProj::Admitted { inner, in_flight } => {
-                let result = ready!(inner.poll(cx));
+                let result = ready!(match in_flight {
+                    Some(in_flight) if in_flight.is_last_call() =>
+                        in_flight.poll_draining(inner, cx),
+                    _ => inner.poll(cx),
+                });
                 *in_flight = None;
                 Poll::Ready(result.map_err(Into::into))
             }

@@ -458,6 +458,11 @@ impl<O: Owner> Token<O> {
         self.shard.word.load(Ordering::Relaxed) & SLOW != 0
     }
 
+    /// See [`CounterHandle::address`].
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self.shard.block()) as usize
+    }
+
     /// Returns what belongs to the drain that has counted this request.
     pub(crate) fn data(&self) -> &'static O::Data {
         &self.shard.block().data

@@ -1,10 +1,14 @@
-//! The drain that has already counted the request that this thread is polling.
+//! The drain that counts the request which this thread is polling.
 //!
-//! `serve` counts its requests. A layer of the same drain that stands below it finds that out here, and
-//! counts the request no second time.
+//! `serve` counts its requests, and says so here during each poll. A layer of the same drain that stands
+//! below it then counts the request no second time. A layer says so, too, but only once the drain has
+//! begun: that is for a handler that waits for the drain, and so for itself.
 
-use super::CounterHandle;
+use super::{CounterHandle, counter::Token, shared::Shared};
 use std::cell::Cell;
+
+/// Set in an identity that `serve` makes. Blocks are aligned to more.
+const BY_SERVE: usize = 1;
 
 thread_local! {
     /// An identity, or 0.
@@ -20,9 +24,16 @@ thread_local! {
 pub(crate) struct Identity(usize);
 
 impl Identity {
+    /// Returns the identity by which `serve` says that it has counted the request.
+    #[cfg(feature = "server")]
     #[inline]
     pub(crate) fn of(handle: &CounterHandle) -> Self {
-        Self(handle.address())
+        Self(handle.address() | BY_SERVE)
+    }
+
+    #[inline]
+    pub(super) fn of_token(token: &Token<Shared>) -> Self {
+        Self(token.address())
     }
 
     /// Makes it the current drain until the value that this returns is dropped.
@@ -47,13 +58,20 @@ impl Drop for Current {
     }
 }
 
-/// Whether the request that this thread is polling is counted by that drain already.
+/// Returns whether `serve` has counted the request that this thread is polling, for that drain.
+#[cfg(feature = "server")]
 #[inline]
 pub(crate) fn is_current(handle: &CounterHandle) -> bool {
-    CURRENT.get() == handle.address()
+    CURRENT.get() == handle.address() | BY_SERVE
 }
 
-#[cfg(test)]
+/// Returns whether this thread is polling a request that the drain counts. Without `serve`, it is only
+/// known once the drain has begun.
+pub(super) fn is_inside(handle: &CounterHandle) -> bool {
+    CURRENT.get() & !BY_SERVE == handle.address()
+}
+
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
     use crate::Drain;

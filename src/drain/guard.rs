@@ -2,6 +2,7 @@
 
 use super::{
     counter::Token,
+    current::Identity,
     name::Label,
     registry::Key,
     report::{Blocker, BlockerKind, Left},
@@ -38,6 +39,19 @@ impl<N> InFlight<N> {
     #[inline]
     pub(crate) fn is_last_call(&self) -> bool {
         self.token.is_slow()
+    }
+}
+
+impl<N> InFlight<N> {
+    /// Polls the handler of this request, once the drain has begun.
+    #[cold]
+    pub(crate) fn poll_draining<F: Future>(
+        &self,
+        handler: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        let _current = Identity::of_token(&self.token).enter();
+        handler.poll(cx)
     }
 }
 

@@ -81,6 +81,7 @@ struct Cut {
     blockers: Blockers,
     /// Until then. What ends after it, was left.
     completed: u64,
+    self_waiting: usize,
 }
 
 /// A phase, and how long after the beginning it came.
@@ -109,6 +110,8 @@ pub(super) struct Open {
 pub(super) struct Figures {
     pub(super) completed: u64,
     pub(super) refused: u64,
+    /// Requests whose handlers wait for this drain.
+    pub(super) self_waiting: usize,
 }
 
 impl Plan {
@@ -313,6 +316,7 @@ impl Plan {
             left,
             blockers,
             completed: figures.completed,
+            self_waiting: figures.self_waiting,
         };
         let is_first = self.stage < Stage::Forced;
         if is_first {
@@ -408,6 +412,7 @@ impl Plan {
         let figures = Figures {
             completed: cut.completed,
             refused,
+            self_waiting: cut.self_waiting,
         };
         DrainTimeout::new(Report {
             remaining: None,
@@ -444,6 +449,9 @@ impl Plan {
             server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
                 && left.servers > 0
                 && !left.has_work(),
+            waits_for_itself: left.requests > 0
+                && left.requests <= figures.self_waiting
+                && left.guards + left.tasks == 0,
             left,
             blockers,
         }

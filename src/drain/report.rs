@@ -50,6 +50,8 @@ pub struct Report {
     pub blockers: Blockers,
     /// Whether servers are left, have been told to stop, and have no work that the drain knows of.
     pub(super) server_alone: bool,
+    /// Whether the only work that is left are requests whose handlers wait for this drain.
+    pub(super) waits_for_itself: bool,
 }
 
 /// What ended the waiting of a drain before everything in flight had ended; in a [`Report`].
@@ -374,10 +376,19 @@ impl ForcedBy {
 impl Report {
     /// Returns what is likely to be wrong, where the figures suggest it.
     pub(super) fn hint(&self) -> Option<&'static str> {
-        self.server_alone.then_some(
-            "either `with_graceful_shutdown(drain.shutdown_signal())` is missing, or the server \
-             waits for connections that the drain does not know",
-        )
+        if self.waits_for_itself {
+            Some(
+                "the handler of each request that is left waits for this drain, and so for itself: \
+                 begin the drain and answer",
+            )
+        } else if self.server_alone {
+            Some(
+                "either `with_graceful_shutdown(drain.shutdown_signal())` is missing, or the server \
+                 waits for connections that the drain does not know",
+            )
+        } else {
+            None
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     connections::ConnectionList,
     counter::{Counter, CounterHandle, Entry, Owner, Pool},
+    current::is_inside,
     guard::Work,
     name::Asked,
     observe::Observer,
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     unemptied: AtomicUsize,
     /// Requests that have ended and were counted by their connection alone.
     completed_late: AtomicU64,
+    /// Requests whose handlers wait for this drain.
+    self_waiting: AtomicUsize,
     observer: Observer,
     plan: watch::Sender<Plan>,
 }
@@ -122,6 +125,7 @@ impl Shared {
             listeners: AtomicUsize::new(0),
             unemptied: AtomicUsize::new(0),
             completed_late: AtomicU64::new(0),
+            self_waiting: AtomicUsize::new(0),
             observer: Observer::default(),
             plan: watch::Sender::new(Plan::new(settings)),
         })
@@ -207,6 +211,7 @@ impl Shared {
         Figures {
             completed: self.counter.ended(in_flight) + late,
             refused: self.counter.data().refused.load(Ordering::Relaxed),
+            self_waiting: self.self_waiting.load(Ordering::Relaxed),
         }
     }
 
@@ -400,6 +405,25 @@ impl Shared {
             })
             .await;
         }
+    }
+}
+
+/// A handler that waits for the drain that counts its request, until this is dropped.
+pub(super) struct SelfWaiting(Arc<Shared>);
+
+impl SelfWaiting {
+    /// To be called where a waiter is polled.
+    pub(super) fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
+        if seen.is_none() && is_inside(&shared.counter_handle()) {
+            shared.self_waiting.fetch_add(1, Ordering::Relaxed);
+            *seen = Some(Self(shared.clone()));
+        }
+    }
+}
+
+impl Drop for SelfWaiting {
+    fn drop(&mut self) {
+        self.0.self_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

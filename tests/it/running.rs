@@ -1,6 +1,9 @@
 //! `Drain::run`: a server, a signal, the plan and the deadline in one future.
 
 use crate::support::*;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
 use std::{
     future::{self, Future},
     io,
@@ -11,6 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, service_fn};
 use tower_graceful::{Drain, Phase, RunError};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -275,4 +279,61 @@ async fn a_busy_server_does_not_starve_the_signal() {
         .await
         .expect("no panic")
         .expect_err("it never stops");
+}
+
+/// A handler that waits for the drain which counts its request waits for itself: the outcome says so.
+#[tokio::test(start_paused = true)]
+async fn i72_a_handler_that_waits_for_its_own_drain_is_said() {
+    for waits in [1, 2] {
+        let drain = Drain::new();
+        let own = drain.clone();
+        let service = drain
+            .layer()
+            .layer(service_fn(move |_: Request<Empty<Bytes>>| {
+                let own = own.clone();
+                async move {
+                    let outcome = own.shutdown(Duration::from_secs(10)).await;
+                    let text = outcome.err().map(|timeout| timeout.to_string());
+                    Ok::<_, BoxError>(Response::new(text.unwrap_or_default()))
+                }
+            }));
+        let mut requests: Vec<_> = (0..waits)
+            .map(|_| task::spawn(service.clone().call(request())))
+            .collect();
+        for request in &mut requests {
+            assert_pending!(request.poll());
+            assert_pending!(request.poll());
+        }
+        let report = drain.report().to_string();
+        assert!(report.contains("waits for this drain"), "{report}");
+        let other = drain.guard();
+        assert!(other.is_err());
+        let timeout = drain.wait().await.expect_err("it waits for itself");
+        assert!(
+            timeout.to_string().contains("waits for this drain"),
+            "{timeout}"
+        );
+        assert_eq!(timeout.left.requests, waits);
+        for request in &mut requests {
+            let response = assert_ready!(request.poll()).expect("an answer");
+            assert!(response.headers().contains_key("connection"));
+        }
+    }
+}
+
+/// With another request in flight, or with a waiter outside of the requests, it is not said.
+#[tokio::test(start_paused = true)]
+async fn i72_nothing_is_said_of_requests_that_work() {
+    let drain = Drain::new();
+    let (answer, held) = held::<Empty<Bytes>>();
+    let mut service = drain.layer().layer(held);
+    let mut works = task::spawn(service.call(request()));
+    assert_pending!(works.poll());
+    drain.begin();
+    assert_pending!(works.poll());
+    let mut waits = task::spawn(drain.wait());
+    assert_pending!(waits.poll());
+    let report = drain.report().to_string();
+    assert!(!report.contains("waits for this drain"), "{report}");
+    drop(answer);
 }

@@ -1,14 +1,14 @@
 //! What blocks a drain, on real servers: connections by state and peer, requests by name.
 
 use crate::{
-    client::{Client, frames},
+    client::{Client, closes, frames},
     guarded,
     server::{ALL, Kind, Server, Shared, app, bind},
 };
 use axum::serve::ListenerExt;
 use std::{io, net::SocketAddr, time::Duration};
 use tonic::service::Routes;
-use tower_graceful::{Blocker, BlockerKind, ConnectionState, Drain, RunError};
+use tower_graceful::{Blocker, BlockerKind, ConnectionState, Drain, Phase, RunError};
 
 /// Asks until it is so: what a connection does, the server hears of when it does.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -268,4 +268,43 @@ fn start_naming(kind: Kind, drain: &Drain) -> (SocketAddr, Shared) {
     let (server, address, shared) = naming(kind, drain);
     tokio::spawn(server);
     (address, shared)
+}
+
+const POST_DRAIN: &str = "POST /drain HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn i72_a_request_can_begin_its_own_drain() {
+    for kind in ALL {
+        let server = Server::start(kind, Drain::new()).await;
+        let mut client = Client::connect(server.address).await;
+        client.send(POST_DRAIN).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 202"), "{kind:?}: {answer}");
+        assert_eq!(closes(&answer), 1);
+        assert_eq!(server.drained().await.completed, 1, "{kind:?}");
+    }
+}
+
+/// It waits for itself, to the deadline; whoever reads the report is told so.
+#[tokio::test]
+async fn i72_a_request_that_waits_for_its_own_drain_is_said() {
+    for kind in ALL {
+        let server = Server::start(kind, Drain::new()).await;
+        let drain = server.drain.clone();
+        let mut client = Client::connect(server.address).await;
+        let request = POST_DRAIN.replace("/drain", "/drain-and-wait");
+        client.send(request).await;
+        guarded(drain.shutdown_signal()).await;
+        while !drain.report().to_string().contains("waits for this drain") {
+            assert!(
+                drain.phase() < Phase::Forced,
+                "{kind:?}: {}",
+                drain.report()
+            );
+            tokio::task::yield_now().await;
+        }
+        let error = server.outcome().await.expect_err("it waits for itself");
+        let text = error.to_string();
+        assert!(text.contains("waits for this drain"), "{kind:?}: {text}");
+    }
 }

@@ -233,6 +233,8 @@ pub fn app(shared: Shared) -> Router {
         .route("/upload", post(upload))
         .route("/reject", any(reject))
         .route("/stuck", any(stuck))
+        .route("/drain", post(drain))
+        .route("/drain-and-wait", post(drain_and_wait))
         .route("/block/{ms}", get(block))
         .route("/big", get(big))
         .route("/megabyte", get(async || Body::from(vec![b'x'; MEGABYTE])))
@@ -304,6 +306,22 @@ async fn stuck(State(shared): State<Shared>) -> &'static str {
     shared.handle();
     shared.reached.notify_one();
     std::future::pending().await
+}
+
+/// Begins the drain that its request belongs to.
+async fn drain(State(shared): State<Shared>) -> http::StatusCode {
+    shared.drain.begin();
+    http::StatusCode::ACCEPTED
+}
+
+/// Waits for the drain that its request belongs to, and so for itself.
+async fn drain_and_wait(State(shared): State<Shared>) -> &'static str {
+    let outcome = shared.drain.shutdown(Duration::from_millis(700)).await;
+    if outcome.is_ok() {
+        "drained"
+    } else {
+        "given up"
+    }
 }
 
 /// Blocks its thread.
