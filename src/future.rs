@@ -79,11 +79,10 @@ where
                 closing,
                 in_flight,
             } => {
-                let result = ready!(match in_flight {
-                    Some(in_flight) if in_flight.is_last_call() =>
-                        in_flight.poll_draining(inner, cx),
-                    _ => inner.poll(cx),
-                });
+                let result = {
+                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    ready!(inner.poll(cx))
+                };
                 // Taken before anything else: an error ends the count now, not with the future.
                 let in_flight = in_flight.take();
                 // By way of the parts: to change a header in a whole response costs a copy of it.
@@ -170,11 +169,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             CallProj::Admitted { inner, in_flight } => {
-                let result = ready!(match in_flight {
-                    Some(in_flight) if in_flight.is_last_call() =>
-                        in_flight.poll_draining(inner, cx),
-                    _ => inner.poll(cx),
-                });
+                let result = {
+                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    ready!(inner.poll(cx))
+                };
                 *in_flight = None;
                 Poll::Ready(result.map_err(Into::into))
             }

@@ -172,7 +172,7 @@ where
             Entry::Refused => {
                 return ResponseFuture {
                     state: HttpState::Refused {
-                        answer: Some(self.refuse(request)),
+                        answer: Some(self.refuse(&request)),
                         closing,
                     },
                 };
@@ -206,12 +206,12 @@ impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
 
 impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
     #[cold]
-    fn refuse<ReqBody, ResBody>(&self, request: Request<ReqBody>) -> Answer<ResBody>
+    fn refuse<ReqBody, ResBody>(&self, request: &Request<ReqBody>) -> Answer<ResBody>
     where
         R: Refusal<ReqBody, ResBody>,
     {
         self.handle.count_refused();
-        self.mode.refusal.refuse(&request)
+        self.mode.refusal.refuse(request)
     }
 }
 

@@ -459,6 +459,7 @@ impl<O: Owner> Token<O> {
     }
 
     /// See [`CounterHandle::address`].
+    #[cold]
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self.shard.block()) as usize
     }

@@ -2,7 +2,7 @@
 
 use super::{
     counter::Token,
-    current::Identity,
+    current::{Current, Identity},
     name::Label,
     registry::Key,
     report::{Blocker, BlockerKind, Left},
@@ -43,15 +43,11 @@ impl<N> InFlight<N> {
 }
 
 impl<N> InFlight<N> {
-    /// Polls the handler of this request, once the drain has begun.
-    #[cold]
-    pub(crate) fn poll_draining<F: Future>(
-        &self,
-        handler: Pin<&mut F>,
-        cx: &mut Context<'_>,
-    ) -> Poll<F::Output> {
-        let _current = Identity::of_token(&self.token).enter();
-        handler.poll(cx)
+    /// Says, once the drain has begun, that this thread polls a request of it, until that is dropped.
+    #[inline]
+    pub(crate) fn current(&self) -> Option<Current> {
+        let identity = |token| Identity::of_token(token).enter();
+        self.is_last_call().then(|| identity(&self.token))
     }
 }
 
