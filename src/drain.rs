@@ -175,8 +175,12 @@ impl DrainBuilder {
     }
 
     /// Sets how long, at the end of the lame duck, open connections may take to deliver a request that
-    /// is on its way. Idle connections are closed after that. Default: 100 ms. The drain does not wait
-    /// if no connection is open.
+    /// is on its way. Idle connections are closed after that. Default: 100 ms.
+    ///
+    /// It is also the time that half-done TCP handshakes of an exclusive listener, and handshakes
+    /// inside of a listener of one's own, have to end. It is over at once where no connection is
+    /// open and no listener has a handshake to wait for. The drain cannot see what goes on inside
+    /// of a listener of one's own, or of a stream: with one, the settling takes its full time.
     ///
     /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request that
     /// arrives within this time is served, however long its connection has been idle. `serve` also gives

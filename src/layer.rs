@@ -34,10 +34,10 @@ use tower_layer::Layer;
 ///
 /// # Where to put it
 ///
-/// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that those
-/// who wait are refused in time, not kept waiting; inside of what looks at responses (`Trace`), so
-/// that a refusal is logged like any other. `poll_ready` is the inner service's, except that the
-/// drain makes it ready once it admits nothing more: a refusal needs no capacity.
+/// Outside of what may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`), so that
+/// requests that wait are refused in time, not kept waiting; inside of what looks at responses
+/// (`Trace`), so that a refusal is logged like any other. `poll_ready` is the inner service's,
+/// except that the drain makes it ready once it admits nothing more: a refusal needs no capacity.
 ///
 /// A request that waits for capacity has not been called and is not counted. If capacity comes while
 /// the drain still admits requests, it is served, else it is refused; the same holds for what waits in
@@ -54,6 +54,18 @@ use tower_layer::Layer;
 /// let same = ServiceBuilder::new().layer(GracefulLayer::new(&drain));
 /// let same = ServiceBuilder::new().layer(drain.layer());
 /// ```
+///
+/// # Applied twice
+///
+/// Nested in another layer of the same drain, by mistake say, a layer counts each request a second
+/// time in the figures. The request is still served once or refused once.
+///
+/// Under `serve` with the same drain, a layer counts and refuses nothing, because `serve` has
+/// counted the request. So its [`name_requests`](Self::name_requests) lists nothing: use
+/// `Serve::name_requests`. A middleware between `serve` and such a layer may spawn the future of
+/// the inner call and let it outlive its client. The layer does not make the drain wait for that
+/// future. (A `Buffer` between the two calls the layer from a task of its own. There the layer
+/// counts the request again.)
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<M = Http> {

@@ -11,7 +11,7 @@
 //!   The connection's task looks and closes in one poll: a connection that is decided closed executes
 //!   nothing more, and a request that was executed is answered.
 //! * HTTP/1, busy: its response says `Connection: close`. If its head is out already, it becomes idle as
-//!   any other; whoever has not been told and sends another request meanwhile is served.
+//!   any other; a client that has not been told and sends another request meanwhile is served.
 //! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)): streams that are opened between the two
 //!   are served.
@@ -28,13 +28,14 @@
 //!
 //! # Sockets that others have, too
 //!
-//! A socket inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`) or shared with a successor is
-//! given to [`serve`] like any other. At the end its accept queue is emptied and it is closed; what comes
-//! then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. Whoever hands it on keeps a
-//! duplicate of it (`try_clone`), and drops that before the drain, or the port stays open. Sockets with `SO_REUSEPORT`
-//! have a queue each, and theirs is emptied likewise; with `exclusive`, a client that comes in the very
-//! moment tries again, a second later, and finds the other one; without, it is reset.
-//! `examples/restart` replaces a server under load without refusing or losing anything.
+//! A socket inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`) or shared with a
+//! successor is given to [`serve`] like any other. At the end its accept queue is emptied and it is
+//! closed; what comes then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. To
+//! hand it on, keep a duplicate of it (`try_clone`), and drop that before the drain, or the port
+//! stays open. Sockets with `SO_REUSEPORT` have a queue each, and theirs is emptied likewise; with
+//! `exclusive`, a client that comes in the very moment tries again, a second later, and finds the
+//! other one; without, it is reset. `examples/restart` replaces a server under load without
+//! refusing or losing anything.
 //!
 //! # Coming from Go
 //!
@@ -127,6 +128,10 @@ use tower_service::Service;
 /// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Not much is refused: what
 /// would open a WebSocket or a tunnel while draining, what comes after the deadline, and what the service
 /// itself says is [`NotExecuted`].
+///
+/// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
+/// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
+/// their connections as [`Upgraded`](crate::ConnectionState::Upgraded).
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -302,7 +307,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Listens there, too.
+    /// Adds a listener.
     ///
     /// ```no_run
     /// # use tower_graceful::{Drain, DrainTimeout};
@@ -327,11 +332,15 @@ where
         self
     }
 
-    /// Likewise, with TLS. If the configuration offers no protocol (ALPN), `h2` and `http/1.1` are.
+    /// Adds a listener with TLS. If the configuration offers no protocol (ALPN), `h2` and
+    /// `http/1.1` are.
     ///
     /// The handshake is part of the connection: it is counted as silent, has the
     /// [header's](Self::header_read_timeout) time, in a drain the
-    /// [grace](crate::DrainBuilder::grace), and holds up nobody else.
+    /// [grace](crate::DrainBuilder::grace), and holds up no other connection.
+    ///
+    /// A connection that the drain or a limit closes ends with a close_notify. A response that is
+    /// cut does not, so its client does not take the cut for the end of the response.
     ///
     /// ```no_run
     /// # use std::{error::Error, sync::Arc};
@@ -364,8 +373,11 @@ where
 
 impl<S, F> Serve<S, F> {
     /// Says that this process alone has the sockets of its listeners: they were not inherited, and
-    /// are not passed on. Then nobody is reset who connects at the very end; see
-    /// [`DrainListener::exclusive`](crate::DrainListener::exclusive).
+    /// are not passed on. Then no client is reset that connects at the very end. A client whose TCP
+    /// handshake is half done at that moment is served if it ends within the
+    /// [settling](crate::DrainBuilder::settle). See
+    /// [`DrainListener::exclusive`](crate::DrainListener::exclusive). Through a listener of one's
+    /// own it works if that has [`Listener::tcp_listener`].
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
         self
@@ -426,6 +438,7 @@ impl<S, F> Serve<S, F> {
     /// | `tonic` | `TcpConnectInfo`, for `request.remote_addr()` and `local_addr()` | TCP |
     /// | `tonic` | `UdsConnectInfo` | Unix |
     /// | `tonic`, `rustls` | `TlsConnectInfo<TcpConnectInfo>`, for `request.peer_certs()` | TLS over TCP |
+    /// | `tonic`, `rustls` | `TlsConnectInfo<UdsConnectInfo>` | TLS over Unix |
     ///
     /// ```no_run
     /// use axum::{Extension, Router, routing::get};
