@@ -11,6 +11,8 @@ use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let drain = Drain::builder()
         // As long as the balancer takes to ask /readyz and to send requests elsewhere.
         .lame_duck(Duration::from_secs(2))
@@ -31,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The drain's own listener: nothing that has arrived is lost, and nobody can hang the end.
     let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
-    let drained = drain.run(server, signal::terminate()).await?;
+    let drained = drain.run(server, stop).await?;
     println!("{drained}");
     Ok(())
 }

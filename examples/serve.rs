@@ -11,6 +11,8 @@ use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let drain = Drain::builder()
         // As long as the balancer takes to ask /readyz and to send requests elsewhere.
         .lame_duck(Duration::from_secs(2))
@@ -30,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = tower_graceful::serve(listener, app)
         .with_drain(drain)
-        .shutdown_on(signal::terminate())
+        .shutdown_on(stop)
         // Nobody else has the socket: then not even the last one to connect is reset.
         .exclusive()
         // The rest waits in the accept queue.

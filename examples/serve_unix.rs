@@ -22,6 +22,8 @@ mod unix {
 
     #[tokio::main]
     pub async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
         let path = match env::args_os().nth(1) {
             Some(path) => PathBuf::from(path),
             None => env::temp_dir().join("serve_unix.sock"),
@@ -48,7 +50,7 @@ mod unix {
         let server = tower_graceful::serve(unix, Router::new().route("/", get(hello)))
             .listen(tcp)
             .with_drain(drain)
-            .shutdown_on(signal::terminate())
+            .shutdown_on(stop)
             .exclusive()
             .on_connect(|connection, extensions| {
                 extensions.insert(connection.peer().clone());

@@ -4,7 +4,8 @@
 //! they are: a layer around any [tower] service, which counts requests and refuses new ones; a
 //! listener in front of it, which counts connections, empties the accept queue and cuts what would
 //! hang; and one [`Drain`] that they share, with phases, a deadline, a second signal that forces,
-//! and a report that says what was left. Who owns the loop has all of it in one call, [`serve`].
+//! and a report that says what was left. If you own the accept loop, [`serve`] does all of this
+//! in one call.
 //!
 #![cfg_attr(all(feature = "axum", feature = "signal"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "axum", feature = "signal")), doc = "```ignore")]
@@ -13,12 +14,13 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stop = signal::terminate(); // first: before it, SIGTERM ends the process
 //! let drain = Drain::new();
 //! let app = Router::new().route("/", get("hello")).layer(drain.layer());
 //! let listener = drain.bind("127.0.0.1:3000").await?; // feature "axum"
 //!
 //! let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
-//! let drained = drain.run(server, signal::terminate()).await?;
+//! let drained = drain.run(server, stop).await?;
 //! println!("{drained}"); // drained in 1.2s: 31 completed, 0 refused, nothing left
 //! # Ok(())
 //! # }
@@ -32,9 +34,10 @@
 //! # use tower_graceful::signal;
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stop = signal::terminate();
 //! let app = Router::new().route("/", get("hello"));
 //! let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//! let drained = tower_graceful::serve(tcp, app).shutdown_on(signal::terminate()).await?;
+//! let drained = tower_graceful::serve(tcp, app).shutdown_on(stop).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -46,11 +49,11 @@
 //! * **A count ends exactly once**, with the drop of the response *body* (a server drops it at its end)
 //!   or of the future, at an error of the service, at a panic.
 //! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
-//! * **It ends.** At the deadline, which can be moved while it runs; at the second signal at once; at
-//!   the third with the process, whatever its threads are at.
-//!   (Half a second more is for a server or an idle connection that has no work left and has not
-//!   noticed, and for connections to be cut.) The outcome is [`Drained`], or [`DrainTimeout`] with
-//!   what was [`Left`], and the same for all who wait.
+//! * **It ends.** At the deadline, which can be moved while it runs; at once at the second signal, if
+//!   that comes more than 500 ms after the first; at the third one with the process, whatever its threads
+//!   do. (Servers and idle connections that have nothing left to do get another 0.5 s to notice, and so do
+//!   connections that are aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`],
+//!   and the same for all waiters.
 //! * **Nothing that merely exists holds it**: layers, services, listeners and [`Drain`]s are not
 //!   counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
@@ -70,8 +73,8 @@
 //!   byte is with the kernel, and the process may exit.
 //! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for, cut
 //!   at the deadline and [reported](Connections::upgraded).
-//! * **A response is not destroyed by the close**: the rest of an upload is read for a moment, so
-//!   that its refusal can be.
+//! * **A response is not destroyed by the close**: when the server closes in the middle of a request,
+//!   serving or draining, the rest of it is read and discarded, for up to 5 s and 16 MiB (HTTP/2: 4 MiB).
 //!
 //! # What `serve` promises
 //!

@@ -20,6 +20,8 @@ use tower_graceful::{Drain, DrainListener, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let drain = Drain::new();
     let service = ServiceBuilder::new()
         // Outside, so that refusals are logged like any other response.
@@ -31,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("http://localhost:3000, Ctrl-C to stop");
 
     let server = serve(listener, service, drain.clone());
-    let drained = drain.run(server, signal::terminate()).await?;
+    let drained = drain.run(server, stop).await?;
     println!("{drained}");
     Ok(())
 }

@@ -42,6 +42,8 @@ use tower_graceful::{Drain, Phase, signal};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     // Each phase, what is left every five seconds, and what was cut.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -75,7 +77,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         // In the report by method, path and peer.
         .name_requests()
         .exclusive()
-        .shutdown_on(signal::terminate());
+        .shutdown_on(stop);
     match server.await {
         Ok(drained) => {
             println!("{drained}");

@@ -19,6 +19,8 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let (chain, key) = match &arguments[..] {
         [] => self_signed()?,
@@ -38,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = Serve::new(app)
         .listen_rustls(listener, Arc::new(config))
-        .shutdown_on(signal::terminate())
+        .shutdown_on(stop)
         .exclusive()
         // What the handshake has shown: the certificates of the client would be here, too.
         .on_connect(|connection, extensions| {

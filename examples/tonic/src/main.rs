@@ -27,6 +27,8 @@ type GreeterService = GreeterServer<Polite>;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let address = env::args().nth(1);
     let incoming = TcpIncoming::bind(address.as_deref().unwrap_or("127.0.0.1:50051").parse()?)?;
     println!("listening on {}", incoming.local_addr()?);
@@ -56,7 +58,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .serve_with_incoming_shutdown(drain.incoming(incoming), drain.shutdown_signal());
 
     // The second signal forces: what is left then, or at the deadline, is cut.
-    match drain.run(server, signal::terminate()).await {
+    match drain.run(server, stop).await {
         Ok(drained) => {
             println!("{drained}");
             Ok(ExitCode::SUCCESS)

@@ -23,6 +23,8 @@ use tower_graceful::{Drain, Phase, Refused, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First: before it, SIGTERM ends the process.
+    let stop = signal::terminate();
     let drain = Drain::builder().timeout(Duration::from_secs(10)).build();
 
     // Counted from here on: the drain waits for the task, and the task listens for the drain.
@@ -38,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("http://localhost:3000, Ctrl-C to stop");
 
     let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
-    let drained = drain.run(server, signal::terminate()).await?;
+    let drained = drain.run(server, stop).await?;
     println!("{drained}");
     Ok(())
 }
