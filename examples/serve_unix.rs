@@ -22,8 +22,8 @@ mod unix {
 
     #[tokio::main]
     pub async fn main() -> Result<(), Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
-    let stop = signal::terminate();
+        // First: before it, SIGTERM ends the process.
+        let stop = signal::terminate();
         let path = match env::args_os().nth(1) {
             Some(path) => PathBuf::from(path),
             None => env::temp_dir().join("serve_unix.sock"),

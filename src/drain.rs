@@ -26,12 +26,11 @@ pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
 pub(crate) use self::connections::Registered;
 #[cfg(feature = "server")]
-pub(crate) use self::current::is_current;
+pub(crate) use self::current::{Identity, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::observe::contained;
 pub(crate) use self::{
-    counter::Entry, current::Identity, guard::InFlight, name::Label, phase::Stage, plan::Plan,
-    shared::Shared,
+    counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
 };
 pub use self::{
     guard::{DrainGuard, Tracked},
