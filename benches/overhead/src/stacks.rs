@@ -55,7 +55,7 @@ pub const STACKS: [Entry; 12] = [
     ),
     entry(
         "ours",
-        "design: a word per stripe with handles (ours)",
+        "design: recycled words with a generation (ours)",
         ours,
     ),
 ];
