@@ -1,4 +1,4 @@
-//! Other ways to count, for the essay in the crate's `src/drain/count.rs`. Each can be closed, and
+//! Other ways to count, for the text of the crate's `src/drain/counter.rs`. Each can be closed, and
 //! pays for that; what is done once one is closed is left out.
 
 use crate::{counted::Count, ours::sync::thread_index};
