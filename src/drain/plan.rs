@@ -245,8 +245,11 @@ impl Plan {
             self.roll_call = Some((usize::MAX, now));
             return self.enter(Stage::Awaiting, now);
         }
+        // Listeners that were emptied and are still open look into their queues once more. They have
+        // the time of the roll call for that.
+        let looked = open.listeners <= open.unemptied || self.roll_call.is_none();
         if self.stage == Stage::Awaiting
-            && (over || open.awaited == 0 || due(self.awaiting_until(), now))
+            && (over || (open.awaited == 0 && looked) || due(self.awaiting_until(), now))
         {
             self.parting_at = Some(now);
             self.enter(Stage::Parting, now);

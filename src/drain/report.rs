@@ -581,12 +581,11 @@ impl fmt::Display for Blocker {
 pub(super) fn time(duration: Duration) -> String {
     let millis = (duration.as_micros() + 500) / 1000;
     let tenths = (millis + 50) / 100;
-    let seconds = millis / 1000;
     match tenths {
         _ if millis < 1000 => format!("{millis}ms"),
         0..600 => format!("{}.{}s", tenths / 10, tenths % 10),
         600..36_000 => format!("{}m{:02}s", tenths / 600, tenths / 10 % 60),
-        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}h{:02}m", tenths / 36_000, tenths / 600 % 60),
     }
 }
 
@@ -697,6 +696,7 @@ mod tests {
             (59.94, "59.9s"),
             (59.96, "1m00s"),
             (60.0, "1m00s"),
+            (3599.96, "1h00m"),
         ] {
             assert_eq!(time(Duration::from_secs_f64(seconds)), text);
         }

@@ -594,6 +594,48 @@ async fn i66_a_half_done_handshake_is_served() {
     }
 }
 
+/// The listener looks at its socket every few milliseconds: what comes after the last of these looks
+/// and before the end of the settling is served, too.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn i66_a_handshake_that_ends_with_the_settling_is_served() {
+    const BEFORE: Duration = Duration::from_millis(1);
+    for kind in [Kind::Axum, Kind::Tonic, Kind::Serve] {
+        let settle = Duration::from_millis(100);
+        let tcp = bind();
+        let address = tcp.local_addr().expect("bound");
+        drop_acks(&tcp);
+        let drain = Drain::builder().settle(settle).build();
+        let server = Server::start_on(kind, drain, tcp).await;
+        tokio::task::yield_now().await;
+        let mut half = std::net::TcpStream::connect(address).expect("it listens");
+        server.drain.begin();
+        for step in [Duration::ZERO, settle - BEFORE, Duration::ZERO] {
+            tokio::time::advance(step).await;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(server.drain.phase(), Phase::LameDuck, "{kind:?}");
+        // Its data ends the handshake.
+        half.write_all(crate::client::get("/").as_bytes())
+            .expect("connected");
+        tokio::time::advance(2 * BEFORE).await;
+        let read = tokio::task::spawn_blocking(move || {
+            let mut answer = String::new();
+            half.read_to_string(&mut answer).map(|_| answer)
+        });
+        let answer = read.await.expect("no panic");
+        assert!(
+            answer
+                .as_ref()
+                .is_ok_and(|answer| answer.ends_with("hello")),
+            "{kind:?}: {answer:?}"
+        );
+        assert_eq!(server.drained().await.refused, 0);
+    }
+}
+
 /// A server without a handshake to wait for waits for nothing: no time passes.
 #[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
