@@ -1,7 +1,7 @@
 //! The handle that everything else stands on.
 //!
-//! Arrows point down: [`run`] and [`guard`] stand on [`state`], that on [`plan`] (what happens
-//! when), on [`count`] (who is inside) and on [`connections`] (what they are doing).
+//! Arrows point down: [`run`] and [`guard`] stand on [`shared`], that on [`plan`] (what happens when),
+//! on [`counter`] (the requests), on [`registry`] (guards, tasks and servers) and on [`connections`].
 
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
 mod connections;
@@ -69,7 +69,7 @@ use tokio::time::Instant;
 /// Cheap to clone; all clones are the same drain. It counts what [layers](Self::layer), listeners
 /// (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. That a layer, a
 /// service or a `Drain` merely exists holds nothing up. Keep one as long as its services run: when
-/// the last one is gone, nobody can begin the drain any more.
+/// the last one is gone, nobody can begin the drain any more, and its services serve on.
 ///
 /// ```
 /// use std::time::Duration;

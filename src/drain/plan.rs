@@ -98,6 +98,7 @@ pub(super) struct Open {
     pub(super) listeners: usize,
     /// Of them, those whose accept queue may not be empty.
     pub(super) unemptied: usize,
+    /// Until the settling is over.
     pub(super) connections: usize,
     /// Of them, those that may still bring a request that has arrived in time.
     pub(super) awaited: usize,

@@ -18,7 +18,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     connections: ConnectionList,
     /// How many of these three are open, or have something inside.
     open_parts: AtomicUsize,
+    /// All three of them are closed.
+    closed: AtomicBool,
     /// Listeners are not inside: that one exists holds nothing up.
     listeners: AtomicUsize,
     /// Of them, those whose accept queue may not be empty.
@@ -122,6 +124,7 @@ impl Shared {
             works: Registry::default(),
             connections: ConnectionList::new(),
             open_parts: AtomicUsize::new(3),
+            closed: AtomicBool::new(false),
             listeners: AtomicUsize::new(0),
             unemptied: AtomicUsize::new(0),
             completed_late: AtomicU64::new(0),
@@ -280,7 +283,11 @@ impl Shared {
         Open {
             listeners: self.listeners.load(Ordering::Acquire),
             unemptied: self.unemptied.load(Ordering::Acquire),
-            connections: self.connections.len(),
+            // Later stages do not ask, and each connection that ends comes by here.
+            connections: match self.stage() <= Stage::Settling {
+                true => self.connections.len(),
+                false => 0,
+            },
             awaited: self.connections.awaited(),
             multiplexed: self.connections.multiplexed(),
         }
@@ -329,9 +336,14 @@ impl Shared {
 
     /// Admits nothing more.
     fn close(self: &Arc<Self>) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         self.counter.close();
         self.part_emptied(self.works.close());
         self.part_emptied(self.connections.close());
+        // After that: a thread that finds it set finds nothing open.
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Ends the drain if that was the last part of it that had something inside.
