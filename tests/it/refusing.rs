@@ -338,7 +338,7 @@ async fn i61_an_unready_service_is_not_called() {
             assert!(ready.is_woken(), "by the drain");
             assert!(assert_ready!(ready.poll()).is_ok());
         }
-        let error = service.call(2).await.err().expect("refused");
+        let error = service.call(2).await.expect_err("refused");
         assert!(error.is::<Refused>(), "{error}");
         answer.send(7).expect("it waits");
         assert_eq!(assert_ready_ok!(running.poll()), 7);
@@ -396,7 +396,7 @@ async fn i61_a_load_shed_above_sheds_until_the_layer_refuses() {
     let mut running = task::spawn(service.ready().await.expect("free").call(request()));
     assert_pending!(running.poll());
     let error = service.ready().await.expect("always").call(request()).await;
-    assert!(error.err().expect("shed").is::<Overloaded>());
+    assert!(error.expect_err("shed").is::<Overloaded>());
     drop(admitting);
     let response = service.ready().await.expect("always").call(request()).await;
     assert_eq!(
