@@ -31,9 +31,14 @@ impl Identity {
         Self(handle.address() | BY_SERVE)
     }
 
-    #[inline]
+    /// Returns the identity by which a layer says that it has counted the request. What `serve` has said
+    /// of the same drain stays.
     pub(super) fn of_token(token: &Token<Shared>) -> Self {
-        Self(token.address())
+        let current = CURRENT.get();
+        match current & !BY_SERVE == token.address() {
+            true => Self(current),
+            false => Self(token.address()),
+        }
     }
 
     /// Makes it the current drain until the value that this returns is dropped.
