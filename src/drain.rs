@@ -738,7 +738,7 @@ impl Drain {
     /// goes on, also without a waiter.
     ///
     /// Not for a handler of a request that this drain counts: it would wait for itself until the
-    /// deadline. [`wait`](Self::wait#inside-a-request) shows the right endpoint.
+    /// deadline. [`wait`](Self::wait) shows the right endpoint.
     ///
     /// # Errors
     ///
