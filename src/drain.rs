@@ -90,6 +90,7 @@ use tokio::time::Instant;
 ///
 /// let response = service.clone().oneshot(Request::new(Body::new())).await?;
 /// assert_eq!(response.status(), 200);
+/// drop(response); // as a server does when it has sent the body
 ///
 /// let drained = drain.shutdown(Duration::from_secs(5)).await?;
 /// assert_eq!(drained.refused, 0);

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::unconstrained,
+    task::{JoinHandle, spawn_blocking, unconstrained},
     time::{Instant, Sleep, sleep},
 };
 
@@ -50,12 +50,14 @@ pub(super) enum State {
 }
 
 /// What is known of handshakes that may still end in the queue, when new ones are kept out of it.
-#[derive(Clone, Copy)]
 enum Handshakes {
     /// They are not waited for: there is always a next one.
     Ignored,
     /// None has been looked for, which is to be done by this port.
     Unknown(u16),
+    /// The kernel's list is read, on a thread for blocking work: it has a line for each socket of the
+    /// machine, and ten thousand lines take the kernel 40 ms.
+    Looking(JoinHandle<Option<bool>>),
     HalfDone,
     /// It cannot be seen: they have until then.
     Until(Instant),
@@ -116,8 +118,11 @@ impl Door {
                 Err(error) if is_of_the_connection(&error) => continue,
                 Err(_) if over => return Poll::Ready(None),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let looks = matches!(self.handshakes, Handshakes::Unknown(_));
-                    match self.waits_for_handshakes() {
+                    let looks = matches!(
+                        self.handshakes,
+                        Handshakes::Unknown(_) | Handshakes::Looking(_)
+                    );
+                    match ready!(self.poll_handshakes(cx)) {
                         true => self.say_emptied(),
                         // One may have ended between the two looks: into the queue, then here.
                         false if looks => continue,
@@ -132,22 +137,28 @@ impl Door {
 
     /// Says whether a handshake may still end in the empty queue. While a connection is open, the
     /// settling lasts anyway, so the kernel's list need not be read.
-    fn waits_for_handshakes(&mut self) -> bool {
+    fn poll_handshakes(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Handshakes::Unknown(port) = self.handshakes {
             if self.shared.has_connections() {
-                return true;
+                return Poll::Ready(true);
             }
-            self.handshakes = match has_half_done_handshake(port) {
+            let list = spawn_blocking(move || has_half_done_handshake(port));
+            self.handshakes = Handshakes::Looking(list);
+        }
+        if let Handshakes::Looking(list) = &mut self.handshakes {
+            // It errs if the runtime shuts down.
+            let half_done = ready!(Pin::new(list).poll(cx)).unwrap_or_default();
+            self.handshakes = match half_done {
                 Some(true) => Handshakes::HalfDone,
                 Some(false) => Handshakes::Ignored,
                 None => Handshakes::Until(Instant::now() + QUIET),
             };
         }
-        match self.handshakes {
+        Poll::Ready(match self.handshakes {
             Handshakes::HalfDone => true,
             Handshakes::Until(at) => Instant::now() < at,
-            Handshakes::Ignored | Handshakes::Unknown(_) => false,
-        }
+            Handshakes::Ignored | Handshakes::Unknown(_) | Handshakes::Looking(_) => false,
+        })
     }
 
     /// What still comes, where the queue cannot be looked into; `None` when it is to be closed.

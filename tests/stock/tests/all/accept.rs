@@ -612,9 +612,10 @@ async fn i66_a_handshake_that_ends_with_the_settling_is_served() {
         server.drain.begin();
         for step in [Duration::ZERO, settle - BEFORE, Duration::ZERO] {
             tokio::time::advance(step).await;
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
+            // The kernel's list is read meanwhile, on another thread. The clock stands still.
+            let real_time = || std::thread::sleep(Duration::from_millis(30));
+            let waits = tokio::task::spawn_blocking(real_time).await;
+            waits.expect("no panic");
         }
         assert_eq!(server.drain.phase(), Phase::LameDuck, "{kind:?}");
         // Its data ends the handshake.
@@ -650,6 +651,29 @@ async fn i66_an_idle_server_does_not_wait_for_handshakes() {
             "{kind:?}: {drained}"
         );
     }
+}
+
+/// The kernel's list of handshakes may be long: the task that accepts does not block a worker with it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn i66_the_list_of_handshakes_is_read_on_another_thread() {
+    let mut waits = 0;
+    for _ in 0..10 {
+        let drain = Drain::new();
+        let mut listener = drain.listener(bind()).exclusive();
+        drain.begin();
+        let mut accept = std::pin::pin!(listener.accept());
+        match futures_util::poll!(accept.as_mut()) {
+            std::task::Poll::Pending => {
+                waits += 1;
+                assert!(guarded(accept).await.is_none());
+            }
+            // The other thread may be faster than this one.
+            std::task::Poll::Ready(accepted) => assert!(accepted.is_none()),
+        }
+        guarded(drain.wait()).await.expect("drained");
+    }
+    assert!(waits > 0);
 }
 
 /// A handshake that never ends: no longer than the settling.
