@@ -2,7 +2,7 @@
 //!
 //! # What it costs
 //!
-//! By `benches/overhead/run` the layer adds 254 instructions to a request, two of them locked, on a line
+//! By `benches/overhead/run` the layer adds 253 instructions to a request, two of them locked, on a line
 //! of the thread's own: 30 are the counter with the simplest future and body around it. More than half of
 //! the others are copies of the request, of the response and of the inner future. That harness inlines a
 //! whole request into one loop; with each step in a function of its own, as in a server, the layer adds
