@@ -259,11 +259,12 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let connection = &self.connection;
         let list = connection.list();
+        // First: what the roll call marks before this is taken back below, and after this it marks nothing.
+        let emptied = list.all.remove(connection.key);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             list.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
         list.release(connection);
-        let emptied = list.all.remove(connection.key);
         connection.shared.part_emptied(emptied);
         // A waiter for connections may go on.
         if connection.stage() != Stage::Serving {
