@@ -14,9 +14,16 @@ use std::{
 use tokio::net::TcpListener;
 use tower_graceful::{Drain, Phase};
 
+/// Connects without the runtime's help, with an end to each read: no runtime's timeout ends it.
+fn connect(address: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(crate::GUARD))?;
+    Ok(stream)
+}
+
 /// A connection with its request, made without the runtime's help, so that nobody accepts it.
 fn queued(address: SocketAddr) -> std::net::TcpStream {
-    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    let mut stream = connect(address).expect("it listens");
     stream
         .write_all(get("/").as_bytes())
         .expect("room in the buffer");
@@ -32,7 +39,7 @@ fn answer(mut stream: std::net::TcpStream) -> String {
 }
 
 fn is_refused(address: SocketAddr) -> bool {
-    let connected = std::net::TcpStream::connect(address);
+    let connected = connect(address);
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
@@ -93,10 +100,10 @@ async fn i14_a_header_that_is_read_in_the_task_holds_up_nobody() {
     let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
     let address = address.expect("bound");
     // The one thread is here, and not in the server: all of them are in the accept queue at the drain.
-    let silent = std::net::TcpStream::connect(address).expect("it listens");
+    let silent = connect(address).expect("it listens");
     let complete: Vec<_> = (0..5)
         .map(|_| {
-            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            let mut stream = connect(address).expect("it listens");
             let header = "PROXY TCP4 192.0.2.1 192.0.2.2 51234 80\r\n";
             let request = format!("{header}{}", get("/"));
             stream.write_all(request.as_bytes()).expect("room");
@@ -594,46 +601,59 @@ async fn i66_a_half_done_handshake_is_served() {
     }
 }
 
-/// The listener looks at its socket every few milliseconds: what comes after the last of these looks
-/// and before the end of the settling is served, too.
+/// The listener looks at its socket every few milliseconds: a connection that comes after the last of
+/// these looks and before the end of the settling is served, too.
 #[cfg(target_os = "linux")]
-#[tokio::test(start_paused = true)]
-async fn i66_a_handshake_that_ends_with_the_settling_is_served() {
+#[test]
+fn i66_a_handshake_that_ends_with_the_settling_is_served() {
     const BEFORE: Duration = Duration::from_millis(1);
-    for kind in [Kind::Axum, Kind::Tonic, Kind::Serve] {
-        let settle = Duration::from_millis(100);
-        let tcp = bind();
-        let address = tcp.local_addr().expect("bound");
-        drop_acks(&tcp);
-        let drain = Drain::builder().settle(settle).build();
-        let server = Server::start_on(kind, drain, tcp).await;
-        tokio::task::yield_now().await;
-        let mut half = std::net::TcpStream::connect(address).expect("it listens");
-        server.drain.begin();
-        for step in [Duration::ZERO, settle - BEFORE, Duration::ZERO] {
-            tokio::time::advance(step).await;
-            // The kernel's list is read meanwhile, on another thread. The clock stands still.
-            let real_time = || std::thread::sleep(Duration::from_millis(30));
-            let waits = tokio::task::spawn_blocking(real_time).await;
-            waits.expect("no panic");
+    // With one thread for blocking work, the test's own work there runs after the listener's.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .max_blocking_threads(1)
+        .build()
+        .expect("possible");
+    let every_task_runs = async || {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
         }
-        assert_eq!(server.drain.phase(), Phase::LameDuck, "{kind:?}");
-        // Its data ends the handshake.
-        half.write_all(crate::client::get("/").as_bytes())
-            .expect("connected");
-        tokio::time::advance(2 * BEFORE).await;
-        let read = tokio::task::spawn_blocking(move || {
-            let mut answer = String::new();
-            half.read_to_string(&mut answer).map(|_| answer)
+    };
+    for kind in [Kind::Axum, Kind::Tonic, Kind::Serve] {
+        runtime.block_on(async {
+            let settle = Duration::from_millis(100);
+            let tcp = bind();
+            let address = tcp.local_addr().expect("bound");
+            drop_acks(&tcp);
+            let drain = Drain::builder().settle(settle).build();
+            let server = Server::start_on(kind, drain, tcp).await;
+            every_task_runs().await;
+            let mut half = connect(address).expect("it listens");
+            server.drain.begin();
+            every_task_runs().await;
+            // The kernel's list has been read after that, and the settling begins: no time has passed.
+            tokio::task::spawn_blocking(|| ()).await.expect("no panic");
+            every_task_runs().await;
+            tokio::time::advance(settle - BEFORE).await;
+            every_task_runs().await;
+            assert_eq!(server.drain.phase(), Phase::LameDuck, "{kind:?}");
+            // Its data ends the handshake.
+            half.write_all(crate::client::get("/").as_bytes())
+                .expect("connected");
+            tokio::time::advance(2 * BEFORE).await;
+            let read = tokio::task::spawn_blocking(move || {
+                let mut answer = String::new();
+                half.read_to_string(&mut answer).map(|_| answer)
+            });
+            let answer = read.await.expect("no panic");
+            assert!(
+                answer
+                    .as_ref()
+                    .is_ok_and(|answer| answer.ends_with("hello")),
+                "{kind:?}: {answer:?}"
+            );
+            assert_eq!(server.drained().await.refused, 0);
         });
-        let answer = read.await.expect("no panic");
-        assert!(
-            answer
-                .as_ref()
-                .is_ok_and(|answer| answer.ends_with("hello")),
-            "{kind:?}: {answer:?}"
-        );
-        assert_eq!(server.drained().await.refused, 0);
     }
 }
 
@@ -732,7 +752,7 @@ async fn lost_by_a_wrapper(stops: usize, says_so: bool) -> usize {
                 let served = send.clone();
                 std::thread::spawn(move || {
                     let mut lost = 0;
-                    while let Ok(mut stream) = std::net::TcpStream::connect(address) {
+                    while let Ok(mut stream) = connect(address) {
                         let mut answer = String::new();
                         let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
                         let sent = stream.write_all(request.as_bytes());
