@@ -1,36 +1,36 @@
 //! The handle that everything else stands on.
 //!
-//! Arrows point down: [`run`] and [`guard`] stand on [`shared`], that on [`plan`] (what happens when),
+//! Arrows point down: [`run`] and [`guard`] stand on [`shared`], that on [`schedule`] (what happens when),
 //! on [`counter`] (the requests), on [`registry`] (guards, tasks and servers) and on [`connections`].
 
-#[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
-mod connections;
+#[cfg_attr(not(feature = "net"), path = "drain/no_connection.rs")]
+mod connection;
 mod counter;
 #[cfg(test)]
 mod counter_tests;
 mod current;
 mod guard;
 mod name;
-mod observe;
 mod outcome;
 mod phase;
-mod plan;
 mod registry;
 mod report;
 mod run;
+mod schedule;
 mod shared;
 mod sync;
+mod telemetry;
 
-#[cfg(feature = "server")]
-pub(crate) use self::connections::Connection;
 #[cfg(feature = "net")]
-pub(crate) use self::connections::Registered;
+pub(crate) use self::connection::ConnectionGuard;
+#[cfg(feature = "server")]
+pub(crate) use self::connection::{CallCounts, Connection};
 #[cfg(feature = "server")]
 pub(crate) use self::current::{Identity, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
-pub(crate) use self::observe::contained;
+pub(crate) use self::telemetry::contained;
 pub(crate) use self::{
-    counter::Entry, guard::InFlight, name::Label, phase::Stage, plan::Plan, shared::Shared,
+    counter::Entry, guard::InFlight, name::Label, phase::Stage, schedule::Schedule, shared::Shared,
 };
 pub use self::{
     guard::{DrainGuard, Tracked},
@@ -46,10 +46,10 @@ pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 #[cfg(feature = "server")]
 pub(crate) type Token = counter::Token<Shared>;
 
-use self::{guard::Listed, plan::Settings, shared::SelfWaiting};
+use self::{guard::ListedGuard, schedule::Settings, shared::SelfWaiting};
 use crate::{
     layer::{Calls, GracefulLayer},
-    probes::{Liveness, Readiness, Status},
+    probe::{Liveness, Readiness, Status},
 };
 use std::{
     borrow::Cow,
@@ -166,7 +166,7 @@ impl DrainBuilder {
 
     /// How long the whole drain may take, [`lame_duck`](Self::lame_duck) included. Default: 25 s.
     ///
-    /// [`Duration::MAX`] is for ever; zero cuts at once, and a drain with nothing in flight still
+    /// [`Duration::MAX`] is for ever; zero aborts at once, and a drain with nothing in flight still
     /// ends well. A [server](Drain::run) that has no work left at the deadline, and has not noticed
     /// yet, gets half a second more to end by itself.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -281,7 +281,7 @@ impl Drain {
     /// # Where time is short
     ///
     /// The lame duck is at most half of what there is. Nothing is left of a grace period that the hook
-    /// and the reserve use up: the timeout is zero then, the lame duck too, and the signal cuts what
+    /// and the reserve use up: the timeout is zero then, the lame duck too, and the signal aborts what
     /// is in flight. That is all that can be done: to a pod whose hook has overrun, Kubernetes adds 2 s,
     /// once, from the signal to the SIGKILL, and the reserve is as long. Say for `pre_stop` the longest
     /// that the hook may take; what it does not take is not used.
@@ -356,13 +356,13 @@ impl Drain {
     ///
     /// Any thread may call it, also outside of a runtime, and again: only the first call counts.
     pub fn begin(&self) {
-        self.update(|plan, now| plan.begin(now));
+        self.update(|schedule, now| schedule.begin(now));
     }
 
     /// Ends it now, begun or not: as if the deadline had been reached. With nothing in flight it
     /// still ends as [`Drained`]. Handlers that listen for the drain may not get their farewell out.
     pub fn force(&self) {
-        self.update(|plan, now| plan.force(now, ForcedBy::Call));
+        self.update(|schedule, now| schedule.force(now, ForcedBy::Call));
     }
 
     /// Moves the deadline, to earlier or later; whoever waits sees it at once. An instant in the
@@ -382,7 +382,7 @@ impl Drain {
     /// # }
     /// ```
     pub fn set_deadline(&self, at: Instant) {
-        self.update(|plan, _| plan.set_deadline(at));
+        self.update(|schedule, _| schedule.set_deadline(at));
     }
 
     /// How far it has come.
@@ -436,14 +436,14 @@ impl Drain {
     /// # }
     /// ```
     pub fn shutdown_signal(&self) -> Reached {
-        Reached::stage(self.shared().clone(), Stage::Parting)
+        Reached::stage(self.shared().clone(), Stage::ClosingConnections)
     }
 
     /// When it is over, whatever is left: the [`timeout`](DrainBuilder::timeout) or
     /// [`set_deadline`](Self::set_deadline) has said so. `None` before it has begun, unless it was
     /// set, and where it is never.
     pub fn deadline(&self) -> Option<Instant> {
-        self.shared().look(Plan::deadline)
+        self.shared().look(Schedule::deadline)
     }
 
     /// Has something done when the drain comes, and waits for it until the deadline: Go's
@@ -479,12 +479,12 @@ impl Drain {
         H: FnOnce(Option<Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let listed = Listed::enter(self.shared(), BlockerKind::Hook, Location::caller());
+        let listed = ListedGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
         let shared = self.shared().clone();
         tokio::spawn(async move {
-            let comes = shared.until(|plan| match plan.phase() >= Phase::Draining {
-                true => Some(Some(plan.deadline())),
-                false => plan.is_abandoned().then_some(None),
+            let comes = shared.until(|schedule| match schedule.phase() >= Phase::Draining {
+                true => Some(Some(schedule.deadline())),
+                false => schedule.is_abandoned().then_some(None),
             });
             if let Some(deadline) = comes.await {
                 hook(deadline).await;
@@ -623,7 +623,7 @@ impl Drain {
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
-        let listed = Listed::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
+        let listed = ListedGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
         Ok(DrainGuard::new(listed))
     }
 
@@ -718,7 +718,7 @@ impl Drain {
         let shared = self.shared().clone();
         async move {
             let outcome = {
-                let mut over = pin!(shared.clone().until(|plan| plan.outcome().cloned()));
+                let mut over = pin!(shared.clone().until(|schedule| schedule.outcome().cloned()));
                 let mut self_waiting = None;
                 poll_fn(|cx| {
                     SelfWaiting::see(&mut self_waiting, &shared);
@@ -768,15 +768,16 @@ impl Drain {
     ) -> impl Future<Output = Result<Drained, DrainTimeout>> + Send + Sync + use<> {
         let drain = self.clone();
         async move {
-            drain.update(|plan, now| plan.shut_down(now, timeout));
+            drain.update(|schedule, now| schedule.shut_down(now, timeout));
             drain.wait().await
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut Plan, Instant)) {
+    fn update(&self, change: impl FnOnce(&mut Schedule, Instant)) {
         // What is due comes first: a deadline that has passed is not moved any more.
         self.shared().advance();
-        self.shared().update(|plan| change(plan, Instant::now()));
+        self.shared()
+            .update(|schedule| change(schedule, Instant::now()));
         self.shared().advance();
     }
 
@@ -818,16 +819,19 @@ pub struct Reached {
 
 impl Reached {
     fn phase(shared: Arc<Shared>, phase: Phase) -> Self {
-        Self::when(shared, move |plan| plan.phase() >= phase)
+        Self::when(shared, move |schedule| schedule.phase() >= phase)
     }
 
     pub(crate) fn stage(shared: Arc<Shared>, stage: Stage) -> Self {
-        Self::when(shared, move |plan| plan.stage() >= stage)
+        Self::when(shared, move |schedule| schedule.stage() >= stage)
     }
 
-    fn when(shared: Arc<Shared>, reached: impl Fn(&Plan) -> bool + Send + Sync + 'static) -> Self {
+    fn when(
+        shared: Arc<Shared>,
+        reached: impl Fn(&Schedule) -> bool + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            future: Box::pin(shared.until(move |plan| reached(plan).then_some(()))),
+            future: Box::pin(shared.until(move |schedule| reached(schedule).then_some(()))),
         }
     }
 }

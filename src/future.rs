@@ -90,7 +90,7 @@ where
                 if let Some(in_flight) = in_flight.as_ref().filter(|_| N::NAMES) {
                     in_flight.sent(0);
                 }
-                if in_flight.as_ref().is_none_or(InFlight::is_last_call) {
+                if in_flight.as_ref().is_none_or(InFlight::is_draining) {
                     closing.put_on(&mut head);
                 }
                 let body = ResponseBody::new(inner, in_flight);

@@ -176,8 +176,8 @@
 
 mod body;
 mod drain;
-mod ending;
 mod future;
+mod stream;
 // Made when the docs are, and by nobody else: it costs a user nothing. (Its programs are compiled by
 // `tests/guide`.)
 #[cfg(all(doc, not(doctest)))]
@@ -189,7 +189,7 @@ mod layer;
 mod log;
 #[cfg(feature = "net")]
 mod net;
-mod probes;
+mod probe;
 pub mod refusal;
 #[cfg(feature = "server")]
 pub mod server;
@@ -210,11 +210,11 @@ pub use self::{
         DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
         RequestName, RunError, ServerOutput, Tracked,
     },
-    ending::{EndBody, EndStream},
     future::{CallFuture, ResponseFuture},
     layer::{Calls, GracefulLayer, Http},
-    probes::{Liveness, ProbeBody, Readiness, Status},
+    probe::{Liveness, ProbeBody, Readiness, Status},
     service::Graceful,
+    stream::{EndBody, EndStream},
 };
 
 /// The README's code is compiled with the doctests.

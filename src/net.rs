@@ -1,21 +1,21 @@
 //! The connection side: what a listener of the drain accepts is counted until it is dropped, and
 //! does its part in the drain, whatever server it is given to.
 //!
-//! [`wire`] looks at the bytes, [`connection`] acts on what they say, [`door`] is the end of listening, and
+//! [`sniff`] looks at the bytes, [`drain_io`] acts on what they say, [`closing`] is the end of listening, and
 //! [`listener`] and [`incoming`] are the two shapes in which servers want their connections.
 
-mod connection;
-mod door;
+mod backlog;
+mod closing;
+mod drain_io;
 mod incoming;
 mod linger;
 mod listener;
-mod probe;
-mod queue;
-mod wire;
+mod sniff;
+mod socket;
 
 #[cfg(feature = "server")]
-pub(crate) use self::probe::{SocketOptions, error, has_news};
-pub use self::{connection::DrainIo, incoming::DrainIncoming, listener::DrainListener};
+pub(crate) use self::socket::{SocketOptions, error, has_unread_bytes};
+pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;
 use std::io;

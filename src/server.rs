@@ -69,28 +69,28 @@
 //! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | off unless asked for |
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
 
-mod call;
+mod accept;
 mod connection;
 mod info;
 mod keep_alive;
 mod limits;
 mod listener;
-mod port;
+mod service;
 #[cfg(feature = "rustls")]
 mod tls;
 
 pub use self::{
-    call::NotExecuted,
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
+    service::NotExecuted,
 };
 
 #[cfg(feature = "rustls")]
 use self::tls::Tls;
 use self::{
+    accept::{Accept, AcceptLoop},
     limits::{Age, Limits},
     listener::{Plain, Protocol},
-    port::{Accept, Port},
 };
 use crate::{
     drain::{Drain, DrainTimeout, Drained, Insist, RunError},
@@ -327,7 +327,7 @@ where
                 drain
                     .listener(listener)
                     .with(settings.exclusive, L::tcp_listener, settings.tcp);
-            Box::new(Port::new(listener, Plain))
+            Box::new(AcceptLoop::new(listener, Plain))
         }));
         self
     }
@@ -365,7 +365,10 @@ where
                 drain
                     .listener(listener)
                     .with(settings.exclusive, L::tcp_listener, settings.tcp);
-            Box::new(Port::new(listener, Tls::new(config, settings.protocol)))
+            Box::new(AcceptLoop::new(
+                listener,
+                Tls::new(config, settings.protocol),
+            ))
         }));
         self
     }
@@ -509,7 +512,7 @@ impl<S, F> Serve<S, F> {
     /// If it is 0, or more than [`Semaphore::MAX_PERMITS`].
     pub fn max_connections(mut self, limit: usize) -> Self {
         assert!(limit > 0, "a server without connections serves nobody");
-        self.settings.limits.places = Some(Arc::new(Semaphore::new(limit)));
+        self.settings.limits.permits = Some(Arc::new(Semaphore::new(limit)));
         self
     }
 

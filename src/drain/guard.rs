@@ -37,7 +37,7 @@ impl<N> InFlight<N> {
 
     /// Returns whether the drain has begun.
     #[inline]
-    pub(crate) fn is_last_call(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.token.is_slow()
     }
 }
@@ -47,7 +47,7 @@ impl<N> InFlight<N> {
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
         let identity = |token| Identity::of_token(token).enter();
-        self.is_last_call().then(|| identity(&self.token))
+        self.is_draining().then(|| identity(&self.token))
     }
 }
 
@@ -117,12 +117,12 @@ impl Work {
 }
 
 /// Such an entry, which the drain waits for until this is dropped.
-pub(super) struct Listed {
+pub(super) struct ListedGuard {
     work: Arc<Work>,
     shared: Arc<Shared>,
 }
 
-impl Listed {
+impl ListedGuard {
     pub(super) fn enter(
         shared: &Arc<Shared>,
         kind: BlockerKind,
@@ -137,7 +137,7 @@ impl Listed {
 }
 
 /// Work that was admitted may spread.
-impl Clone for Listed {
+impl Clone for ListedGuard {
     fn clone(&self) -> Self {
         let Work {
             kind,
@@ -154,7 +154,7 @@ impl Clone for Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for ListedGuard {
     fn drop(&mut self) {
         let emptied = self.shared.works().remove(self.work.key);
         self.shared.part_emptied(emptied);
@@ -171,11 +171,11 @@ impl Drop for Listed {
 #[derive(Clone)]
 #[must_use = "the drain stops waiting when the guard is dropped"]
 pub struct DrainGuard {
-    listed: Listed,
+    listed: ListedGuard,
 }
 
 impl DrainGuard {
-    pub(super) fn new(listed: Listed) -> Self {
+    pub(super) fn new(listed: ListedGuard) -> Self {
         Self { listed }
     }
 

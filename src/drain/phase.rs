@@ -74,16 +74,16 @@ pub(crate) enum Stage {
     Serving,
     LameDuck,
     /// Listeners take what is in their accept queues.
-    Emptying,
+    Backlog,
     /// What is in the pipe is given a moment to arrive. A listener that has handshakes to wait for is
     /// still open, and closes at the end.
     Settling,
     /// Those who asked are told. Requests are still admitted, for the sake of connections that
     /// have sent a part of one, or are so young that they may: they are awaited.
-    Awaiting,
+    LastRead,
     /// Servers are told. Requests are still admitted, as long as there are HTTP/2 connections:
     /// until their peers know that they have to go elsewhere, they may open streams.
-    Parting,
+    ClosingConnections,
     /// New requests are refused.
     Draining,
     Forced,
@@ -94,8 +94,8 @@ impl Stage {
     pub(crate) fn phase(self) -> Phase {
         match self {
             Self::Serving => Phase::Serving,
-            Self::LameDuck | Self::Emptying | Self::Settling => Phase::LameDuck,
-            Self::Awaiting | Self::Parting | Self::Draining => Phase::Draining,
+            Self::LameDuck | Self::Backlog | Self::Settling => Phase::LameDuck,
+            Self::LastRead | Self::ClosingConnections | Self::Draining => Phase::Draining,
             Self::Forced => Phase::Forced,
             Self::Done => Phase::Done,
         }
@@ -107,10 +107,10 @@ impl Stage {
         match discriminant {
             0 => Self::Serving,
             1 => Self::LameDuck,
-            2 => Self::Emptying,
+            2 => Self::Backlog,
             3 => Self::Settling,
-            4 => Self::Awaiting,
-            5 => Self::Parting,
+            4 => Self::LastRead,
+            5 => Self::ClosingConnections,
             6 => Self::Draining,
             7 => Self::Forced,
             _ => Self::Done,

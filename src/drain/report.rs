@@ -204,7 +204,7 @@ impl Left {
         *self == Self::default()
     }
 
-    /// Whether ending it now cuts anything that somebody waits for: not so an idle connection, or
+    /// Whether ending it now aborts anything that somebody waits for: not so an idle connection, or
     /// a server without work. (A connection that streams has a request, or is idle.)
     pub(super) fn has_work(&self) -> bool {
         let Connections {

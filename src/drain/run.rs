@@ -1,8 +1,8 @@
-//! [`Drain::run`]: a server, a signal, the plan and the deadline, in one future.
+//! [`Drain::run`]: a server, a signal, the schedule and the deadline, in one future.
 
 use super::{
     Drain,
-    guard::Listed,
+    guard::ListedGuard,
     outcome::{Drained, RunError},
     report::{BlockerKind, ForcedBy},
 };
@@ -176,7 +176,7 @@ impl Drain {
     {
         let (drain, run_at) = (self.clone(), Location::caller());
         async move {
-            let mut listed = Listed::enter(drain.shared(), BlockerKind::Server, run_at);
+            let mut listed = ListedGuard::enter(drain.shared(), BlockerKind::Server, run_at);
             let server = listed.is_some().then(|| server.into_future());
             let mut server = pin!(server);
             let mut signal = pin!(Some(signal));
@@ -190,9 +190,9 @@ impl Drain {
                 if let Some(polled) = signal.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         signal.set(None);
-                        drain.update(|plan, now| match output.skips_lame_duck() {
-                            true => plan.skip_lame_duck(now),
-                            false => plan.begin(now),
+                        drain.update(|schedule, now| match output.skips_lame_duck() {
+                            true => schedule.skip_lame_duck(now),
+                            false => schedule.begin(now),
                         });
                         insist = Some(output);
                     }
@@ -202,7 +202,7 @@ impl Drain {
                     .is_some_and(|insist| insist.poll_insist(cx).is_ready())
                 {
                     insist = None;
-                    drain.update(|plan, now| plan.force(now, ForcedBy::SecondSignal));
+                    drain.update(|schedule, now| schedule.force(now, ForcedBy::SecondSignal));
                 }
                 // So does the outcome, and the deadline with it; what the server changes, wakes it.
                 if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
@@ -212,7 +212,7 @@ impl Drain {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         server.set(None);
                         failure = output.into_result().err();
-                        drain.update(|plan, now| plan.skip_lame_duck(now));
+                        drain.update(|schedule, now| schedule.skip_lame_duck(now));
                         listed = None;
                     }
                 }

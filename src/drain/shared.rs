@@ -1,16 +1,16 @@
-//! What all clones of a drain share: its phase, its plan, what is inside, its figures.
+//! What all clones of a drain share: its phase, its schedule, what is inside, its figures.
 
 use super::{
-    connections::ConnectionList,
+    connection::ConnectionList,
     counter::{Counter, CounterHandle, Entry, Owner, Pool},
     current::is_inside,
     guard::Work,
     name::Asked,
-    observe::Observer,
     phase::{Phase, Stage},
-    plan::{Figures, Open, Plan, Settings},
     registry::{Emptied, Registry},
     report::{Blockers, Left, Report},
+    schedule::{Figures, Open, Schedule, Settings},
+    telemetry::Reporter,
 };
 use std::{
     fmt,
@@ -44,14 +44,14 @@ pub(crate) struct Shared {
     completed_late: AtomicU64,
     /// Requests whose handlers wait for this drain.
     self_waiting: AtomicUsize,
-    observer: Observer,
-    plan: watch::Sender<Plan>,
+    reporter: Reporter,
+    schedule: watch::Sender<Schedule>,
 }
 
 /// What requests read and write, without a way to [`Shared`].
 #[derive(Default)]
 pub(crate) struct RequestData {
-    /// The plan's stage once more, to be read without a lock.
+    /// The schedule's stage once more, to be read without a lock.
     stage: AtomicU8,
     refused: AtomicU64,
     /// Those that have a name.
@@ -103,7 +103,7 @@ impl CounterHandle<Shared> {
                 }
             }
             let stage = self.stage();
-            if (Stage::Awaiting..Stage::Draining).contains(&stage) && is_late_upgrade() {
+            if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
                 return Entry::Refused;
             }
         }
@@ -129,8 +129,8 @@ impl Shared {
             unemptied: AtomicUsize::new(0),
             completed_late: AtomicU64::new(0),
             self_waiting: AtomicUsize::new(0),
-            observer: Observer::default(),
-            plan: watch::Sender::new(Plan::new(settings)),
+            reporter: Reporter::default(),
+            schedule: watch::Sender::new(Schedule::new(settings)),
         })
     }
 
@@ -195,8 +195,8 @@ impl Shared {
         &self.works
     }
 
-    pub(super) fn observer(&self) -> &Observer {
-        &self.observer
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
     }
 
     #[cfg(feature = "server")]
@@ -204,8 +204,8 @@ impl Shared {
         self.connections.wake_all();
     }
 
-    pub(super) fn look<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
-        look(&self.plan.borrow())
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
+        look(&self.schedule.borrow())
     }
 
     /// Returns the figures for so many requests in flight.
@@ -221,33 +221,33 @@ impl Shared {
     /// A report that does not say what blocks.
     pub(super) fn brief(&self, left: Left) -> Report {
         let (now, figures) = (Instant::now(), self.figures(left.requests));
-        self.look(|plan| plan.report(now, left, Blockers::default(), figures))
+        self.look(|schedule| schedule.report(now, left, Blockers::default(), figures))
     }
 
-    /// Changes the plan; there is no other way. The requests' copy of the stage is set before any
+    /// Changes the schedule; there is no other way. The requests' copy of the stage is set before any
     /// waiter is woken, so that no request is admitted after one of them has seen the change.
-    pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Plan)) {
-        let mut musters = false;
-        let changed = self.plan.send_if_modified(|plan| {
-            let seen = |plan: &Plan| (plan.stage(), plan.deadline());
-            let (before, next) = (seen(plan), plan.next_step());
-            change(plan);
+    pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
+        let mut starts_last_read = false;
+        let changed = self.schedule.send_if_modified(|schedule| {
+            let seen = |schedule: &Schedule| (schedule.stage(), schedule.deadline());
+            let (before, next) = (seen(schedule), schedule.next_step());
+            change(schedule);
             let stage = &self.counter.data().stage;
-            stage.store(plan.stage() as u8, Ordering::Release);
-            if before.0 == Stage::Serving && plan.stage() > Stage::Serving {
-                // Under the plan's lock: nobody closes before that has been done.
+            stage.store(schedule.stage() as u8, Ordering::Release);
+            if before.0 == Stage::Serving && schedule.stage() > Stage::Serving {
+                // Under the schedule's lock: nobody closes before that has been done.
                 self.counter.begin(self.clone());
             }
-            musters = before.0 < Stage::Awaiting && plan.stage() >= Stage::Awaiting;
+            starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
             // Who waits for a step that comes later now, looks in vain and waits again. To wake all
             // for that would be to wake all whenever one of them answers the roll call.
-            let sooner = plan
+            let sooner = schedule
                 .next_step()
                 .is_some_and(|at| next.is_none_or(|next| at < next));
-            before != seen(plan) || sooner
+            before != seen(schedule) || sooner
         });
-        if musters {
-            self.connections.muster();
+        if starts_last_read {
+            self.connections.start_last_read();
         }
         if changed && self.stage() >= Stage::Settling {
             self.connections.wake_all();
@@ -257,23 +257,23 @@ impl Shared {
         }
     }
 
-    /// Moves the plan on, up to the closing of the count.
+    /// Moves the schedule on, up to the closing of the count.
     fn step(self: &Arc<Self>, now: Instant) {
         loop {
             let mut before = Stage::Done;
-            let mut roll_called = false;
-            self.update(|plan| {
-                before = plan.stage();
-                plan.advance(now, self.open());
+            let mut skipped = false;
+            self.update(|schedule| {
+                before = schedule.stage();
+                schedule.advance(now, self.open());
                 // Not before the muster: then nobody is awaited yet.
-                roll_called = before == Stage::Awaiting && plan.end_roll_call(now, self.open());
+                skipped = before == Stage::LastRead && schedule.skip_unchecked(now, self.open());
             });
-            if roll_called {
-                self.connections.end_roll_call();
+            if skipped {
+                self.connections.skip_unchecked();
             }
             // Then there is more to say about who is awaited.
-            let mustered = before < Stage::Awaiting && self.stage() == Stage::Awaiting;
-            if !(mustered || roll_called) {
+            let started_last_read = before < Stage::LastRead && self.stage() == Stage::LastRead;
+            if !(started_last_read || skipped) {
                 return;
             }
         }
@@ -288,7 +288,7 @@ impl Shared {
                 true => self.connections.len(),
                 false => 0,
             },
-            awaited: self.connections.awaited(),
+            unchecked: self.connections.unchecked(),
             multiplexed: self.connections.multiplexed(),
         }
     }
@@ -296,25 +296,25 @@ impl Shared {
     /// Whether the next step is to be made. Looked at first: those who come by shall not stand in line
     /// to change nothing.
     pub(super) fn is_due(&self) -> bool {
-        self.look(|plan| plan.is_due(Instant::now()))
+        self.look(|schedule| schedule.is_due(Instant::now()))
     }
 
     /// To be woken by each change.
-    pub(super) fn changes(&self) -> watch::Receiver<Plan> {
-        self.plan.subscribe()
+    pub(super) fn changes(&self) -> watch::Receiver<Schedule> {
+        self.schedule.subscribe()
     }
 
     /// Has them look again.
     pub(super) fn wake_waiters(&self) {
-        self.plan.send_modify(|_| ());
+        self.schedule.send_modify(|_| ());
     }
 
     /// The last handle was dropped: nobody can begin the drain any more.
     pub(super) fn abandon(&self) {
-        self.plan.send_if_modified(Plan::abandon);
+        self.schedule.send_if_modified(Schedule::abandon);
     }
 
-    /// Moves the plan on to where it should be by now.
+    /// Moves the schedule on to where it should be by now.
     pub(crate) fn advance(self: &Arc<Self>) {
         if matches!(self.stage(), Stage::Serving | Stage::Done) {
             return;
@@ -324,11 +324,11 @@ impl Shared {
         if self.stage() >= Stage::Draining {
             // Before the deadline is judged: only what is closed is empty for good.
             self.close();
-            if self.stage() < Stage::Done && self.look(|plan| plan.is_due(now)) {
+            if self.stage() < Stage::Done && self.look(|schedule| schedule.is_due(now)) {
                 let left = self.left();
                 let figures = self.figures(left.requests);
                 let blockers = self.blockers(now);
-                self.update(|plan| plan.settle(now, left, blockers, figures));
+                self.update(|schedule| schedule.settle(now, left, blockers, figures));
             }
         }
         self.observe(|| self.left());
@@ -352,7 +352,7 @@ impl Shared {
             return;
         }
         let figures = self.figures(0);
-        self.update(|plan| plan.vacated(Instant::now(), figures));
+        self.update(|schedule| schedule.vacated(Instant::now(), figures));
         self.observe(Left::default);
     }
 
@@ -383,9 +383,9 @@ impl Shared {
         }
     }
 
-    /// Waits until the plan has what `look` is after, and moves the plan on meanwhile.
-    pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Plan) -> Option<T>) -> T {
-        let mut changes = self.plan.subscribe();
+    /// Waits until the schedule has what `look` is after, and moves the schedule on meanwhile.
+    pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Schedule) -> Option<T>) -> T {
+        let mut changes = self.schedule.subscribe();
         loop {
             // First this, then the look: what changes from here on, wakes. (The other way round, a
             // request that ends the lame duck in between would go unnoticed, and nobody would
@@ -394,11 +394,11 @@ impl Shared {
             self.advance();
             self.observe_progress(Instant::now());
             let next = {
-                let plan = changes.borrow();
-                if let Some(found) = look(&plan) {
+                let schedule = changes.borrow();
+                if let Some(found) = look(&schedule) {
                     return found;
                 }
-                plan.next_look()
+                schedule.next_look()
             };
             let mut changed = pin!(changes.changed());
             let mut timer = pin!(async {

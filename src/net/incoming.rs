@@ -1,9 +1,9 @@
 use super::{
-    connection::DrainIo,
-    door::{Door, State},
-    probe::{self, SocketOptions},
+    closing::{ListenerStage, ListenerState},
+    drain_io::DrainIo,
+    socket::{self, SocketOptions},
 };
-use crate::drain::{Drain, Registered};
+use crate::drain::{ConnectionGuard, Drain};
 use futures_core::Stream;
 use pin_project_lite::pin_project;
 use std::{
@@ -49,7 +49,7 @@ pin_project! {
         #[pin]
         incoming: Option<S>,
         options: SocketOptions,
-        door: Door,
+        state: ListenerState,
     }
 }
 
@@ -58,7 +58,7 @@ impl<S> DrainIncoming<S> {
         Self {
             incoming: Some(incoming),
             options: SocketOptions::default(),
-            door: Door::new(drain),
+            state: ListenerState::new(drain),
         }
     }
 
@@ -88,22 +88,22 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut this = self.project();
         if let Some(mut incoming) = this.incoming.as_mut().as_pin_mut() {
-            let next = match this.door.poll(cx) {
-                State::Open => ready!(incoming.poll_next(cx)),
+            let next = match this.state.poll(cx) {
+                ListenerStage::Open => ready!(incoming.poll_next(cx)),
                 _ => {
                     let accept = |cx: &mut Context<'_>| incoming.as_mut().poll_next(cx);
-                    ready!(this.door.poll_silence(cx, accept))
+                    ready!(this.state.poll_silence(cx, accept))
                 }
             };
             match next {
-                Some(Err(error)) if this.door.state() == State::Open => {
+                Some(Err(error)) if this.state.stage() == ListenerStage::Open => {
                     return Poll::Ready(Some(Err(error)));
                 }
                 // At the end, the server is not told, and the next one may be fine.
-                Some(Err(_)) if !this.door.retry(cx) => return Poll::Pending,
+                Some(Err(_)) if !this.state.retry(cx) => return Poll::Pending,
                 Some(Ok(io)) => {
-                    let peer = probe::peer(&io);
-                    if let Some(registered) = Registered::enter(this.door.shared(), peer) {
+                    let peer = socket::peer(&io);
+                    if let Some(registered) = ConnectionGuard::enter(this.state.shared(), peer) {
                         this.options.set(&io);
                         let io = DrainIo::accepted(io, registered);
                         return Poll::Ready(Some(Ok(io)));
@@ -112,9 +112,9 @@ where
                 Some(Err(_)) | None => {}
             }
             this.incoming.set(None);
-            this.door.close();
+            this.state.close();
         }
-        this.door.poll_told(cx).map(|()| None)
+        this.state.poll_ended(cx).map(|()| None)
     }
 }
 

@@ -4,8 +4,8 @@
 //! A socket that is closed with unread bytes, or that gets some later, answers with a reset. A reset
 //! destroys what the peer has not read yet: its response.
 
-use super::connection::Timer;
-use crate::drain::{ConnectionState, Registered, Stage};
+use super::drain_io::Timer;
+use crate::drain::{ConnectionGuard, ConnectionState, Stage};
 use std::{
     future::poll_fn,
     mem::MaybeUninit,
@@ -89,12 +89,12 @@ impl Linger {
 /// A counted connection that may go on when its server has dropped it: see [`hold`](Self::hold).
 pub(super) struct Lingering {
     /// `None` only while this is dropped.
-    registered: Option<Registered>,
+    registered: Option<ConnectionGuard>,
     held: Option<net::TcpStream>,
 }
 
 impl Lingering {
-    pub(super) fn new(registered: Registered) -> Self {
+    pub(super) fn new(registered: ConnectionGuard) -> Self {
         Self {
             registered: Some(registered),
             held: None,
@@ -114,10 +114,10 @@ impl Lingering {
 }
 
 impl Deref for Lingering {
-    type Target = Registered;
+    type Target = ConnectionGuard;
 
     #[inline]
-    fn deref(&self) -> &Registered {
+    fn deref(&self) -> &ConnectionGuard {
         self.registered.as_ref().expect("taken by its drop only")
     }
 }
@@ -135,7 +135,7 @@ impl Drop for Lingering {
 }
 
 /// The socket is dropped before the connection is uncounted.
-async fn linger(registered: Registered, socket: net::TcpStream) {
+async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     let Ok(mut tcp) = TcpStream::from_std(socket) else {
         return;
     };
@@ -148,7 +148,7 @@ async fn linger(registered: Registered, socket: net::TcpStream) {
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(());
         }
-        connection.answer();
+        connection.checked();
         linger.poll(Pin::new(&mut tcp), cx, |_, _| false)
     })
     .await;

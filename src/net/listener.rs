@@ -1,11 +1,11 @@
 use super::{
-    connection::DrainIo,
-    door::{Door, State, is_of_the_connection},
-    probe::SocketOptions,
-    queue::Queue,
+    backlog::Backlog,
+    closing::{ListenerStage, ListenerState, is_of_the_connection},
+    drain_io::DrainIo,
+    socket::SocketOptions,
 };
 use crate::{
-    drain::{Drain, Registered},
+    drain::{ConnectionGuard, Drain},
     log,
 };
 use futures_core::Stream;
@@ -90,14 +90,14 @@ pub struct DrainListener<L> {
     /// The socket that a listener of one's own is around, if it says so.
     tcp: fn(&L) -> Option<&TcpListener>,
     options: SocketOptions,
-    door: Door,
+    state: ListenerState,
     backoff: Backoff,
 }
 
 #[derive(Debug)]
 enum Listening<L> {
     To(L),
-    Emptying(Queue),
+    Backlog(Backlog),
     Closed,
 }
 
@@ -108,7 +108,7 @@ impl<L> DrainListener<L> {
             exclusive: false,
             tcp: |_| None,
             options: SocketOptions::default(),
-            door: Door::new(drain),
+            state: ListenerState::new(drain),
             backoff: Backoff::default(),
         }
     }
@@ -117,7 +117,7 @@ impl<L> DrainListener<L> {
     pub fn get_ref(&self) -> Option<&L> {
         match &self.listening {
             Listening::To(listener) => Some(listener),
-            Listening::Emptying(_) | Listening::Closed => None,
+            Listening::Backlog(_) | Listening::Closed => None,
         }
     }
 
@@ -165,7 +165,7 @@ impl<L> DrainListener<L> {
     fn close(&mut self) {
         // In this order: who is told that it has closed may connect to see.
         self.listening = Listening::Closed;
-        self.door.close();
+        self.state.close();
     }
 }
 
@@ -262,7 +262,7 @@ impl<L: 'static> DrainListener<L> {
     /// Whether connections come as they do: it is neither emptied nor closed.
     #[cfg(feature = "server")]
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
-        self.door.poll(cx) == State::Open
+        self.state.poll(cx) == ListenerStage::Open
     }
 
     /// What was accepted, and counted.
@@ -270,22 +270,22 @@ impl<L: 'static> DrainListener<L> {
         &mut self,
         cx: &mut Context<'_>,
         accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
-    ) -> Poll<Option<(T, A, Registered)>> {
+    ) -> Poll<Option<(T, A, ConnectionGuard)>> {
         self.poll_door(cx);
         let Self {
             listening,
-            door,
+            state,
             backoff,
             ..
         } = self;
         let next = match listening {
-            Listening::To(listener) if door.state() == State::Open => {
+            Listening::To(listener) if state.stage() == ListenerStage::Open => {
                 Some(ready!(backoff.poll(cx, |cx| accept(listener, cx))))
             }
-            Listening::To(listener) => ready!(door.poll_silence(cx, |cx| {
+            Listening::To(listener) => ready!(state.poll_silence(cx, |cx| {
                 backoff.poll(cx, |cx| accept(listener, cx)).map(Some)
             })),
-            Listening::Emptying(queue) => ready!(door.poll_queue(cx, || queue.take())),
+            Listening::Backlog(queue) => ready!(state.poll_queue(cx, || queue.take())),
             Listening::Closed => return Poll::Ready(None),
         };
         Poll::Ready(self.admit(next))
@@ -294,29 +294,31 @@ impl<L: 'static> DrainListener<L> {
     /// When it is time, keeps new clients out and takes the queue from the listener, if that is
     /// possible.
     fn poll_door(&mut self, cx: &mut Context<'_>) {
-        if self.door.poll(cx) != State::Emptying || !matches!(self.listening, Listening::To(_)) {
+        if self.state.poll(cx) != ListenerStage::Backlog
+            || !matches!(self.listening, Listening::To(_))
+        {
             return;
         }
         if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
             // Once.
             if std::mem::take(&mut self.exclusive) {
-                self.shut(&listener);
+                self.refuse_new(&listener);
             }
-            self.listening = match Queue::of(listener) {
-                Ok(queue) => Listening::Emptying(queue),
+            self.listening = match Backlog::of(listener) {
+                Ok(queue) => Listening::Backlog(queue),
                 Err(Some(listener)) => Listening::To(listener),
-                Err(None) => return self.door.close(),
+                Err(None) => return self.state.close(),
             };
         }
     }
 
-    fn shut(&mut self, listener: &L) {
+    fn refuse_new(&mut self, listener: &L) {
         let tcp = (listener as &dyn Any).downcast_ref();
         let Some(tcp) = tcp.or_else(|| (self.tcp)(listener)) else {
             return;
         };
-        if let (true, Ok(address)) = (Queue::shut(tcp), tcp.local_addr()) {
-            self.door.wait_for_handshakes(address.port());
+        if let (true, Ok(address)) = (Backlog::refuse_new(tcp), tcp.local_addr()) {
+            self.state.wait_for_handshakes(address.port());
         }
     }
 
@@ -324,10 +326,10 @@ impl<L: 'static> DrainListener<L> {
     fn admit<T: 'static, A: 'static>(
         &mut self,
         next: Option<(T, A)>,
-    ) -> Option<(T, A, Registered)> {
+    ) -> Option<(T, A, ConnectionGuard)> {
         let admitted = next.and_then(|(io, address)| {
             let peer = (&address as &dyn Any).downcast_ref().copied();
-            let registered = Registered::enter(self.door.shared(), peer)?;
+            let registered = ConnectionGuard::enter(self.state.shared(), peer)?;
             self.options.set(&io);
             Some((io, address, registered))
         });
@@ -344,7 +346,7 @@ impl<L: 'static> DrainListener<L> {
     ) -> Poll<Option<io::Result<DrainIo<T>>>> {
         match ready!(self.poll_accept(cx, accept)) {
             Some((io, _)) => Poll::Ready(Some(Ok(io))),
-            None => self.door.poll_told(cx).map(|()| None),
+            None => self.state.poll_ended(cx).map(|()| None),
         }
     }
 }
@@ -384,24 +386,24 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
             })
             .await;
             let Self {
-                listening, door, ..
+                listening, state, ..
             } = self;
             let next = match listening {
                 Listening::To(listener) => {
                     let mut accept = pin!(listener.accept());
-                    let next = poll_fn(|cx| match door.poll(cx) {
-                        State::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
-                        _ if Queue::is_of::<L>() => Poll::Ready(Err(())),
+                    let next = poll_fn(|cx| match state.poll(cx) {
+                        ListenerStage::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
+                        _ if Backlog::is_of::<L>() => Poll::Ready(Err(())),
                         // What has begun in it goes on: a handshake, perhaps.
-                        _ => door
+                        _ => state
                             .poll_silence(cx, |cx| accept.as_mut().poll(cx).map(Some))
                             .map(Ok),
                     });
                     let Ok(next) = next.await else { continue };
                     next
                 }
-                Listening::Emptying(queue) => {
-                    poll_fn(|cx| door.poll_queue(cx, || queue.take())).await
+                Listening::Backlog(queue) => {
+                    poll_fn(|cx| state.poll_queue(cx, || queue.take())).await
                 }
                 Listening::Closed => return std::future::pending().await,
             };

@@ -1,13 +1,12 @@
 //! One connection, from its handshake to its end: a task of its own.
 
 use super::{
-    Shared,
-    call::{Calls, HttpService},
-    info,
+    Shared, info,
     listener::{Handshake, Peer, Protocol},
+    service::{ConnectionService, HttpService},
 };
 use crate::{
-    drain::{Connection, ConnectionState, Plan, Registered, Stage},
+    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Schedule, Stage},
     log,
     net::DrainIo,
 };
@@ -25,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Ends when the connection has ended, or has become something else (a WebSocket).
 pub(super) async fn serve<T, H, S>(
     // First, so that it is dropped last: what is not counted any more has been closed.
-    registered: Registered,
+    registered: ConnectionGuard,
     io: T,
     peer: Peer,
     handshake: H,
@@ -56,7 +55,7 @@ pub(super) async fn serve<T, H, S>(
     if let Some(on_connect) = &settings.on_connect {
         on_connect(established, &mut extensions);
     }
-    let calls = Calls {
+    let calls = ConnectionService {
         inner: TowerToHyperService::new(service),
         handle: shared.drain.counter_handle(),
         connection,
@@ -64,7 +63,7 @@ pub(super) async fn serve<T, H, S>(
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         names: settings.names,
     };
-    let mut io = DrainIo::new(io, registered, H::has_news);
+    let mut io = DrainIo::new(io, registered, H::has_unread_bytes);
     if settings.half_close {
         io = io.notice_errors(H::error);
     }
@@ -107,22 +106,22 @@ struct Driver<'a> {
     connection: Arc<Connection>,
     shared: &'a Shared,
     /// Since when it is idle, and what turn that was seen in.
-    idle: Option<(u64, Instant)>,
+    idle: Option<(CallCounts, Instant)>,
     /// Likewise, since when a head is read.
-    reading: Option<(u64, Instant)>,
+    reading: Option<(CallCounts, Instant)>,
     /// It was told to shut down.
-    told: bool,
+    shutdown_sent: bool,
     /// When it is too old.
     retires_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is to be done about a connection that waits.
-enum Next {
+enum Action {
     Wait(Option<Instant>),
-    LookAgain,
-    Tell,
-    Drop,
+    Recheck,
+    Shutdown,
+    Close,
 }
 
 impl<'a> Driver<'a> {
@@ -133,7 +132,7 @@ impl<'a> Driver<'a> {
             shared,
             idle: None,
             reading: None,
-            told: false,
+            shutdown_sent: false,
             retires_at,
             timer: None,
         }
@@ -155,8 +154,10 @@ impl<'a> Driver<'a> {
             }
             let accepted = self.connection.accepted();
             let mut limit = self.shared.settings.limits.head_until(accepted);
-            if stage >= Stage::Awaiting {
-                let grace = self.connection.plan(|plan| plan.first_byte_until(accepted));
+            if stage >= Stage::LastRead {
+                let grace = self
+                    .connection
+                    .schedule(|schedule| schedule.first_byte_until(accepted));
                 limit = [limit, grace].into_iter().flatten().min();
             }
             if limit.is_some_and(|limit| limit <= Instant::now()) {
@@ -186,17 +187,18 @@ impl<'a> Driver<'a> {
                     return Poll::Ready(end);
                 }
                 match self.look(stage, closes) {
-                    Next::Wait(until) => {
+                    Action::Wait(until) => {
                         if !self.poll_timer(until, cx) {
                             return Poll::Pending;
                         }
                     }
-                    Next::LookAgain => {}
-                    Next::Tell => {
-                        self.told = true;
+                    Action::Recheck => {}
+                    Action::Shutdown => {
+                        self.shutdown_sent = true;
+                        self.idle = None;
                         tell(http.as_mut());
                     }
-                    Next::Drop => return Poll::Ready(Ok(())),
+                    Action::Close => return Poll::Ready(Ok(())),
                 }
             }
         })
@@ -221,12 +223,12 @@ impl<'a> Driver<'a> {
         stage >= Stage::Settling || self.connection.retires()
     }
 
-    fn look(&mut self, stage: Stage, closes: bool) -> Next {
+    fn look(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
         let limits = &self.shared.settings.limits;
         if let Some(at) = self.retires_at {
             if limits.is_overdue(at, Instant::now()) {
-                return Next::Drop;
+                return Action::Close;
             }
         }
         let age = match self.retires_at {
@@ -234,25 +236,25 @@ impl<'a> Driver<'a> {
             at => at,
         };
         let activity = connection.activity();
-        let turn = connection.turns();
+        let calls = connection.calls();
         let http2 = connection.speaks_http2();
-        let handles = self.shared.settings.half_close && turn % 2 == 1;
+        let handles = self.shared.settings.half_close && calls.is_active();
         let reset = handles.then(|| Instant::now() + RESET_LOOK);
         let until =
-            |limit: Option<Instant>| Next::Wait([limit, age, reset].into_iter().flatten().min());
+            |limit: Option<Instant>| Action::Wait([limit, age, reset].into_iter().flatten().min());
         if activity != ConnectionState::Reading {
             self.reading = None;
         }
         if activity != ConnectionState::Idle && http2 {
             self.idle = None;
         }
-        let over = |at: Option<Instant>, next: Next| match at {
+        let over = |at: Option<Instant>, next: Action| match at {
             Some(at) if at <= Instant::now() => next,
             at => until(at),
         };
-        if http2 && closes && !self.told {
+        if http2 && closes && !self.shutdown_sent {
             // Nothing is lost by that: HTTP/2 says which requests it has not seen.
-            return Next::Tell;
+            return Action::Shutdown;
         }
         match activity {
             // In a drain there are other limits for these, too, which are kept where it is read.
@@ -260,45 +262,49 @@ impl<'a> Driver<'a> {
                 let mut limit = limits.head_until(connection.accepted());
                 if connection.retires() {
                     // Its request may be on its way, as in a drain.
-                    let grace = |plan: &Plan| plan.first_byte_until(connection.accepted());
-                    limit = [limit, connection.plan(grace)].into_iter().flatten().min();
+                    let grace =
+                        |schedule: &Schedule| schedule.first_byte_until(connection.accepted());
+                    limit = [limit, connection.schedule(grace)]
+                        .into_iter()
+                        .flatten()
+                        .min();
                 }
-                over(limit, Next::Drop)
+                over(limit, Action::Close)
             }
             // Not while a response is on: then it is the beginning of the next head.
-            ConnectionState::Reading if turn % 2 == 0 => {
-                let first = turn == 0 && !http2;
+            ConnectionState::Reading if !calls.is_active() => {
+                let first = calls.started == 0 && !http2;
                 let began = match first {
                     true => connection.accepted(),
-                    false => since(&mut self.reading, turn),
+                    false => since(&mut self.reading, calls),
                 };
-                over(limits.head_until(began), Next::Drop)
+                over(limits.head_until(began), Action::Close)
             }
             // Whoever does not answer the PING that came with the GOAWAY is gone.
-            ConnectionState::Idle if self.told && http2 => {
-                let since = since(&mut self.idle, u64::MAX);
+            ConnectionState::Idle if self.shutdown_sent && http2 => {
+                let since = since(&mut self.idle, calls);
                 over(
-                    connection.plan(|plan| plan.pong_until(Some(since))),
-                    Next::Drop,
+                    connection.schedule(|schedule| schedule.pong_until(Some(since))),
+                    Action::Close,
                 )
             }
-            _ if self.told => until(None),
+            _ if self.shutdown_sent => until(None),
             ConnectionState::Idle if http2 => {
-                let since = since(&mut self.idle, turn);
+                let since = since(&mut self.idle, calls);
                 over(
                     limits.idle.and_then(|limit| since.checked_add(limit)),
-                    Next::Tell,
+                    Action::Shutdown,
                 )
             }
-            ConnectionState::Streaming if turn % 2 == 0 && !connection.expects() => {
+            ConnectionState::Streaming if !calls.is_active() && !connection.has_unread() => {
                 // Whoever has just had an answer may have written the next request by now.
                 let (limit, settling) = match closes {
-                    true => {
-                        connection.plan(|plan| (Some(plan.settle_time()), plan.settling_until()))
-                    }
+                    true => connection.schedule(|schedule| {
+                        (Some(schedule.settle_time()), schedule.settling_until())
+                    }),
                     false => (limits.idle, None),
                 };
-                let since = since(&mut self.idle, turn);
+                let since = since(&mut self.idle, calls);
                 // A client that has long been idle may have sent one just before the drain began. (`None`
                 // is less than any instant.)
                 let mut at = limit
@@ -308,11 +314,11 @@ impl<'a> Driver<'a> {
                     at = Some(since);
                 }
                 if closes {
-                    return over(at, Next::Tell);
+                    return over(at, Action::Shutdown);
                 }
                 // Once more, closely: what the runtime has not heard of does not show in a read.
-                let next = over(at, Next::LookAgain);
-                if let Next::LookAgain = next {
+                let next = over(at, Action::Recheck);
+                if let Action::Recheck = next {
                     connection.retire();
                 }
                 next
@@ -334,9 +340,9 @@ impl<'a> Driver<'a> {
 }
 
 /// Since when it has been so in this turn.
-fn since(seen: &mut Option<(u64, Instant)>, turn: u64) -> Instant {
+fn since(seen: &mut Option<(CallCounts, Instant)>, calls: CallCounts) -> Instant {
     match seen {
-        Some((then, since)) if *then == turn => *since,
-        _ => seen.insert((turn, Instant::now())).1,
+        Some((then, since)) if *then == calls => *since,
+        _ => seen.insert((calls, Instant::now())).1,
     }
 }

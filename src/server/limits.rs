@@ -11,7 +11,7 @@ pub(super) struct Limits {
     /// For a handshake and a head, each.
     pub(super) head: Option<Duration>,
     pub(super) idle: Option<Duration>,
-    pub(super) places: Option<Arc<Semaphore>>,
+    pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) age: Option<Age>,
 }
 
@@ -26,7 +26,7 @@ impl Default for Limits {
         Self {
             head: Some(Duration::from_secs(30)),
             idle: None,
-            places: None,
+            permits: None,
             age: None,
         }
     }

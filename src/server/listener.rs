@@ -203,7 +203,7 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
     fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking;
 
     /// Whether there is something to be read that the runtime has not heard of.
-    fn has_news(io: &Self::Io) -> bool;
+    fn has_unread_bytes(io: &Self::Io) -> bool;
 
     /// See [`net::error`].
     fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
@@ -230,8 +230,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
         ready(Ok(io))
     }
 
-    fn has_news(io: &T) -> bool {
-        net::has_news(io)
+    fn has_unread_bytes(io: &T) -> bool {
+        net::has_unread_bytes(io)
     }
 
     fn error(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {

@@ -5,7 +5,7 @@ use super::{
     listener::{Established, Handshake, Peer, Protocol},
 };
 use crate::{
-    drain::{Connection, ConnectionState},
+    drain::{CallCounts, Connection, ConnectionState},
     net,
 };
 use http::Extensions;
@@ -59,8 +59,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
         })
     }
 
-    fn has_news(io: &Self::Io) -> bool {
-        net::has_news(io.stream.get_ref().0)
+    fn has_unread_bytes(io: &Self::Io) -> bool {
+        net::has_unread_bytes(io.stream.get_ref().0)
     }
 
     fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error> {
@@ -98,8 +98,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
 pub(super) struct TlsIo<T: AsyncRead + AsyncWrite + Unpin> {
     stream: TlsStream<T>,
     connection: Arc<Connection>,
-    /// The call in which something was written last, by the number of [`turns`](Connection::turns).
-    wrote_in: Option<u64>,
+    /// The call in which something was written last, by [`calls`](Connection::calls).
+    wrote_in: Option<CallCounts>,
     is_shut_down: bool,
 }
 
@@ -112,8 +112,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsIo<T> {
         match self.connection.activity() {
             ConnectionState::Stalled | ConnectionState::Upgraded => true,
             _ => {
-                let turn = self.connection.turns();
-                turn % 2 == 1 && self.wrote_in == Some(turn)
+                let calls = self.connection.calls();
+                calls.is_active() && self.wrote_in == Some(calls)
             }
         }
     }
@@ -137,7 +137,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsIo<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.wrote_in = Some(self.connection.turns());
+        self.wrote_in = Some(self.connection.calls());
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -147,7 +147,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsIo<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.wrote_in = Some(self.connection.turns());
+        self.wrote_in = Some(self.connection.calls());
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

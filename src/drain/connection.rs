@@ -5,9 +5,9 @@
 
 use super::{
     phase::Stage,
-    plan::Plan,
     registry::{Emptied, Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Connections},
+    schedule::Schedule,
     shared::Shared,
 };
 use atomic_waker::AtomicWaker;
@@ -37,33 +37,33 @@ impl ConnectionState {
     ];
 
     /// Whether a request may come, or has come in part.
-    fn is_expected(self) -> bool {
+    fn awaits_request(self) -> bool {
         matches!(self, Self::Silent | Self::Reading)
     }
 }
 
 /// In a connection's word, beside its activity: the drain waits for it before it tells servers.
-const AWAITED: u8 = 1 << 7;
+const UNCHECKED: u8 = 1 << 7;
 /// Requests may come on it until it is closed, whatever else it does.
 const MULTIPLEXED: u8 = 1 << 6;
 /// A request is expected on it, whatever it was seen doing: one has been read of which no call has
 /// been made yet, or it is too young for anybody to know.
-const EXPECTED: u8 = 1 << 5;
+const HAS_UNREAD: u8 = 1 << 5;
 
 fn activity(word: u8) -> ConnectionState {
     ConnectionState::ALL[usize::from(word) % ConnectionState::ALL.len()]
 }
 
-fn is_expected(word: u8) -> bool {
-    word & EXPECTED != 0 || activity(word).is_expected()
+fn has_unread(word: u8) -> bool {
+    word & HAS_UNREAD != 0 || activity(word).awaits_request()
 }
 
 /// All of a drain's connections.
 pub(super) struct ConnectionList {
     all: Registry<Connection>,
     multiplexed: AtomicUsize,
-    /// Those that carry [`AWAITED`], and one for the muster that is still to come.
-    awaited: AtomicUsize,
+    /// Those that carry [`UNCHECKED`], and one for the last-read check that is still to come.
+    unchecked: AtomicUsize,
 }
 
 /// One connection's part in it, which all that is done to it goes through.
@@ -79,16 +79,30 @@ pub(crate) struct Connection {
     writer: AtomicWaker,
     /// Of who drives it, where that is `serve`.
     driver: AtomicWaker,
-    /// How many calls have begun or ended on it, where somebody says so: odd while one is on.
-    calls: AtomicU64,
+    /// How many calls have started on it and how many have finished, where somebody counts them.
+    calls_started: AtomicU64,
+    calls_finished: AtomicU64,
     /// It is to be closed at the next occasion, drain or not.
     retires: AtomicBool,
     shared: Arc<Shared>,
 }
 
+/// The calls of a connection over HTTP/1, of which one at most is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallCounts {
+    pub(crate) started: u64,
+    pub(crate) finished: u64,
+}
+
+impl CallCounts {
+    pub(crate) fn is_active(self) -> bool {
+        self.started != self.finished
+    }
+}
+
 /// A connection that is counted, until the last clone of this is dropped.
 #[derive(Clone)]
-pub(crate) struct Registered {
+pub(crate) struct ConnectionGuard {
     registration: Arc<Registration>,
 }
 
@@ -104,7 +118,7 @@ impl ConnectionList {
         Self {
             all: Registry::default(),
             multiplexed: AtomicUsize::new(0),
-            awaited: AtomicUsize::new(1),
+            unchecked: AtomicUsize::new(1),
         }
     }
 
@@ -121,32 +135,32 @@ impl ConnectionList {
         self.multiplexed.load(Ordering::Acquire)
     }
 
-    pub(super) fn awaited(&self) -> usize {
-        self.awaited.load(Ordering::Acquire)
+    pub(super) fn unchecked(&self) -> usize {
+        self.unchecked.load(Ordering::Acquire)
     }
 
     /// The roll call: each connection is awaited until it has looked for bytes once more, and has
     /// found none that belong to a request. To be called once.
-    pub(super) fn muster(&self) {
+    pub(super) fn start_last_read(&self) {
         self.all.each(|connection| {
             // Who has left HTTP behind has no request to bring.
             if activity(connection.word.load(Ordering::Acquire)) != ConnectionState::Upgraded {
-                self.await_one(connection);
+                self.expect_check(connection);
             }
         });
-        self.awaited.fetch_sub(1, Ordering::AcqRel);
+        self.unchecked.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
-    pub(super) fn end_roll_call(&self) {
+    pub(super) fn skip_unchecked(&self) {
         self.all.each(|connection| {
             // In one step with the look: who begins to say something meanwhile stays awaited.
-            let excused = |word| (!is_expected(word)).then_some(word & !AWAITED);
+            let excused = |word| (!has_unread(word)).then_some(word & !UNCHECKED);
             let before = connection
                 .word
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, excused);
-            if before.is_ok_and(|word| word & AWAITED != 0) {
-                self.awaited.fetch_sub(1, Ordering::AcqRel);
+            if before.is_ok_and(|word| word & UNCHECKED != 0) {
+                self.unchecked.fetch_sub(1, Ordering::AcqRel);
             }
         });
     }
@@ -195,21 +209,21 @@ impl ConnectionList {
     }
 
     /// True if it was awaited already, and nobody is any more.
-    fn await_one(&self, connection: &Connection) -> bool {
+    fn expect_check(&self, connection: &Connection) -> bool {
         // First counted, then marked: whoever finds the mark may take it back.
-        self.awaited.fetch_add(1, Ordering::AcqRel);
-        connection.word.fetch_or(AWAITED, Ordering::AcqRel) & AWAITED != 0
-            && self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
+        self.unchecked.fetch_add(1, Ordering::AcqRel);
+        connection.word.fetch_or(UNCHECKED, Ordering::AcqRel) & UNCHECKED != 0
+            && self.unchecked.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// True if nobody is awaited any more.
-    fn release(&self, connection: &Connection) -> bool {
-        connection.word.fetch_and(!AWAITED, Ordering::AcqRel) & AWAITED != 0
-            && self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
+    fn checked(&self, connection: &Connection) -> bool {
+        connection.word.fetch_and(!UNCHECKED, Ordering::AcqRel) & UNCHECKED != 0
+            && self.unchecked.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
-impl Registered {
+impl ConnectionGuard {
     /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
     pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
         let connection = shared.connections().all.add(|key| Connection {
@@ -221,13 +235,14 @@ impl Registered {
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             driver: AtomicWaker::new(),
-            calls: AtomicU64::new(0),
+            calls_started: AtomicU64::new(0),
+            calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
             shared: shared.clone(),
         })?;
         // Too late for the roll call, not too late to be served.
-        if connection.stage() == Stage::Awaiting {
-            connection.list().await_one(&connection);
+        if connection.stage() == Stage::LastRead {
+            connection.list().expect_check(&connection);
         }
         let registration = Arc::new(Registration {
             connection,
@@ -264,7 +279,7 @@ impl Drop for Registration {
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             list.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
-        list.release(connection);
+        list.checked(connection);
         connection.shared.part_emptied(emptied);
         // A waiter for connections may go on.
         if connection.stage() != Stage::Serving {
@@ -283,30 +298,30 @@ impl Connection {
         self.accepted
     }
 
-    /// What the plan says, as it stands.
-    pub(crate) fn plan<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
+    /// What the schedule says, as it stands.
+    pub(crate) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
         self.shared.look(look)
     }
 
-    /// Moves the plan on, if it is time.
+    /// Moves the schedule on, if it is time.
     pub(crate) fn advance(&self) {
         self.shared.advance();
     }
 
     /// Says what it was seen doing, and whether a request is expected all the same.
     pub(crate) fn publish(&self, activity: ConnectionState, expected: bool) {
-        let seen = activity as u8 | if expected { EXPECTED } else { 0 };
+        let seen = activity as u8 | if expected { HAS_UNREAD } else { 0 };
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(now) = self.word.compare_exchange_weak(
             word,
-            (word & (AWAITED | MULTIPLEXED)) | seen,
+            (word & (UNCHECKED | MULTIPLEXED)) | seen,
             Ordering::AcqRel,
             Ordering::Relaxed,
         ) {
             word = now;
         }
         // After the roll call it has begun to say something: it is heard out.
-        if is_expected(seen) && self.stage() == Stage::Awaiting && self.list().await_one(self) {
+        if has_unread(seen) && self.stage() == Stage::LastRead && self.list().expect_check(self) {
             self.shared.advance();
         }
     }
@@ -324,9 +339,9 @@ impl Connection {
     }
 
     /// Answers the roll call: it has been looked at.
-    pub(crate) fn answer(&self) {
-        let expected = is_expected(self.word.load(Ordering::Relaxed));
-        if !expected && self.list().release(self) {
+    pub(crate) fn checked(&self) {
+        let expected = has_unread(self.word.load(Ordering::Relaxed));
+        if !expected && self.list().checked(self) {
             self.shared.advance();
         }
     }
@@ -336,7 +351,7 @@ impl Connection {
         self.reader.wake();
     }
 
-    /// To be woken when the plan has changed; what has changed before is to be looked at after.
+    /// To be woken when the schedule has changed; what has changed before is to be looked at after.
     pub(crate) fn wake_reader(&self, waker: &Waker) {
         self.reader.register(waker);
     }
@@ -359,9 +374,17 @@ impl Connection {
         }
     }
 
+    /// Returns how many calls have started and finished on it.
+    pub(crate) fn calls(&self) -> CallCounts {
+        // In this order: a call that starts in between counts as active.
+        let finished = self.calls_finished.load(Ordering::Acquire);
+        let started = self.calls_started.load(Ordering::Acquire);
+        CallCounts { started, finished }
+    }
+
     fn is_between_calls(&self) -> bool {
-        let calls = self.calls.load(Ordering::Acquire);
-        calls > 0 && calls % 2 == 0
+        let calls = self.calls();
+        calls.started > 0 && !calls.is_active()
     }
 
     fn list(&self) -> &ConnectionList {
@@ -377,8 +400,8 @@ impl Connection {
     }
 
     /// Whether a request is expected on it, whatever it was seen doing.
-    pub(crate) fn expects(&self) -> bool {
-        is_expected(self.word.load(Ordering::Acquire))
+    pub(crate) fn has_unread(&self) -> bool {
+        has_unread(self.word.load(Ordering::Acquire))
     }
 
     pub(crate) fn speaks_http2(&self) -> bool {
@@ -394,9 +417,13 @@ impl Connection {
         self.driver.register(waker);
     }
 
-    /// Of HTTP/1, where one call follows the other: one begins, or ends.
-    pub(crate) fn turn(&self) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
+    /// Counts a call over HTTP/1, where one call follows the other.
+    pub(crate) fn call_started(&self) {
+        self.calls_started.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn call_finished(&self) {
+        self.calls_finished.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn count_completed_late(&self) {
@@ -405,10 +432,6 @@ impl Connection {
 
     pub(crate) fn retire(&self) {
         self.retires.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn turns(&self) -> u64 {
-        self.calls.load(Ordering::Acquire)
     }
 }
 
@@ -450,7 +473,7 @@ mod tests {
     #[test]
     fn each_change_wakes_the_driver() {
         let drain = Drain::new();
-        let registered = Registered::enter(drain.shared(), None).expect("serving");
+        let registered = ConnectionGuard::enter(drain.shared(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
         registered.connection().wake_reader(&polled.clone().into());
         drain.wake_connections();
@@ -465,7 +488,7 @@ mod tests {
     async fn who_closes_during_the_roll_call_does_not_wake_the_others() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
         let mut all: Vec<_> = (0..100)
-            .filter_map(|_| Registered::enter(drain.shared(), None))
+            .filter_map(|_| ConnectionGuard::enter(drain.shared(), None))
             .collect();
         for idle in &all {
             idle.connection().publish(ConnectionState::Streaming, false);
@@ -473,7 +496,7 @@ mod tests {
         let first = all[0].handle();
         let polled = PolledAtOnce::new(first.clone());
         drain.begin();
-        assert_eq!(first.stage(), Stage::Awaiting);
+        assert_eq!(first.stage(), Stage::LastRead);
         let before = polled.wakes();
         all.truncate(1);
         assert!(polled.wakes() < before + 5, "{}", polled.wakes() - before);

@@ -7,11 +7,11 @@ use crate::drain::ConnectionState;
 pub(in crate::net) struct Http1 {
     request: Request,
     /// So many requests have come to which no response has begun.
-    owed: u32,
+    awaited_response: u32,
     /// The last one was a CONNECT.
     connect: bool,
     /// The head of one has come.
-    asked: bool,
+    saw_request: bool,
     upgraded: bool,
 }
 
@@ -90,8 +90,8 @@ impl Http1 {
                     let Some(rest) = head.read(bytes)? else {
                         return Ok(());
                     };
-                    self.asked = true;
-                    self.owed = self.owed.saturating_add(1);
+                    self.saw_request = true;
+                    self.awaited_response = self.awaited_response.saturating_add(1);
                     self.connect = head.connect;
                     self.request = match (head.chunked, head.length) {
                         (true, _) => Request::Chunked(Chunked::start()),
@@ -121,15 +121,15 @@ impl Http1 {
 
     #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        if self.owed > 0 {
+        if self.awaited_response > 0 {
             self.wrote_response(bytes);
         }
     }
 
     fn wrote_response(&mut self, mut bytes: &[u8]) {
-        // What is written while nothing is owed, or does not begin like one, belongs to the
+        // What is written while no response is awaited, or does not begin like one, belongs to the
         // response before.
-        while self.owed > 0 && bytes.starts_with(b"HTTP/1.") {
+        while self.awaited_response > 0 && bytes.starts_with(b"HTTP/1.") {
             let switches = bytes.get(9..12) == Some(b"101");
             let class = bytes.get(9).copied();
             if class == Some(b'1') && !switches {
@@ -138,17 +138,18 @@ impl Http1 {
                 bytes = &bytes[end.map_or(bytes.len(), |at| at + 4)..];
                 continue;
             }
-            self.owed -= 1;
-            self.upgraded = switches || (self.owed == 0 && self.connect && class == Some(b'2'));
+            self.awaited_response -= 1;
+            self.upgraded =
+                switches || (self.awaited_response == 0 && self.connect && class == Some(b'2'));
             return;
         }
     }
 
     pub(super) fn activity(&self) -> ConnectionState {
         match self.request {
-            _ if self.owed > 0 => ConnectionState::Handling,
+            _ if self.awaited_response > 0 => ConnectionState::Handling,
             Request::Head(_) => ConnectionState::Reading,
-            _ if !self.asked => ConnectionState::Reading,
+            _ if !self.saw_request => ConnectionState::Reading,
             _ => ConnectionState::Streaming,
         }
     }

@@ -1,9 +1,9 @@
 use super::{
     linger::{Linger, Lingering},
-    probe,
-    wire::Wire,
+    sniff::Sniffer,
+    socket,
 };
-use crate::drain::{ConnectionState, Registered, Stage};
+use crate::drain::{ConnectionGuard, ConnectionState, Stage};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
@@ -62,22 +62,22 @@ pin_project! {
         #[pin]
         io: T,
         // Whether it has something to be read that the runtime has not heard of.
-        has_news: fn(&T) -> bool,
+        has_unread_bytes: fn(&T) -> bool,
         // How a reset is noticed by a server that does not read while it handles a request.
         error: Option<ErrorOf<T>>,
         // Duplicates its socket, where that is possible.
         duplicate: fn(&T) -> Option<net::TcpStream>,
-        watch: Watch,
+        monitor: Monitor,
     }
 }
 
-/// See [`probe::error`](super::probe::error).
+/// See [`socket::error`](super::socket::error).
 type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
 
 /// All but the connection itself. It is dropped after that: what is not counted any more has been
 /// closed.
-struct Watch {
-    wire: Wire,
+struct Monitor {
+    sniffer: Sniffer,
     /// The last write had to wait.
     stalled: bool,
     /// Likewise, the last flush.
@@ -86,7 +86,7 @@ struct Watch {
     /// still be refused.
     delivering: bool,
     /// Something is there to be read that the runtime has not heard of.
-    news: bool,
+    unread: bool,
     /// Since when HTTP/2 has had no streams, as far as that was seen while parting.
     idle_since: Option<Instant>,
     /// The last read had to wait: its waker will do.
@@ -100,34 +100,38 @@ struct Watch {
     linger: Option<Linger>,
     /// For the next limit of one who reads, or lingers.
     reading_timer: Timer,
-    /// For the next step of the plan, while something else is waited for.
+    /// For the next step of the schedule, while something else is waited for.
     waiting_timer: Timer,
     registered: Lingering,
 }
 
 impl<T: 'static> DrainIo<T> {
     /// A connection of a listener, of which nothing is known but its type.
-    pub(super) fn accepted(io: T, registered: Registered) -> Self {
+    pub(super) fn accepted(io: T, registered: ConnectionGuard) -> Self {
         Self {
-            duplicate: probe::duplicate,
-            ..Self::new(io, registered, probe::has_news)
+            duplicate: socket::duplicate,
+            ..Self::new(io, registered, socket::has_unread_bytes)
         }
     }
 }
 
 impl<T> DrainIo<T> {
-    pub(crate) fn new(io: T, registered: Registered, has_news: fn(&T) -> bool) -> Self {
+    pub(crate) fn new(
+        io: T,
+        registered: ConnectionGuard,
+        has_unread_bytes: fn(&T) -> bool,
+    ) -> Self {
         Self {
             io,
-            has_news,
+            has_unread_bytes,
             error: None,
             duplicate: |_| None,
-            watch: Watch {
-                wire: Wire::new(),
+            monitor: Monitor {
+                sniffer: Sniffer::new(),
                 stalled: false,
                 unflushed: false,
                 delivering: false,
-                news: false,
+                unread: false,
                 idle_since: None,
                 reading: false,
                 shown: (ConnectionState::Silent, false),
@@ -160,7 +164,7 @@ impl<T> DrainIo<T> {
 
     /// The connection itself, which the drain forgets.
     pub fn into_inner(mut self) -> T {
-        self.watch.registered.release();
+        self.monitor.registered.release();
         self.io
     }
 }
@@ -179,13 +183,13 @@ impl Timer {
     }
 }
 
-impl Watch {
+impl Monitor {
     /// Before anything is done with the connection: errs if it is to be cut.
     #[inline]
     fn enter(&mut self) -> io::Result<Stage> {
         let connection = self.registered.connection();
         let stage = connection.stage();
-        if stage >= Stage::Forced && connection.plan(|plan| plan.cuts()) {
+        if stage >= Stage::Forced && connection.schedule(|schedule| schedule.aborts()) {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 "the drain's deadline has passed",
@@ -200,14 +204,14 @@ impl Watch {
     fn enter_write(&mut self) -> io::Result<Stage> {
         let stage = self.enter()?;
         self.delivering = false;
-        if stage >= Stage::Awaiting {
+        if stage >= Stage::LastRead {
             self.show(stage);
             // The others have to look for bytes first.
             if matches!(
                 self.shown.0,
                 ConnectionState::Handling | ConnectionState::Stalled | ConnectionState::Upgraded
             ) {
-                self.registered.connection().answer();
+                self.registered.connection().checked();
             }
         }
         Ok(stage)
@@ -218,11 +222,11 @@ impl Watch {
     fn show(&mut self, stage: Stage) {
         let activity = match self.stalled || self.unflushed {
             true => ConnectionState::Stalled,
-            false => self.wire.activity(),
+            false => self.sniffer.activity(),
         };
         // Of interest to a drain only.
         let expected =
-            self.news || (stage >= Stage::Awaiting && (self.delivering || self.is_young()));
+            self.unread || (stage >= Stage::LastRead && (self.delivering || self.is_young()));
         if (activity, expected) != self.shown {
             self.publish(activity, expected);
         }
@@ -231,17 +235,17 @@ impl Watch {
     /// Of what cannot be read, a handshake may be going on, and a request be on its way.
     fn is_young(&self) -> bool {
         let young = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-        self.wire.is_opaque() && young(self.graced_until())
+        self.sniffer.is_opaque() && young(self.graced_until())
     }
 
     fn graced_until(&self) -> Option<Instant> {
         let connection = self.registered.connection();
-        connection.plan(|plan| plan.first_byte_until(connection.accepted()))
+        connection.schedule(|schedule| schedule.first_byte_until(connection.accepted()))
     }
 
     fn publish(&mut self, activity: ConnectionState, expected: bool) {
         let connection = self.registered.connection();
-        if self.wire.is_multiplexed() && !self.multiplexed {
+        if self.sniffer.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
             connection.is_multiplexed();
         }
@@ -252,12 +256,12 @@ impl Watch {
     #[inline]
     fn saw_read(&mut self, bytes: &[u8], stage: Stage) {
         self.reading = false;
-        let owed = self.wire.owes();
-        self.wire.read(bytes);
-        self.delivering |= !owed && self.wire.owes();
+        let awaited_response = self.sniffer.awaits_response();
+        self.sniffer.read(bytes);
+        self.delivering |= !awaited_response && self.sniffer.awaits_response();
         self.show(stage);
-        if stage >= Stage::Parting {
-            self.saw_parting();
+        if stage >= Stage::ClosingConnections {
+            self.saw_closing();
         }
     }
 
@@ -274,7 +278,7 @@ impl Watch {
             self.registered.connection().wrote(written);
             for slice in slices {
                 let part = &slice[..slice.len().min(written)];
-                self.wire.wrote(part);
+                self.sniffer.wrote(part);
                 written -= part.len();
                 if written == 0 {
                     break;
@@ -284,15 +288,15 @@ impl Watch {
         self.show(stage);
         if self.stalled {
             self.poll_changes(cx)?;
-        } else if stage >= Stage::Parting {
-            self.saw_parting();
+        } else if stage >= Stage::ClosingConnections {
+            self.saw_closing();
         }
         result
     }
 
     #[cold]
-    fn saw_parting(&mut self) {
-        if !self.wire.waits_for_pong() {
+    fn saw_closing(&mut self) {
+        if !self.sniffer.waits_for_pong() {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
             // Its last stream has ended: only now there is a limit, for one who reads.
@@ -307,8 +311,11 @@ impl Watch {
         let connection = self.registered.connection();
         connection.wake_writer(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
-        while self.enter()? >= Stage::Awaiting {
-            let next = self.registered.connection().plan(|plan| plan.next_step());
+        while self.enter()? >= Stage::LastRead {
+            let next = self
+                .registered
+                .connection()
+                .schedule(|schedule| schedule.next_step());
             match next {
                 // Nobody else may be there to say that it is time.
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
@@ -324,7 +331,7 @@ impl Watch {
     fn looks_closely(&self, stage: Stage) -> bool {
         let closes = stage >= Stage::Settling || self.registered.connection().retires();
         // HTTP/2 says by itself which requests it has not seen, and what is upgraded has none.
-        let has_turns = !matches!(self.wire, Wire::Http2(_) | Wire::Upgraded);
+        let has_turns = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded);
         closes && stage < Stage::Forced && has_turns
     }
 
@@ -332,7 +339,7 @@ impl Watch {
     #[cold]
     fn expect(&mut self, cx: &mut Context<'_>) {
         self.reading = false;
-        self.news = true;
+        self.unread = true;
         self.publish(self.shown.0, true);
         cx.waker().wake_by_ref();
     }
@@ -343,7 +350,7 @@ impl Watch {
         let connection = self.registered.connection();
         connection.wake_reader(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
-        if connection.stage() < Stage::Awaiting {
+        if connection.stage() < Stage::LastRead {
             return Poll::Pending;
         }
         self.poll_limits(cx)
@@ -355,24 +362,24 @@ impl Watch {
             let stage = self.enter()?;
             self.show(stage);
             let connection = self.registered.connection();
-            connection.answer();
-            let (wire, idle_since) = (&self.wire, self.idle_since);
-            let (limit, next_step) = connection.plan(|plan| {
-                let limit = match wire.activity() {
+            connection.checked();
+            let (sniffer, idle_since) = (&self.sniffer, self.idle_since);
+            let (limit, next_step) = connection.schedule(|schedule| {
+                let limit = match sniffer.activity() {
                     // There is nothing to cut, and nothing more to wait for.
                     ConnectionState::Silent | ConnectionState::Idle if stage >= Stage::Forced => {
                         Some(Instant::now())
                     }
-                    ConnectionState::Silent => plan.first_byte_until(connection.accepted()),
-                    ConnectionState::Reading => plan.head_until(),
-                    _ if wire.waits_for_pong() => plan.pong_until(idle_since),
+                    ConnectionState::Silent => schedule.first_byte_until(connection.accepted()),
+                    ConnectionState::Reading => schedule.head_until(),
+                    _ if sniffer.waits_for_pong() => schedule.pong_until(idle_since),
                     _ => None,
                 };
-                (limit, plan.next_step())
+                (limit, schedule.next_step())
             });
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
-                return Poll::Ready(match self.wire.is_in_preface() {
+                return Poll::Ready(match self.sniffer.is_in_preface() {
                     // At an end a server may take it for HTTP/1 and answer 400.
                     true => Err(io::ErrorKind::TimedOut.into()),
                     false => Ok(()),
@@ -390,14 +397,14 @@ impl Watch {
     }
 
     /// After its write half was closed: how the rest of what the peer sends is read here, if it is.
-    fn lingers(&mut self, stage: Stage, has_news: bool) -> Option<Linger> {
-        let linger = match &self.wire {
+    fn lingers(&mut self, stage: Stage, has_unread_bytes: bool) -> Option<Linger> {
+        let linger = match &self.sniffer {
             // The server may go on reading.
             _ if stage >= Stage::Forced => return None,
-            Wire::Upgraded | Wire::Opaque => return None,
-            Wire::Http2(_) => return Some(Linger::http2()),
+            Sniffer::Upgraded | Sniffer::Opaque => return None,
+            Sniffer::Http2(_) => return Some(Linger::http2()),
             _ if self.ended => return None,
-            wire => (wire.is_mid_request() || has_news).then(Linger::http1),
+            sniffer => (sniffer.is_mid_request() || has_unread_bytes).then(Linger::http1),
         };
         if linger.is_some() {
             // No request is expected any more. Its response is still being read, perhaps.
@@ -424,9 +431,9 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.project();
-        let watch = this.watch;
-        let stage = watch.enter()?;
-        if watch.ended {
+        let monitor = this.monitor;
+        let stage = monitor.enter()?;
+        if monitor.ended {
             return Poll::Ready(Ok(()));
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
@@ -437,17 +444,17 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             // A task's budget shall not pass for a peer that has nothing to say.
             read_unconstrained(io.as_mut(), cx, buf)
         };
-        watch.news = false;
+        monitor.unread = false;
         match read {
-            Poll::Pending if watch.looks_closely(stage) && (this.has_news)(&io) => {
-                watch.expect(cx);
+            Poll::Pending if monitor.looks_closely(stage) && (this.has_unread_bytes)(&io) => {
+                monitor.expect(cx);
                 Poll::Pending
             }
-            Poll::Pending => watch.poll_idle(cx),
+            Poll::Pending => monitor.poll_idle(cx),
             ready => {
                 let read = &buf.filled()[before..];
-                watch.ended = matches!(ready, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;
-                watch.saw_read(read, stage);
+                monitor.ended = matches!(ready, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;
+                monitor.saw_read(read, stage);
                 ready
             }
         }
@@ -462,9 +469,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        let stage = this.watch.enter_write()?;
+        let stage = this.monitor.enter_write()?;
         let result = this.io.poll_write(cx, buf);
-        this.watch.saw_write(result, [buf], stage, cx)
+        this.monitor.saw_write(result, [buf], stage, cx)
     }
 
     #[inline]
@@ -474,10 +481,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        let stage = this.watch.enter_write()?;
+        let stage = this.monitor.enter_write()?;
         let result = this.io.poll_write_vectored(cx, bufs);
         let slices = bufs.iter().map(|buf| &**buf);
-        this.watch.saw_write(result, slices, stage, cx)
+        this.monitor.saw_write(result, slices, stage, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -487,10 +494,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let stage = this.watch.enter_write()?;
+        let stage = this.monitor.enter_write()?;
         if let Some(error) = *this.error {
             // Not once it is upgraded: its reader may be another task, whose waker this would take.
-            if this.watch.wire.is_in_request() {
+            if this.monitor.sniffer.is_in_request() {
                 if let Some(error) = error(&this.io, cx) {
                     return Poll::Ready(Err(error));
                 }
@@ -498,59 +505,61 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         }
         let result = this.io.poll_flush(cx);
         // What TLS holds has not been written.
-        if result.is_pending() != this.watch.unflushed {
-            this.watch.unflushed = result.is_pending();
-            this.watch.show(stage);
+        if result.is_pending() != this.monitor.unflushed {
+            this.monitor.unflushed = result.is_pending();
+            this.monitor.show(stage);
         }
         // A server with nothing to read or write, but a handler to wait for, comes by here: it has
         // to hear of the deadline. The waker of a read will do, until it has been used.
-        if result.is_pending() || !this.watch.reading || stage >= Stage::Awaiting {
-            this.watch.poll_changes(cx)?;
+        if result.is_pending() || !this.monitor.reading || stage >= Stage::LastRead {
+            this.monitor.poll_changes(cx)?;
         }
         result
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
-        let watch = this.watch;
-        let stage = watch.enter_write()?;
-        if watch.linger.is_none() {
+        let monitor = this.monitor;
+        let stage = monitor.enter_write()?;
+        if monitor.linger.is_none() {
             match this.io.as_mut().poll_shutdown(cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
-                    watch.poll_changes(cx)?;
+                    monitor.poll_changes(cx)?;
                     return Poll::Pending;
                 }
             }
-            watch.linger = watch.lingers(stage, (this.has_news)(&this.io));
-            if watch.wire.is_opaque() && !watch.ended && stage < Stage::Forced {
-                watch.registered.hold((this.duplicate)(&this.io));
+            monitor.linger = monitor.lingers(stage, (this.has_unread_bytes)(&this.io));
+            if monitor.sniffer.is_opaque() && !monitor.ended && stage < Stage::Forced {
+                monitor.registered.hold((this.duplicate)(&this.io));
             }
         }
-        let Some(linger) = &mut watch.linger else {
+        let Some(linger) = &mut monitor.linger else {
             return Poll::Ready(Ok(()));
         };
-        let connection = watch.registered.connection();
+        let connection = monitor.registered.connection();
         connection.wake_reader(cx.waker());
         // After that: a change of the stage from here on wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(Ok(()));
         }
-        connection.answer();
-        let (wire, has_news) = (&mut watch.wire, this.has_news);
+        connection.checked();
+        let (sniffer, has_unread_bytes) = (&mut monitor.sniffer, this.has_unread_bytes);
         linger
             .poll(this.io, cx, |io, bytes| {
-                wire.read(bytes);
-                matches!(wire, Wire::Http1(_)) && !wire.is_mid_request() && !has_news(io)
+                sniffer.read(bytes);
+                matches!(sniffer, Sniffer::Http1(_))
+                    && !sniffer.is_mid_request()
+                    && !has_unread_bytes(io)
             })
             .map(Ok)
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch")
-            .field("wire", &self.wire)
+        f.debug_struct("Monitor")
+            .field("sniffer", &self.sniffer)
             .field("stalled", &self.stalled)
             .field("ended", &self.ended)
             .finish_non_exhaustive()

@@ -1,10 +1,9 @@
 //! One listener of a server: takes on what comes, as long as there is place for it.
 
 use super::{
-    Shared,
-    call::HttpService,
-    connection,
+    Shared, connection,
     listener::{Handshake, Listener, Peer},
+    service::HttpService,
 };
 use crate::net::DrainListener;
 use std::{
@@ -26,43 +25,43 @@ pub(super) trait Accept<S>: Send {
     ) -> Poll<()>;
 }
 
-pub(super) struct Port<L, H> {
+pub(super) struct AcceptLoop<L, H> {
     listener: DrainListener<L>,
     handshake: H,
-    place: Place,
+    permit: Permit,
 }
 
 /// Among as many connections as there may be.
 #[derive(Default)]
-enum Place {
+enum Permit {
     #[default]
     None,
     Waiting(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
     Found(OwnedSemaphorePermit),
 }
 
-impl<L, H> Port<L, H> {
+impl<L, H> AcceptLoop<L, H> {
     pub(super) fn new(listener: DrainListener<L>, handshake: H) -> Self {
         Self {
             listener,
             handshake,
-            place: Place::None,
+            permit: Permit::None,
         }
     }
 }
 
-impl Place {
-    fn poll(&mut self, places: &Arc<Semaphore>, cx: &mut Context<'_>) -> Poll<()> {
+impl Permit {
+    fn poll(&mut self, permits: &Arc<Semaphore>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::None = self {
-            *self = match places.clone().try_acquire_owned() {
-                Ok(place) => Self::Found(place),
-                Err(_) => Self::Waiting(Box::pin(places.clone().acquire_owned())),
+            *self = match permits.clone().try_acquire_owned() {
+                Ok(permit) => Self::Found(permit),
+                Err(_) => Self::Waiting(Box::pin(permits.clone().acquire_owned())),
             };
         }
-        if let Self::Waiting(place) = self {
+        if let Self::Waiting(permit) = self {
             // It errs only if it is closed, which nobody does.
-            if let Ok(place) = ready!(place.as_mut().poll(cx)) {
-                *self = Self::Found(place);
+            if let Ok(permit) = ready!(permit.as_mut().poll(cx)) {
+                *self = Self::Found(permit);
             }
         }
         Poll::Ready(())
@@ -70,13 +69,13 @@ impl Place {
 
     fn take(&mut self) -> Option<OwnedSemaphorePermit> {
         match std::mem::take(self) {
-            Self::Found(place) => Some(place),
+            Self::Found(permit) => Some(permit),
             Self::None | Self::Waiting(_) => None,
         }
     }
 }
 
-impl<L, H, S> Accept<S> for Port<L, H>
+impl<L, H, S> Accept<S> for AcceptLoop<L, H>
 where
     L: Listener,
     H: Handshake<L::Io>,
@@ -91,9 +90,9 @@ where
         loop {
             // At the end, what is in the queue is taken without regard to the limit: it arrived in
             // time, and there is no later.
-            if let Some(places) = &shared.settings.limits.places {
+            if let Some(permits) = &shared.settings.limits.permits {
                 if self.listener.poll_open(cx) {
-                    ready!(self.place.poll(places, cx));
+                    ready!(self.permit.poll(permits, cx));
                 }
             }
             let accepted = self
@@ -101,14 +100,14 @@ where
                 .poll_registered(cx, |listener, cx| listener.poll_accept(cx));
             let Poll::Ready(accepted) = accepted else {
                 // Whoever waits for a connection keeps no other from it.
-                self.place = Place::None;
+                self.permit = Permit::None;
                 return Poll::Pending;
             };
             let Some((io, address, registered)) = accepted else {
                 return Poll::Ready(());
             };
             let peer = address.into();
-            registered.keep(self.place.take());
+            registered.keep(self.permit.take());
             let service = make(&peer);
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.

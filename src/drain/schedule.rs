@@ -1,4 +1,4 @@
-//! The plan of phases: what happens when, as a value. It does not look at the clock and waits for
+//! The schedule of phases: what happens when, as a value. It does not look at the clock and waits for
 //! nothing; whoever looks at it says what time it is and what is left, and it says what follows.
 //!
 //! So nobody has to be there to drive it: the first one who looks after the hour has struck moves
@@ -7,21 +7,21 @@
 //! [`Drain::phase`]: crate::Drain::phase
 
 use super::{
-    observe::{ENABLED, PROGRESS},
     outcome::{DrainTimeout, Drained, Outcome},
     phase::{Phase, Stage},
     report::{Blockers, ForcedBy, Left, Report},
+    telemetry::{ENABLED, PROGRESS},
 };
 use std::{borrow::Cow, time::Duration};
 use tokio::time::Instant;
 
 /// For how long listeners may take connections out of their accept queues at the end of LameDuck.
 /// One that is not polled holds the drain up for no longer than that.
-const EMPTYING: Duration = Duration::from_millis(100);
+const BACKLOG_LIMIT: Duration = Duration::from_millis(100);
 
 /// For how long connections that are not polled may leave the roll call unanswered, after the last
 /// one that has answered: a server that is busy answers one after the other.
-const ROLL_CALL: Duration = Duration::from_millis(100);
+const LAST_READ_SILENCE: Duration = Duration::from_millis(100);
 
 /// How long the rest of a request's head may take, once draining; a trickle does not extend it.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) struct Settings {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Schedule {
     settings: Settings,
     stage: Stage,
     /// The last handle was dropped before the drain began: it never will.
@@ -59,13 +59,13 @@ pub(crate) struct Plan {
     /// When it is over; `None` is never. Set while Serving, it stands in for the timeout.
     deadline: Option<Instant>,
     deadline_set: bool,
-    awaiting_at: Option<Instant>,
+    last_read_at: Option<Instant>,
     /// How many were awaited when that last changed, and when that was; `None` once those who did
     /// not answer the roll call are not waited for any more.
-    roll_call: Option<(usize, Instant)>,
-    parting_at: Option<Instant>,
+    last_read: Option<(usize, Instant)>,
+    closing_at: Option<Instant>,
     /// What was left when the deadline had passed, if any of it was work.
-    cut: Option<Cut>,
+    aborted: Option<Aborted>,
     outcome: Option<Outcome>,
     /// What has ended the waiting.
     forced_by: Option<ForcedBy>,
@@ -76,7 +76,7 @@ pub(crate) struct Plan {
 }
 
 #[derive(Clone, Debug)]
-struct Cut {
+struct Aborted {
     left: Left,
     blockers: Blockers,
     /// Until then. What ends after it, was left.
@@ -101,7 +101,7 @@ pub(super) struct Open {
     /// Until the settling is over.
     pub(super) connections: usize,
     /// Of them, those that may still bring a request that has arrived in time.
-    pub(super) awaited: usize,
+    pub(super) unchecked: usize,
     /// Of them, those on which requests may come until they are closed.
     pub(super) multiplexed: usize,
 }
@@ -115,7 +115,7 @@ pub(super) struct Figures {
     pub(super) self_waiting: usize,
 }
 
-impl Plan {
+impl Schedule {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -126,10 +126,10 @@ impl Plan {
             draining_at: None,
             deadline: None,
             deadline_set: false,
-            awaiting_at: None,
-            roll_call: None,
-            parting_at: None,
-            cut: None,
+            last_read_at: None,
+            last_read: None,
+            closing_at: None,
+            aborted: None,
             outcome: None,
             forced_by: None,
             entered: Vec::new(),
@@ -223,16 +223,16 @@ impl Plan {
     }
 
     /// What time and connections have come to, up to the closing of the count. Stops at
-    /// [`Stage::Awaiting`], where somebody has to say first who is [awaited](Open::awaited).
+    /// [`Stage::LastRead`], where somebody has to say first who is [unchecked](Open::unchecked).
     pub(super) fn advance(&mut self, now: Instant, open: Open) {
         // The deadline ends all of these stages.
         let over = due(self.deadline, now);
         let waited = |since: Option<Instant>, limit| due(add(since, limit), now);
         if self.stage == Stage::LameDuck && (over || due(self.draining_at, now)) {
-            self.enter(Stage::Emptying, now);
+            self.enter(Stage::Backlog, now);
         }
-        if self.stage == Stage::Emptying
-            && (over || open.unemptied == 0 || waited(self.since, EMPTYING))
+        if self.stage == Stage::Backlog
+            && (over || open.unemptied == 0 || waited(self.since, BACKLOG_LIMIT))
         {
             self.enter(Stage::Settling, now);
         }
@@ -241,51 +241,51 @@ impl Plan {
                 || open.listeners + open.connections == 0
                 || waited(self.since, self.settings.settle))
         {
-            self.awaiting_at = Some(now);
+            self.last_read_at = Some(now);
             self.progress_at = now.checked_add(PROGRESS).filter(|_| ENABLED);
-            self.roll_call = Some((usize::MAX, now));
-            return self.enter(Stage::Awaiting, now);
+            self.last_read = Some((usize::MAX, now));
+            return self.enter(Stage::LastRead, now);
         }
         // Listeners that were emptied and are still open look into their queues once more. They have
         // the time of the roll call for that.
-        let looked = open.listeners <= open.unemptied || self.roll_call.is_none();
-        if self.stage == Stage::Awaiting
-            && (over || (open.awaited == 0 && looked) || due(self.awaiting_until(), now))
+        let looked = open.listeners <= open.unemptied || self.last_read.is_none();
+        if self.stage == Stage::LastRead
+            && (over || (open.unchecked == 0 && looked) || due(self.last_read_until(), now))
         {
-            self.parting_at = Some(now);
-            self.enter(Stage::Parting, now);
+            self.closing_at = Some(now);
+            self.enter(Stage::ClosingConnections, now);
         }
-        if self.stage == Stage::Parting && (over || open.multiplexed == 0) {
+        if self.stage == Stage::ClosingConnections && (over || open.multiplexed == 0) {
             self.enter(Stage::Draining, now);
         }
     }
 
     /// True once: when connections that have not answered are not to be waited for any more.
-    pub(super) fn end_roll_call(&mut self, now: Instant, open: Open) -> bool {
-        let Some((awaited, since)) = self.roll_call.filter(|_| self.stage == Stage::Awaiting)
+    pub(super) fn skip_unchecked(&mut self, now: Instant, open: Open) -> bool {
+        let Some((unchecked, since)) = self.last_read.filter(|_| self.stage == Stage::LastRead)
         else {
             return false;
         };
-        if open.awaited < awaited {
-            self.roll_call = Some((open.awaited, now));
+        if open.unchecked < unchecked {
+            self.last_read = Some((open.unchecked, now));
             return false;
         }
-        let ends = due(since.checked_add(ROLL_CALL), now);
+        let ends = due(since.checked_add(LAST_READ_SILENCE), now);
         if ends {
-            self.roll_call = None;
+            self.last_read = None;
         }
         ends
     }
 
     /// Each connection that is awaited has a limit of its own, and keeps it; this one is for those
     /// that nobody polls.
-    fn awaiting_until(&self) -> Option<Instant> {
+    fn last_read_until(&self) -> Option<Instant> {
         add(
-            self.awaiting_at,
+            self.last_read_at,
             self.settings
                 .grace
                 .max(HEAD_LIMIT)
-                .saturating_add(ROLL_CALL),
+                .saturating_add(LAST_READ_SILENCE),
         )
     }
 
@@ -294,7 +294,7 @@ impl Plan {
         if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
-        let outcome = match self.cut.take() {
+        let outcome = match self.aborted.take() {
             None => Ok(Drained {
                 elapsed: self.elapsed(now),
                 completed: figures.completed,
@@ -316,7 +316,7 @@ impl Plan {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
-        let cut = Cut {
+        let cut = Aborted {
             left,
             blockers,
             completed: figures.completed,
@@ -329,15 +329,15 @@ impl Plan {
         }
         let has_work = match is_first {
             true => cut.left.has_work(),
-            false => self.cut.is_some(),
+            false => self.aborted.is_some(),
         };
         // Connections end by being cut, the others only by themselves.
         let ends = cut.left.connections.any() || !has_work;
         if ends && !due(add(self.since, WIND_UP), now) {
-            self.cut = self.cut.take().or(Some(cut).filter(|_| has_work));
+            self.aborted = self.aborted.take().or(Some(cut).filter(|_| has_work));
             return;
         }
-        let cut = self.cut.take().unwrap_or(cut);
+        let cut = self.aborted.take().unwrap_or(cut);
         let outcome = Err(self.timed_out(now, cut, figures.refused));
         self.end(outcome, now);
     }
@@ -352,13 +352,13 @@ impl Plan {
             Stage::Serving | Stage::Done => return None,
             Stage::Forced => return add(self.since, WIND_UP),
             Stage::LameDuck => self.draining_at,
-            Stage::Emptying => add(self.since, EMPTYING),
+            Stage::Backlog => add(self.since, BACKLOG_LIMIT),
             Stage::Settling => add(self.since, self.settings.settle),
-            Stage::Awaiting => match self.roll_call {
-                Some((_, since)) => since.checked_add(ROLL_CALL),
-                None => self.awaiting_until(),
+            Stage::LastRead => match self.last_read {
+                Some((_, since)) => since.checked_add(LAST_READ_SILENCE),
+                None => self.last_read_until(),
             },
-            Stage::Parting | Stage::Draining => None,
+            Stage::ClosingConnections | Stage::Draining => None,
         };
         [limit, self.deadline].into_iter().flatten().min()
     }
@@ -412,7 +412,7 @@ impl Plan {
         due
     }
 
-    fn timed_out(&self, now: Instant, cut: Cut, refused: u64) -> DrainTimeout {
+    fn timed_out(&self, now: Instant, cut: Aborted, refused: u64) -> DrainTimeout {
         let figures = Figures {
             completed: cut.completed,
             refused,
@@ -432,7 +432,7 @@ impl Plan {
         figures: Figures,
     ) -> Report {
         // What ends after the cut was left.
-        let (elapsed, completed) = match (&self.outcome, &self.cut) {
+        let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
             (Some(Err(timeout)), _) => (timeout.elapsed, timeout.completed),
             (None, Some(cut)) => (self.elapsed(now), cut.completed),
@@ -469,11 +469,11 @@ impl Plan {
 
 /// What connections have to know.
 #[cfg(feature = "net")]
-impl Plan {
+impl Schedule {
     /// Whether what is left is cut now. Before that, after the deadline, it is given a moment to
     /// end by itself, if none of it is work.
-    pub(crate) fn cuts(&self) -> bool {
-        self.stage == Stage::Done || self.cut.is_some()
+    pub(crate) fn aborts(&self) -> bool {
+        self.stage == Stage::Done || self.aborted.is_some()
     }
 
     /// How long a connection has to have been idle to be closed.
@@ -498,14 +498,14 @@ impl Plan {
 
     /// When a connection is closed that has sent a part of a head.
     pub(crate) fn head_until(&self) -> Option<Instant> {
-        add(self.awaiting_at, HEAD_LIMIT.max(self.settings.grace))
+        add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
     }
 
     /// When an HTTP/2 connection is closed that has had no streams since then and has not answered
     /// the PING.
     pub(crate) fn pong_until(&self, since: Option<Instant>) -> Option<Instant> {
         // `None` is less than any instant.
-        add(self.parting_at.max(since), HEAD_LIMIT)
+        add(self.closing_at.max(since), HEAD_LIMIT)
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::{
     body::ResponseBody,
     drain::{
-        Connection, CounterHandle, Entry, Identity, InFlight, Registered, RequestName, Stage, Token,
+        Connection, ConnectionGuard, CounterHandle, Entry, Identity, InFlight, RequestName, Stage,
+        Token,
     },
     future::ResponseFuture,
     log,
@@ -52,27 +53,27 @@ where
 }
 
 /// A connection's service, as hyper wants it.
-pub(super) struct Calls<S> {
+pub(super) struct ConnectionService<S> {
     pub(super) inner: TowerToHyperService<S>,
     pub(super) handle: CounterHandle,
     pub(super) connection: Arc<Connection>,
     /// That connection, as the drain counts it.
-    pub(super) registered: Registered,
+    pub(super) registered: ConnectionGuard,
     /// What each of its requests gets.
     pub(super) extensions: Option<Extensions>,
     /// They are known by their names.
     pub(super) names: bool,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
     B: Body,
 {
-    type Response = Response<CallBody<B>>;
+    type Response = Response<ConnectionBody<B>>;
     type Error = BoxError;
-    type Future = CallFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, B>;
+    type Future = ConnectionFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, B>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(extensions) = &self.extensions {
@@ -80,7 +81,7 @@ where
         }
         let closing = Closing::of(&request);
         let multiplexed = request.version() == Version::HTTP_2;
-        let mut turn = (!multiplexed).then(|| Turn::new(&self.connection));
+        let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection));
         let mut in_flight = None;
         let is_admitted = match enter(&self.handle, &request) {
             Entry::Counted(token) => {
@@ -88,9 +89,9 @@ where
                 true
             }
             Entry::Uncounted => true,
-            Entry::Refused => match &mut turn {
-                Some(turn) if self.admits_late(&request) => {
-                    turn.late = Some(Late(self.registered.clone()));
+            Entry::Refused => match &mut call {
+                Some(call) if self.admits_late(&request) => {
+                    call.late = Some(Late(self.registered.clone()));
                     true
                 }
                 _ => false,
@@ -109,17 +110,17 @@ where
                 (!multiplexed).then(|| ResponseFuture::refused(Answer::unavailable(), closing))
             }
         };
-        CallFuture {
+        ConnectionFuture {
             response,
             drain,
             name,
             closing,
-            turn,
+            call,
         }
     }
 }
 
-impl<S> Calls<S> {
+impl<S> ConnectionService<S> {
     /// Nobody has told this client yet: the response before, which has only just ended, could not say
     /// `Connection: close` any more. The drain waits for the connection, and this one will be told.
     #[cold]
@@ -137,17 +138,17 @@ impl<S> Calls<S> {
 }
 
 /// A call of HTTP/1 goes on: its connection is not idle.
-struct Turn {
+struct ActiveCall {
     connection: Arc<Connection>,
     late: Option<Late>,
 }
 
 /// A call that its connection alone is counted for, and keeps counted.
-struct Late(Registered);
+struct Late(ConnectionGuard);
 
-impl Turn {
+impl ActiveCall {
     fn new(connection: &Arc<Connection>) -> Self {
-        connection.turn();
+        connection.call_started();
         Self {
             connection: connection.clone(),
             late: None,
@@ -155,9 +156,9 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ActiveCall {
     fn drop(&mut self) {
-        self.connection.turn();
+        self.connection.call_finished();
     }
 }
 
@@ -168,7 +169,7 @@ impl Drop for Late {
 }
 
 pin_project! {
-    pub(super) struct CallFuture<F, B> {
+    pub(super) struct ConnectionFuture<F, B> {
         // `None` is a stream that is refused.
         #[pin]
         response: Option<ResponseFuture<F, B, RequestName>>,
@@ -177,17 +178,17 @@ pin_project! {
         name: log::Call,
         closing: Closing,
         // Last, so that the connection is not idle before the call is over.
-        turn: Option<Turn>,
+        call: Option<ActiveCall>,
     }
 }
 
-impl<F, B, E> Future for CallFuture<F, B>
+impl<F, B, E> Future for ConnectionFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<CallBody<B>>, BoxError>;
+    type Output = Result<Response<ConnectionBody<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -200,19 +201,19 @@ where
         };
         let mut response = match ready!(polled) {
             Ok(response) => response,
-            Err(error) => match (error.into(), &this.turn) {
+            Err(error) => match (error.into(), &this.call) {
                 (error, Some(_)) if error.is::<NotExecuted>() => {
                     Answer::unavailable().into_response(*this.closing)
                 }
                 (error, None) if error.is::<NotExecuted>() => {
                     return Poll::Ready(Err(refused_stream()));
                 }
-                (error, turn) if is_overload(&*error) => {
+                (error, call) if is_overload(&*error) => {
                     this.name.unavailable(&*error);
                     // The connection is kept, unless it closes by itself.
-                    let ends = turn
+                    let ends = call
                         .as_ref()
-                        .is_some_and(|turn| turn.connection.stage() > Stage::Serving);
+                        .is_some_and(|call| call.connection.stage() > Stage::Serving);
                     let closing = if ends { *this.closing } else { Closing::Never };
                     Answer::unavailable().into_response(closing)
                 }
@@ -223,16 +224,16 @@ where
             },
         };
         if this
-            .turn
+            .call
             .as_ref()
-            .is_some_and(|turn| turn.connection.retires())
+            .is_some_and(|call| call.connection.retires())
         {
             let (mut head, body) = response.into_parts();
             this.closing.put_on(&mut head);
             response = Response::from_parts(head, body);
         }
-        let turn = this.turn.take();
-        Poll::Ready(Ok(response.map(|inner| CallBody { inner, turn })))
+        let call = this.call.take();
+        Poll::Ready(Ok(response.map(|inner| ConnectionBody { inner, call })))
     }
 }
 
@@ -297,15 +298,15 @@ impl fmt::Display for NotExecuted {
 impl Error for NotExecuted {}
 
 pin_project! {
-    pub(super) struct CallBody<B> {
+    pub(super) struct ConnectionBody<B> {
         #[pin]
         inner: ResponseBody<B, RequestName>,
         // Last, likewise.
-        turn: Option<Turn>,
+        call: Option<ActiveCall>,
     }
 }
 
-impl<B: Body> Body for CallBody<B> {
+impl<B: Body> Body for ConnectionBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -20,7 +20,7 @@ use crate::drain::ConnectionState;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum Sniffer {
     /// So many bytes have come, all of them HTTP/2's preface.
     Unknown(usize),
     Http1(Http1),
@@ -29,7 +29,7 @@ pub(super) enum Wire {
     Opaque,
 }
 
-impl Wire {
+impl Sniffer {
     pub(super) fn new() -> Self {
         Self::Unknown(0)
     }
@@ -98,7 +98,7 @@ impl Wire {
 
     /// A whole head has come to which no response has begun. Of HTTP/1: the streams of HTTP/2 have
     /// no order.
-    pub(super) fn owes(&self) -> bool {
+    pub(super) fn awaits_response(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.activity() == ConnectionState::Handling)
     }
 
@@ -119,7 +119,7 @@ impl Wire {
 
     /// HTTP/2 without a stream whose peer has not said yet that it knows of the end.
     pub(super) fn waits_for_pong(&self) -> bool {
-        matches!(self, Self::Http2(http2) if !http2.has_streams() && !http2.has_parted())
+        matches!(self, Self::Http2(http2) if !http2.has_streams() && !http2.goaway_sent())
     }
 
     /// The peer is in the middle of a request, and may still be sending.
@@ -152,23 +152,23 @@ mod tests {
         whole.activity()
     }
 
-    fn run(steps: &[(char, &[u8])], cut: usize) -> Wire {
-        let mut wire = Wire::new();
+    fn run(steps: &[(char, &[u8])], cut: usize) -> Sniffer {
+        let mut sniffer = Sniffer::new();
         for (direction, bytes) in steps {
             match direction {
                 '>' => bytes
                     .chunks(cut.min(bytes.len()))
-                    .for_each(|part| wire.read(part)),
+                    .for_each(|part| sniffer.read(part)),
                 // A server writes a response's head at once.
-                _ => wire.wrote(bytes),
+                _ => sniffer.wrote(bytes),
             }
         }
-        wire
+        sniffer
     }
 
     #[test]
     fn a_request_is_followed_from_its_first_byte_to_its_response() {
-        assert_eq!(Wire::new().activity(), ConnectionState::Silent);
+        assert_eq!(Sniffer::new().activity(), ConnectionState::Silent);
         assert_eq!(after(&[('>', &GET[..1])]), ConnectionState::Reading);
         assert_eq!(
             after(&[('>', &GET[..GET.len() - 1])]),
@@ -344,17 +344,17 @@ mod tests {
 
     #[test]
     fn http2_has_parted_with_the_second_goaway() {
-        let wire = |goaways: &[[u8; 4]]| {
-            let mut wire = run(&[('>', PREFACE)], usize::MAX);
+        let sniffer = |goaways: &[[u8; 4]]| {
+            let mut sniffer = run(&[('>', PREFACE)], usize::MAX);
             for last in goaways {
                 let payload = [&last[..], &[0; 4]].concat();
-                wire.wrote(&frame(7, 0, 0, &payload));
+                sniffer.wrote(&frame(7, 0, 0, &payload));
             }
-            wire
+            sniffer
         };
-        assert!(wire(&[]).waits_for_pong());
-        assert!(wire(&[[0x7f, 0xff, 0xff, 0xff]]).waits_for_pong());
-        assert!(!wire(&[[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 3]]).waits_for_pong());
+        assert!(sniffer(&[]).waits_for_pong());
+        assert!(sniffer(&[[0x7f, 0xff, 0xff, 0xff]]).waits_for_pong());
+        assert!(!sniffer(&[[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 3]]).waits_for_pong());
     }
 
     /// SETTINGS_ENABLE_CONNECT_PROTOCOL after another one.
@@ -375,16 +375,16 @@ mod tests {
             assert_eq!(run(&steps, cut).activity(), state, "cut to {cut}");
         }
         // What the server writes may be cut, too.
-        let mut wire = Wire::new();
+        let mut sniffer = Sniffer::new();
         for (side, bytes) in &steps {
             for byte in bytes.chunks(1) {
                 match side {
-                    '>' => wire.read(byte),
-                    _ => wire.wrote(byte),
+                    '>' => sniffer.read(byte),
+                    _ => sniffer.wrote(byte),
                 }
             }
         }
-        assert_eq!(wire.activity(), state);
+        assert_eq!(sniffer.activity(), state);
         state
     }
 

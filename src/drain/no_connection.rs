@@ -26,13 +26,13 @@ impl ConnectionList {
         0
     }
 
-    pub(super) fn awaited(&self) -> usize {
+    pub(super) fn unchecked(&self) -> usize {
         0
     }
 
-    pub(super) fn muster(&self) {}
+    pub(super) fn start_last_read(&self) {}
 
-    pub(super) fn end_roll_call(&self) {}
+    pub(super) fn skip_unchecked(&self) {}
 
     pub(super) fn wake_all(&self) {}
 

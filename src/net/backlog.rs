@@ -4,7 +4,7 @@
 //! The listener is taken from tokio first, so that nothing lies between the last look into the queue
 //! and the close. A client that connects between the two is reset: it is a microsecond, which a storm
 //! of clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
-//! alone, [`shut`](Queue::shut) closes that gap, too.
+//! alone, [`refuse_new`](Backlog::refuse_new) closes that gap, too.
 
 use socket2::{SockRef, Socket};
 #[cfg(feature = "axum")]
@@ -18,13 +18,13 @@ use {
 };
 
 #[derive(Debug)]
-pub(super) enum Queue {
+pub(super) enum Backlog {
     Tcp(net::TcpListener),
     #[cfg(unix)]
     Unix(unix::net::UnixListener),
 }
 
-impl Queue {
+impl Backlog {
     /// Whether that of such a listener can be looked into.
     #[cfg(feature = "axum")]
     pub(super) fn is_of<L: Any>() -> bool {
@@ -50,7 +50,7 @@ impl Queue {
     ///
     /// Not for a socket that another process has, too: it would be deaf from then on.
     #[cfg(target_os = "linux")]
-    pub(super) fn shut(listener: &TcpListener) -> bool {
+    pub(super) fn refuse_new(listener: &TcpListener) -> bool {
         use socket2::SockFilter;
         use std::num::NonZeroU32;
 
@@ -79,7 +79,7 @@ impl Queue {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn shut(_: &TcpListener) -> bool {
+    pub(super) fn refuse_new(_: &TcpListener) -> bool {
         false
     }
 

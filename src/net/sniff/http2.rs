@@ -32,7 +32,7 @@ pub(in crate::net) struct Http2 {
     /// The one whose head the client has begun to send.
     head: Option<u32>,
     /// A GOAWAY was written that says which stream is the last one: the peer knows.
-    parted: Option<u32>,
+    goaway_sent: Option<u32>,
     /// What the server's SETTINGS have said last, as far as it has been written.
     setting: ([u8; 6], usize),
     /// `None` as long as the server has not said that it serves extended CONNECT.
@@ -88,7 +88,7 @@ struct Frame {
 impl Http2 {
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let (open, last, head) = (&mut self.open, &mut self.last, &mut self.head);
-        let served = self.parted.unwrap_or(MAX_STREAM);
+        let served = self.goaway_sent.unwrap_or(MAX_STREAM);
         let tunnels = &mut self.tunnels;
         self.incoming.read(bytes, |frame, part| {
             let has_block = matches!(frame.kind, HEADERS | CONTINUATION);
@@ -119,7 +119,7 @@ impl Http2 {
     }
 
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        let (open, parted) = (&mut self.open, &mut self.parted);
+        let (open, goaway_sent) = (&mut self.open, &mut self.goaway_sent);
         let (setting, tunnels) = (&mut self.setting, &mut self.tunnels);
         self.outgoing
             .read(bytes, |frame, part| match (frame.kind, part) {
@@ -141,7 +141,7 @@ impl Http2 {
                         tunnels.answered(frame.stream);
                     }
                 }
-                (GOAWAY, Part::End) if frame.last != MAX_STREAM => *parted = Some(frame.last),
+                (GOAWAY, Part::End) if frame.last != MAX_STREAM => *goaway_sent = Some(frame.last),
                 _ => {}
             });
     }
@@ -168,8 +168,8 @@ impl Http2 {
         comes || self.head.is_some()
     }
 
-    pub(super) fn has_parted(&self) -> bool {
-        self.parted.is_some()
+    pub(super) fn goaway_sent(&self) -> bool {
+        self.goaway_sent.is_some()
     }
 }
 

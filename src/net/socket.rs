@@ -18,20 +18,20 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 /// Whether there is something to be read; false where it cannot be seen, too.
-pub(crate) fn has_news<T: Any>(io: &T) -> bool {
+pub(crate) fn has_unread_bytes<T: Any>(io: &T) -> bool {
     let io: &dyn Any = io;
     if let Some(tcp) = io.downcast_ref::<TcpStream>() {
-        return peeks(SockRef::from(tcp));
+        return has_unread_bytes_in(SockRef::from(tcp));
     }
     #[cfg(unix)]
     if let Some(unix) = io.downcast_ref::<UnixStream>() {
-        return peeks(SockRef::from(unix));
+        return has_unread_bytes_in(SockRef::from(unix));
     }
     false
 }
 
 /// At the end of what the peer sends there is nothing to be read.
-fn peeks(socket: SockRef<'_>) -> bool {
+fn has_unread_bytes_in(socket: SockRef<'_>) -> bool {
     socket
         .peek(&mut [MaybeUninit::uninit()])
         .is_ok_and(|seen| seen > 0)

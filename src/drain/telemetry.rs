@@ -1,14 +1,14 @@
 //! Says how a drain goes on: to `tracing`, to `metrics`, or to nobody.
 //!
-//! It is asked after each change of the plan, whoever made it, and says each phase once and in order. It
+//! It is asked after each change of the schedule, whoever made it, and says each phase once and in order. It
 //! is said under no lock that anybody waits for, and without letting a panic out: what a subscriber does
 //! is nobody's business here. Only who waits for the end waits for it to be said, and not for ever: the
 //! process may exit as soon as that returns.
 
 use super::{
     phase::Phase,
-    plan::Entered,
     report::{Left, Report},
+    schedule::Entered,
     shared::Shared,
 };
 use std::{
@@ -43,7 +43,7 @@ pub(crate) fn contained(call: impl FnOnce()) {
 
 /// What has been said.
 #[derive(Default)]
-pub(super) struct Observer {
+pub(super) struct Reporter {
     /// The last phase.
     told: AtomicU8,
     telling: Mutex<()>,
@@ -55,21 +55,21 @@ impl Shared {
         if !ENABLED {
             return;
         }
-        let observer = self.observer();
-        if observer.has_told(self.phase()) {
+        let reporter = self.reporter();
+        if reporter.has_told(self.phase()) {
             return;
         }
-        // Who finds somebody telling may go: whoever tells looks once more when it is done. (At the plan
+        // Who finds somebody telling may go: whoever tells looks once more when it is done. (At the schedule
         // itself, under its lock: who has changed it before, is seen.)
-        while !observer.has_told(self.look(|plan| plan.phase())) {
-            let _telling = match observer.telling.try_lock() {
+        while !reporter.has_told(self.look(|schedule| schedule.phase())) {
+            let _telling = match reporter.telling.try_lock() {
                 Ok(telling) => telling,
                 Err(TryLockError::Poisoned(telling)) => telling.into_inner(),
                 Err(TryLockError::WouldBlock) => return,
             };
-            let told = observer.told.load(Ordering::Acquire);
-            let news: Vec<_> = self.look(|plan| {
-                let entered = plan.entered().iter();
+            let told = reporter.told.load(Ordering::Acquire);
+            let news: Vec<_> = self.look(|schedule| {
+                let entered = schedule.entered().iter();
                 entered
                     .filter(|it| it.phase as u8 > told)
                     .copied()
@@ -82,7 +82,7 @@ impl Shared {
                     ..self.brief(left())
                 };
                 contained(|| self.say(&report));
-                observer.told.store(phase as u8, Ordering::Release);
+                reporter.told.store(phase as u8, Ordering::Release);
                 if phase == Phase::Done {
                     self.wake_waiters();
                 }
@@ -94,7 +94,7 @@ impl Shared {
         #[cfg(feature = "tracing")]
         {
             let (outcome, has_lame_duck) =
-                self.look(|plan| (plan.outcome().cloned(), plan.has_lame_duck()));
+                self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
             to_tracing::entered(report, outcome, has_lame_duck);
         }
         #[cfg(feature = "metrics")]
@@ -104,12 +104,12 @@ impl Shared {
 
     /// Says what is left, if it is time to.
     pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
-        if !ENABLED || !self.look(|plan| plan.progress_is_due(now)) {
+        if !ENABLED || !self.look(|schedule| schedule.progress_is_due(now)) {
             return;
         }
         let mut due = false;
         // Of all who look after the hour, one says it.
-        self.update(|plan| due = plan.progress(now));
+        self.update(|schedule| due = schedule.progress(now));
         if due {
             contained(|| {
                 #[cfg(feature = "tracing")]
@@ -122,7 +122,7 @@ impl Shared {
 
     #[cfg(feature = "metrics")]
     pub(super) fn record(&self, report: &Report) {
-        let cut = self.look(|plan| match plan.outcome() {
+        let cut = self.look(|schedule| match schedule.outcome() {
             Some(Err(timeout)) => timeout.left.clone(),
             _ => Left::default(),
         });
@@ -130,7 +130,7 @@ impl Shared {
     }
 }
 
-impl Observer {
+impl Reporter {
     fn has_told(&self, phase: Phase) -> bool {
         self.told.load(Ordering::Acquire) >= phase as u8
     }
@@ -147,7 +147,7 @@ impl Shared {
         loop {
             changes.mark_unchanged();
             self.observe(|| self.left());
-            if self.observer().has_told(Phase::Done) {
+            if self.reporter().has_told(Phase::Done) {
                 return;
             }
             if patience.is_none() {

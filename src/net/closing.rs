@@ -1,4 +1,4 @@
-use super::queue::has_half_done_handshake;
+use super::backlog::has_half_done_handshake;
 use crate::{
     drain::{Drain, Reached, Shared, Stage},
     log,
@@ -28,11 +28,11 @@ const RETRY: Duration = Duration::from_millis(5);
 /// The end of listening, for whatever is listened to.
 ///
 /// While it is open, connections come as they do. At the end of LameDuck what waits in the accept
-/// queue is taken out. Then the door closes, or, where handshakes may still be going on that have
+/// queue is taken out. Then the listener closes, or, where handshakes may still be going on that have
 /// begun before, at the end of the settling.
-pub(super) struct Door {
+pub(super) struct ListenerState {
     shared: Arc<Shared>,
-    state: State,
+    stage: ListenerStage,
     /// The end of LameDuck, then the end of the settling, then the moment when servers are told.
     next: Reached,
     pause: Option<Pin<Box<Sleep>>>,
@@ -42,11 +42,11 @@ pub(super) struct Door {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(super) enum State {
+pub(super) enum ListenerStage {
     Open,
-    Emptying,
+    Backlog,
     Closed,
-    Told,
+    Ended,
 }
 
 /// What is known of handshakes that may still end in the queue, when new ones are kept out of it.
@@ -63,14 +63,14 @@ enum Handshakes {
     Until(Instant),
 }
 
-impl Door {
+impl ListenerState {
     pub(super) fn new(drain: &Drain) -> Self {
         let shared = drain.shared().clone();
         shared.listener_opened();
-        let next = Reached::stage(shared.clone(), Stage::Emptying);
+        let next = Reached::stage(shared.clone(), Stage::Backlog);
         Self {
             shared,
-            state: State::Open,
+            stage: ListenerStage::Open,
             next,
             pause: None,
             emptied: false,
@@ -83,16 +83,16 @@ impl Door {
     }
 
     /// Where it stands by now. It is to be [closed](Self::close) by whoever finds the queue empty.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> State {
-        if self.state == State::Open && self.poll_next(cx).is_ready() {
-            self.state = State::Emptying;
-            self.next = Reached::stage(self.shared.clone(), Stage::Awaiting);
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> ListenerStage {
+        if self.stage == ListenerStage::Open && self.poll_next(cx).is_ready() {
+            self.stage = ListenerStage::Backlog;
+            self.next = Reached::stage(self.shared.clone(), Stage::LastRead);
         }
-        self.state
+        self.stage
     }
 
-    pub(super) fn state(&self) -> State {
-        self.state
+    pub(super) fn stage(&self) -> ListenerStage {
+        self.stage
     }
 
     /// Waits for handshakes that have begun: they may end in the queue until the settling is over. To be
@@ -201,7 +201,7 @@ impl Door {
 
     /// The settling is over, and with it the time for the last look.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.stage() >= Stage::Awaiting || self.poll_next(cx).is_ready()
+        self.drain_stage() >= Stage::LastRead || self.poll_next(cx).is_ready()
     }
 
     fn say_emptied(&mut self) {
@@ -212,13 +212,13 @@ impl Door {
         }
     }
 
-    fn stage(&self) -> Stage {
+    fn drain_stage(&self) -> Stage {
         self.shared.stage()
     }
 
     /// A queue that never runs dry ends here.
     fn is_late(&self) -> bool {
-        self.stage() >= Stage::Parting
+        self.drain_stage() >= Stage::ClosingConnections
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
@@ -230,9 +230,9 @@ impl Door {
 
     /// To be called when the listener has been dropped.
     pub(super) fn close(&mut self) {
-        if self.state < State::Closed {
-            self.state = State::Closed;
-            self.next = Reached::stage(self.shared.clone(), Stage::Parting);
+        if self.stage < ListenerStage::Closed {
+            self.stage = ListenerStage::Closed;
+            self.next = Reached::stage(self.shared.clone(), Stage::ClosingConnections);
             if !self.emptied {
                 self.emptied = true;
                 self.shared.listener_emptied();
@@ -244,10 +244,10 @@ impl Door {
 
     /// Waits, once closed, for the moment when servers are told: a stream that ends before tells
     /// tonic to close its connections.
-    pub(super) fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.state != State::Told {
+    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stage != ListenerStage::Ended {
             ready!(self.poll_next(cx));
-            self.state = State::Told;
+            self.stage = ListenerStage::Ended;
         }
         Poll::Ready(())
     }
@@ -257,15 +257,17 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for ListenerState {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for ListenerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("state", &self.state).finish()
+        f.debug_struct("ListenerState")
+            .field("stage", &self.stage)
+            .finish()
     }
 }
 
