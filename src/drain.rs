@@ -10,11 +10,11 @@ mod counter;
 mod counter_tests;
 mod current;
 mod guard;
-mod name;
 mod outcome;
 mod phase;
 mod registry;
 mod report;
+mod request;
 mod run;
 mod schedule;
 mod shared;
@@ -29,12 +29,8 @@ pub(crate) use self::connection::{CallCounts, Connection};
 pub(crate) use self::current::{Identity, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::contained;
-pub(crate) use self::{
-    counter::Entry, guard::InFlight, name::Label, phase::Stage, schedule::Schedule, shared::Shared,
-};
 pub use self::{
     guard::{DrainGuard, Tracked},
-    name::RequestName,
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
     report::{
@@ -42,15 +38,13 @@ pub use self::{
     },
     run::{Insist, ServerOutput},
 };
+pub(crate) use self::{phase::Stage, request::InFlight, schedule::Schedule, shared::Shared};
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
-#[cfg(feature = "server")]
+pub(crate) type Admission = counter::Admission<Shared>;
 pub(crate) type Token = counter::Token<Shared>;
 
 use self::{guard::ListedGuard, schedule::Settings, shared::SelfWaiting};
-use crate::{
-    layer::{Calls, GracefulLayer},
-    probe::{Liveness, Readiness, Status},
-};
+use crate::probe::{Liveness, Readiness, Status};
 use std::{
     borrow::Cow,
     fmt,
@@ -298,43 +292,6 @@ impl Drain {
             .timeout(timeout)
     }
 
-    /// A layer for HTTP services: counts each request to the end of its response body, and
-    /// answers new ones with a refusal once draining. See [`GracefulLayer`].
-    ///
-    /// ```
-    /// use tower::ServiceBuilder;
-    /// use tower_graceful::Drain;
-    ///
-    /// let drain = Drain::new();
-    /// let builder = ServiceBuilder::new().layer(drain.layer());
-    /// ```
-    pub fn layer(&self) -> GracefulLayer {
-        GracefulLayer::new(self)
-    }
-
-    /// A layer for any other tower service: counts each call to the end of its future, and
-    /// refuses new ones with [`Refused`] as error. See [`GracefulLayer`].
-    ///
-    /// ```
-    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-    /// use tower_graceful::{Drain, Refused};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let drain = Drain::new();
-    /// let double = ServiceBuilder::new()
-    ///     .layer(drain.call_layer())
-    ///     .service(service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n)));
-    ///
-    /// assert_eq!(double.clone().oneshot(21).await.unwrap(), 42);
-    /// drain.begin();
-    /// assert!(double.oneshot(21).await.unwrap_err().is::<Refused>());
-    /// # }
-    /// ```
-    pub fn call_layer(&self) -> GracefulLayer<Calls> {
-        GracefulLayer::for_calls(self)
-    }
-
     /// A service for `/readyz`: 200 while [`Phase::Serving`], 503 ever after. See [`Readiness`].
     pub fn readiness(&self) -> Readiness {
         Readiness::new(self.clone())
@@ -523,7 +480,7 @@ impl Drain {
     ///
     /// At any time, also before the drain. Guards and tasks are in it with the place where they were
     /// taken, connections with what they are doing; requests, if a layer [names
-    /// them](GracefulLayer::name_requests). It visits all of them, and is for people, not for each request.
+    /// them](crate::GracefulLayer::report_requests). It visits all of them, and is for people, not for each request.
     ///
     /// ```
     /// use tower_graceful::{BlockerKind, Drain, Refused};

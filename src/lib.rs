@@ -175,6 +175,7 @@
 #![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 
 mod body;
+pub mod call;
 mod drain;
 mod future;
 mod stream;
@@ -208,10 +209,10 @@ pub use self::{
     drain::{
         Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
         DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
-        RequestName, RunError, ServerOutput, Tracked,
+        RunError, ServerOutput, Tracked,
     },
-    future::{CallFuture, ResponseFuture},
-    layer::{Calls, GracefulLayer, Http},
+    future::ResponseFuture,
+    layer::GracefulLayer,
     probe::{Liveness, ProbeBody, Readiness, Status},
     service::Graceful,
     stream::{EndBody, EndStream},

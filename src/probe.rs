@@ -57,7 +57,7 @@ pub struct Liveness;
 /// [accept](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It names a thousand
 /// blockers at the most, those that are likely to be in the way, and how many more there are.
 ///
-/// It names peers and, where they are [named](crate::GracefulLayer::name_requests), paths: it is for people
+/// It names peers and, where [requests are listed](crate::GracefulLayer::report_requests), paths: it is for people
 /// and machines of the house. Put it beside readiness on a server of its own, which is there while the
 /// other one drains:
 ///

@@ -1,10 +1,9 @@
 //! What a request is told that comes too late, and which requests are spared.
 
-use crate::{body::ResponseBody, drain::Label};
+use crate::body::ResponseBody;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
-    response::Parts,
 };
 use std::sync::LazyLock;
 
@@ -43,23 +42,15 @@ impl<B> From<Response<ResponseBody<B>>> for Answer<B> {
 }
 
 impl<B> Answer<B> {
-    /// What [`Unavailable`] says by default.
-    #[cfg(feature = "server")]
-    pub(crate) fn unavailable() -> Self {
-        Self {
-            kind: Kind::Http { retry_after: 1 },
-        }
-    }
-
-    pub(crate) fn into_response<N: Label>(self, closing: Closing) -> Response<ResponseBody<B, N>> {
+    pub(crate) fn into_response(self, closing: Closing) -> Response<ResponseBody<B>> {
         let response = match self.kind {
-            Kind::Http { retry_after } => return http(retry_after, closing),
-            Kind::Grpc => grpc(),
+            Kind::Http { retry_after } => {
+                return unavailable(retry_after, closing).map(|()| ResponseBody::default());
+            }
+            Kind::Grpc => grpc().map(|()| ResponseBody::default()),
             Kind::Made(response) => *response,
         };
-        let (mut head, body) = response.into_parts();
-        closing.put_on(&mut head);
-        Response::from_parts(head, body.renamed())
+        closing.put_on_response(response)
     }
 }
 
@@ -113,7 +104,8 @@ impl Unavailable {
 
 // Headers are made once and cloned, which is half the work of making them.
 
-fn http<B, N>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B, N>> {
+/// Returns a 503 without a body.
+pub(crate) fn unavailable(retry_after: u32, closing: Closing) -> Response<()> {
     static OPEN: LazyLock<HeaderMap> = LazyLock::new(|| {
         HeaderMap::from_iter([
             (RETRY_AFTER, HeaderValue::from_static("1")),
@@ -126,7 +118,7 @@ fn http<B, N>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B, N>
         headers
     });
 
-    let mut response = Response::new(ResponseBody::default());
+    let mut response = Response::new(());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     closing.date(response.version_mut());
     let headers = response.headers_mut();
@@ -143,7 +135,7 @@ fn http<B, N>(retry_after: u32, closing: Closing) -> Response<ResponseBody<B, N>
 /// [Trailers-Only]: headers that are trailers.
 ///
 /// [Trailers-Only]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
-fn grpc<B, N>() -> Response<ResponseBody<B, N>> {
+fn grpc() -> Response<()> {
     static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
         HeaderMap::from_iter([
             (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
@@ -159,7 +151,7 @@ fn grpc<B, N>() -> Response<ResponseBody<B, N>> {
         ])
     });
 
-    let mut response = Response::new(ResponseBody::default());
+    let mut response = Response::new(());
     *response.headers_mut() = HEADERS.clone();
     response
 }
@@ -176,7 +168,7 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
         let kind = match content_type.map(|value| (value, value.as_bytes())) {
             // gRPC-Web has content types of its own, which its clients insist on.
             Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
-                let mut response = grpc();
+                let mut response = grpc().map(|()| ResponseBody::default());
                 response.headers_mut().insert(CONTENT_TYPE, value.clone());
                 Kind::Made(Box::new(response))
             }
@@ -210,9 +202,9 @@ where
 /// The default [`Exempt`]: no request is.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct NoneExempt;
+pub struct NoExemptions;
 
-impl<Request> Exempt<Request> for NoneExempt {
+impl<Request> Exempt<Request> for NoExemptions {
     fn is_exempt(&self, _: &Request) -> bool {
         false
     }
@@ -251,11 +243,18 @@ impl Closing {
 
     /// Puts it on a response, if it fits there and is not there already.
     #[cold]
-    pub(crate) fn put_on(self, head: &mut Parts) {
-        if self.fits(head.status) {
-            close(&mut head.headers);
-            self.date(&mut head.version);
+    pub(crate) fn put_on(self, status: StatusCode, version: &mut Version, headers: &mut HeaderMap) {
+        if self.fits(status) {
+            close(headers);
+            self.date(version);
         }
+    }
+
+    /// Puts it on a whole response.
+    pub(crate) fn put_on_response<B>(self, response: Response<B>) -> Response<B> {
+        let (mut head, body) = response.into_parts();
+        self.put_on(head.status, &mut head.version, &mut head.headers);
+        Response::from_parts(head, body)
     }
 
     fn date(self, version: &mut Version) {

@@ -211,7 +211,7 @@ struct Settings {
     limits: Limits,
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
-    names: bool,
+    reports_requests: bool,
     /// A client that has closed its half is served on: see [`Serve::http1_half_close`].
     half_close: bool,
     on_connect: Option<OnConnect>,
@@ -287,7 +287,7 @@ impl<S> Serve<S> {
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),
-                names: false,
+                reports_requests: false,
                 half_close: false,
                 on_connect: None,
                 http,
@@ -481,9 +481,9 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Keeps of each request in flight what a [report](Drain::report) names: see
-    /// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests). Default: not.
-    pub fn name_requests(mut self) -> Self {
-        self.settings.names = true;
+    /// [`GracefulLayer::report_requests`](crate::GracefulLayer::report_requests). Default: not.
+    pub fn report_requests(mut self) -> Self {
+        self.settings.reports_requests = true;
         self
     }
 

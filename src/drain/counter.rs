@@ -46,6 +46,13 @@
 //! * A thread that is late must not act on the next drain of the block. So a helper closes only words
 //!   of its own generation, and the last one out finds the owner by the generation of its word.
 //!
+//! # Tokens that carry details
+//!
+//! A request that a report lists carries what is known of it ([`Token::with_details`]). Its token has a
+//! shard for itself, which is not one of the block's: the word of it is slow and closed, with a count of 1,
+//! so leaving takes the cold branch. There the details are dropped, then the token that was counted.
+//! Such shards are kept with the shard that the request has entered by, and used again.
+//!
 //! A token that is never dropped (`mem::forget`) costs its block, and nothing else. A shard holds 2^32
 //! tokens; one that is leaked by the request would need that many to disturb the next field.
 //!
@@ -86,6 +93,9 @@ pub(crate) trait Owner: Send + Sync + Sized + 'static {
     /// Makes the data of a block that is used again as good as new.
     fn reset(data: &Self::Data);
 
+    /// What a token may carry; see [`Token::with_details`].
+    type Details: Send;
+
     /// Called once, after the close, when the last token has left.
     fn counter_emptied(self: &Arc<Self>);
 }
@@ -125,6 +135,15 @@ struct Slot<O> {
 struct Shard<O: Owner> {
     word: AtomicU64,
     block: OnceLock<&'static Block<O>>,
+    /// What the token carries for which this shard was made. Other shards have none.
+    carried: Option<Mutex<Option<Carried<O>>>>,
+    /// Shards for tokens that carry details, free for the next ones that enter by this shard.
+    spare: Mutex<Vec<&'static Shard<O>>>,
+}
+
+struct Carried<O: Owner> {
+    details: O::Details,
+    token: Token<O>,
 }
 
 const SLOW: u64 = 1 << 32;
@@ -151,7 +170,7 @@ pub(crate) struct Token<O: Owner> {
 }
 
 /// What a look closer comes to.
-pub(crate) enum Entry<O: Owner> {
+pub(crate) enum Admission<O: Owner> {
     Counted(Token<O>),
     /// The drain was dropped before it began.
     Uncounted,
@@ -274,12 +293,8 @@ impl<O: Owner> Drop for Counter<O> {
 impl<O: Owner> Block<O> {
     fn leak(pool: &'static Pool<O>, shards: usize) -> &'static Self {
         let count = shards.max(1).next_power_of_two();
-        let shard = || Shard {
-            word: AtomicU64::new(0),
-            block: OnceLock::new(),
-        };
         let block: &'static Self = Box::leak(Box::new(Self {
-            shards: (0..count).map(|_| shard()).collect(),
+            shards: (0..count).map(|_| Shard::new(None)).collect(),
             mask: count - 1,
             open_shards: AtomicUsize::new(0),
             at_begin: AtomicU64::new(0),
@@ -353,6 +368,31 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
+    fn new(carried: Option<Mutex<Option<Carried<O>>>>) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            block: OnceLock::new(),
+            carried,
+            spare: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Makes a shard for a token that carries details.
+    fn leak(block: &'static Block<O>) -> &'static Self {
+        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(Mutex::new(None)))));
+        assert!(shard.block.set(block).is_ok(), "set once, here");
+        shard
+    }
+
+    fn carried(&self) -> Option<MutexGuard<'_, Option<Carried<O>>>> {
+        let carried = self.carried.as_ref()?;
+        Some(carried.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<&'static Self>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn block(&self) -> &'static Block<O> {
         self.block.get().expect("set when the block was made")
     }
@@ -380,13 +420,13 @@ impl<O: Owner> CounterHandle<O> {
 
     /// Counts a request in if the shard is open and `admits` says so, or refuses it.
     #[cold]
-    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Entry<O> {
+    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Admission<O> {
         let shard = self.shard();
         // Acquire: a word that is slow comes with the stage that was set before, and a closed one with
         // all that came before the close.
         let mut word = shard.word.load(Ordering::Acquire);
         if word & GENERATIONS != self.open {
-            return Entry::Uncounted;
+            return Admission::Uncounted;
         }
         if admits(&self.block.data) {
             while word & (GENERATIONS | CLOSED) == self.open {
@@ -401,18 +441,18 @@ impl<O: Owner> CounterHandle<O> {
                             // Relaxed: leaving publishes it.
                             self.block.since_begin.fetch_add(1, Ordering::Relaxed);
                         }
-                        return Entry::Counted(Token { shard });
+                        return Admission::Counted(Token { shard });
                     }
                     Err(now) => word = now,
                 }
             }
             if word & GENERATIONS != self.open {
-                return Entry::Uncounted;
+                return Admission::Uncounted;
             }
         }
         self.close();
         fence(Ordering::Acquire);
-        Entry::Refused
+        Admission::Refused
     }
 
     fn close(&self) {
@@ -429,6 +469,12 @@ impl<O: Owner> CounterHandle<O> {
     #[inline]
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self.block) as usize
+    }
+
+    /// Returns how many shards this thread's tokens that carry details have left for the next ones.
+    #[cfg(test)]
+    pub(crate) fn spare(&self) -> usize {
+        self.shard().spare().len()
     }
 
     /// Returns the owner, if it is still there.
@@ -452,10 +498,44 @@ impl<O: Owner> Clone for CounterHandle<O> {
 impl<O: Owner> Copy for CounterHandle<O> {}
 
 impl<O: Owner> Token<O> {
-    /// Returns whether the drain has begun, as far as this thread knows.
+    /// Returns whether to look closer: the drain has begun, as far as this thread knows, or the token
+    /// carries details.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.shard.word.load(Ordering::Relaxed) & SLOW != 0
+    }
+
+    /// Returns whether the drain has begun, as far as this thread knows.
+    #[cold]
+    pub(crate) fn has_begun(&self) -> bool {
+        match self.shard.carried().as_deref() {
+            Some(Some(carried)) => carried.token.is_slow(),
+            _ => self.is_slow(),
+        }
+    }
+
+    /// Returns a token that stands for this one and carries details, which are dropped with it.
+    ///
+    /// It has a shard of its own, whose word is always slow. So a token is one reference whether it
+    /// carries details or not, and a request without details pays nothing for those that have some.
+    #[cold]
+    pub(crate) fn with_details(self, details: O::Details) -> Self {
+        let spare = self.shard.spare().pop();
+        let shard = spare.unwrap_or_else(|| Shard::leak(self.shard.block()));
+        if let Some(mut carried) = shard.carried() {
+            let token = self;
+            *carried = Some(Carried { details, token });
+        }
+        shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
+        Token { shard }
+    }
+
+    /// Passes the details, if the token carries some, to `look`.
+    #[cold]
+    pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
+        if let Some(Some(carried)) = self.shard.carried().as_deref() {
+            look(&carried.details);
+        }
     }
 
     /// See [`CounterHandle::address`].
@@ -483,8 +563,21 @@ impl<O: Owner> Drop for Token<O> {
 #[cold]
 #[inline(never)]
 fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
-    if before & CLOSED != 0 && before & COUNT == 1 {
-        fence(Ordering::Acquire);
-        shard.block().shard_emptied(before & GENERATIONS);
+    if before & CLOSED == 0 || before & COUNT != 1 {
+        return;
+    }
+    fence(Ordering::Acquire);
+    // Under its lock no longer than that: dropping details may take other locks.
+    let carried = shard.carried().map(|mut carried| carried.take());
+    match carried {
+        None => shard.block().shard_emptied(before & GENERATIONS),
+        Some(carried) => {
+            if let Some(Carried { details, token }) = carried {
+                token.shard.spare().push(shard);
+                // Before the token: the end of the drain comes after all details are dropped.
+                drop(details);
+                drop(token);
+            }
+        }
     }
 }

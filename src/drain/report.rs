@@ -110,7 +110,7 @@ pub struct Blocker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockerKind {
-    /// A request that a layer has been told to [name](crate::GracefulLayer::name_requests).
+    /// A request, where [requests are listed](crate::GracefulLayer::report_requests).
     /// (Those that are not named are in [`Left::requests`] only.)
     Request,
     /// A connection, and what it was last seen doing.

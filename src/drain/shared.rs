@@ -2,13 +2,13 @@
 
 use super::{
     connection::ConnectionList,
-    counter::{Counter, CounterHandle, Entry, Owner, Pool},
+    counter::{Admission, Counter, CounterHandle, Owner, Pool},
     current::is_inside,
     guard::Work,
-    name::Asked,
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
     report::{Blockers, Left, Report},
+    request::{ListedRequest, RequestEntry},
     schedule::{Figures, Open, Schedule, Settings},
     telemetry::Reporter,
 };
@@ -54,8 +54,8 @@ pub(crate) struct RequestData {
     /// The schedule's stage once more, to be read without a lock.
     stage: AtomicU8,
     refused: AtomicU64,
-    /// Those that have a name.
-    requests: Registry<Asked>,
+    /// Those that are listed.
+    requests: Registry<RequestEntry>,
 }
 
 static POOL: LazyLock<Pool<Shared>> = LazyLock::new(Pool::new);
@@ -66,13 +66,14 @@ impl RequestData {
         Stage::from_u8(self.stage.load(Ordering::Acquire))
     }
 
-    pub(super) fn requests(&self) -> &Registry<Asked> {
+    pub(super) fn requests(&self) -> &Registry<RequestEntry> {
         &self.requests
     }
 }
 
 impl Owner for Shared {
     type Data = RequestData;
+    type Details = ListedRequest;
 
     fn reset(data: &RequestData) {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
@@ -93,7 +94,10 @@ impl CounterHandle<Shared> {
     /// Counts a request in or refuses it, once the drain has begun. One that would open what is about
     /// to be closed (`is_late_upgrade`) is refused a little earlier than others.
     #[cold]
-    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Entry<Shared> {
+    pub(crate) fn enter_draining(
+        &self,
+        is_late_upgrade: impl FnOnce() -> bool,
+    ) -> Admission<Shared> {
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Nobody else may be there to say that it is time. No further than to the close: the
@@ -104,7 +108,7 @@ impl CounterHandle<Shared> {
             }
             let stage = self.stage();
             if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
-                return Entry::Refused;
+                return Admission::Refused;
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
@@ -369,7 +373,7 @@ impl Shared {
     fn blockers(&self, now: Instant) -> Blockers {
         let mut all = Vec::new();
         let requests = self.counter.data().requests();
-        requests.each(|asked| all.push(asked.report(now)));
+        requests.each(|request| all.push(request.report(now)));
         self.works.each(|work| all.push(work.report(now)));
         self.connections.list(now, &mut all);
         Blockers::new(all)

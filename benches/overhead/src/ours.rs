@@ -18,6 +18,7 @@ pub(crate) struct Nobody;
 
 impl Owner for Nobody {
     type Data = ();
+    type Details = ();
 
     fn reset((): &()) {}
 

@@ -99,7 +99,7 @@ fn serving() -> Stack {
 /// Likewise, and each of them is in the list that a report shows.
 fn named() -> Stack {
     let drain = Drain::new();
-    let layer = drain.layer().name_requests();
+    let layer = drain.layer().report_requests();
     forget(drain);
     Stack::new(layer)
 }

@@ -15,7 +15,7 @@ mod sync;
 #[cfg(test)]
 mod tests {
     use super::{
-        counter::{Counter, CounterHandle, Entry, Owner, Pool, Token},
+        counter::{Admission, Counter, CounterHandle, Owner, Pool, Token},
         sync::stand_on,
     };
     use loom::{
@@ -36,9 +36,27 @@ mod tests {
         /// One flag per request: it is inside.
         inside: [AtomicBool; 2],
         emptied: AtomicUsize,
+        /// How many tokens carry details.
+        listed: AtomicUsize,
         /// Who drops an `Arc` comes before who drops the last one. Here it is said again, as loom does not
         /// know of std's.
         arc: AtomicUsize,
+    }
+
+    /// What a token carries: it is in a list.
+    struct Listed(&'static Data);
+
+    impl Listed {
+        fn new(token: &Token<Drain>) -> Self {
+            token.data().listed.fetch_add(1, Ordering::Relaxed);
+            Self(token.data())
+        }
+    }
+
+    impl Drop for Listed {
+        fn drop(&mut self) {
+            self.0.listed.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     impl Drop for Drain {
@@ -49,6 +67,7 @@ mod tests {
 
     impl Owner for Drain {
         type Data = Data;
+        type Details = Listed;
 
         fn reset(data: &Data) {
             data.closed.store(false, Ordering::Relaxed);
@@ -60,6 +79,7 @@ mod tests {
             for inside in &data.inside {
                 assert!(!inside.load(Ordering::Relaxed), "one is still inside");
             }
+            assert_eq!(data.listed.load(Ordering::Relaxed), 0, "one is listed");
             data.emptied.fetch_add(1, Ordering::Relaxed);
             data.arc.fetch_add(1, Ordering::AcqRel);
         }
@@ -107,10 +127,10 @@ mod tests {
         builder.check(test);
     }
 
-    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Entry<Drain> {
+    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Admission<Drain> {
         stand_on(shard);
         match handle.enter() {
-            Some(token) => Entry::Counted(token),
+            Some(token) => Admission::Counted(token),
             None => handle.enter_late(|data| !data.closed.load(Ordering::Acquire)),
         }
     }
@@ -118,9 +138,9 @@ mod tests {
     /// Enters on a shard as request `me`, if admitted.
     fn enter(handle: &CounterHandle<Drain>, me: usize, shard: usize) -> Option<Token<Drain>> {
         let token = match entry(handle, shard) {
-            Entry::Counted(token) => token,
-            Entry::Uncounted => panic!("its drain is there"),
-            Entry::Refused => return None,
+            Admission::Counted(token) => token,
+            Admission::Uncounted => panic!("its drain is there"),
+            Admission::Refused => return None,
         };
         let emptied = token.data().emptied.load(Ordering::Relaxed);
         assert_eq!(emptied, 0, "admitted after the end");
@@ -186,6 +206,32 @@ mod tests {
         });
     }
 
+    /// A token that carries details is counted like any other, and its details are gone when the drain
+    /// ends. Two tokens have the same shard of their own, one after the other.
+    ///
+    /// Fails if the details are dropped after the token that was counted.
+    #[test]
+    fn details_are_dropped_before_the_end() {
+        model(|| {
+            let drain = Drain::new(2);
+            let carrying = |me| {
+                let token = enter(&drain.handle(), me, 0)?;
+                let details = Listed::new(&token);
+                Some(token.with_details(details))
+            };
+            leave(carrying(0).expect("open"), 0);
+            let second = carrying(1).expect("open");
+            let mut seen = false;
+            second.details(|listed| seen = std::ptr::eq(listed.0, second.data()));
+            assert!(seen && second.is_slow() && !second.has_begun());
+            let leaves = thread::spawn(move || leave(second, 1));
+            drain.close();
+            leaves.join().unwrap();
+            assert_eq!(drain.emptied(), 1, "said once");
+            drain.end();
+        });
+    }
+
     /// What each request did before it left is seen by the owner that is told that all have left.
     ///
     /// Fails if `open_shards` goes down with less than `AcqRel`.
@@ -220,7 +266,8 @@ mod tests {
             let call = thread::spawn(move || {
                 stand_on(0);
                 // Not by the look at the stage, which says so by itself.
-                if handle.enter().is_none() && matches!(handle.enter_late(|_| true), Entry::Refused)
+                if handle.enter().is_none()
+                    && matches!(handle.enter_late(|_| true), Admission::Refused)
                 {
                     assert!(data.closed.load(Ordering::Relaxed), "refused, but by whom");
                 }
@@ -244,7 +291,7 @@ mod tests {
                 let entry = |shard| {
                     stand_on(shard);
                     handle.enter().is_some()
-                        || matches!(handle.enter_late(|_| true), Entry::Counted(_))
+                        || matches!(handle.enter_late(|_| true), Admission::Counted(_))
                 };
                 if !entry(0) {
                     assert!(!entry(1), "admitted after a refusal");
@@ -409,7 +456,7 @@ mod tests {
             leaves.join().unwrap();
             late.join().unwrap();
             assert!(
-                !matches!(entry(&old, 0), Entry::Counted(_)),
+                !matches!(entry(&old, 0), Admission::Counted(_)),
                 "of another drain"
             );
             assert_eq!(next.counter.inside(), 1, "a stranger is counted");

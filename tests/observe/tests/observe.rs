@@ -474,7 +474,7 @@ async fn it_serialises_and_is_served_as_json() {
     let mut service =
         drain
             .layer()
-            .name_requests()
+            .report_requests()
             .layer(service_fn(async |_: Request<Empty<Bytes>>| {
                 Ok::<_, Infallible>(Response::new(Body::new(1).1))
             }));

@@ -237,11 +237,11 @@ fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
     }
     let server: Naming = match kind {
         Kind::Serve => {
-            let server = tower_graceful::serve(tcp, app).name_requests();
+            let server = tower_graceful::serve(tcp, app).report_requests();
             Box::pin(server.with_drain(drain.clone()).into_future())
         }
         Kind::Axum => {
-            let app = app.layer(drain.layer().name_requests());
+            let app = app.layer(drain.layer().report_requests());
             let app = app.into_make_service_with_connect_info::<SocketAddr>();
             let server = axum::serve(drain.listener(tcp).tap_io(|_| {}), app)
                 .with_graceful_shutdown(drain.shutdown_signal());
@@ -251,7 +251,7 @@ fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
         Kind::Tonic | Kind::Tonic2 => {
             let server = tonic::transport::Server::builder()
                 .accept_http1(true)
-                .layer(drain.layer().name_requests())
+                .layer(drain.layer().report_requests())
                 .serve_with_incoming_shutdown(
                     Routes::from(app),
                     drain.incoming(tonic::transport::server::TcpIncoming::from(tcp)),
