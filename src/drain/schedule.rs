@@ -180,7 +180,7 @@ impl Schedule {
         self.draining_at = Some(now);
     }
 
-    /// Moves the deadline to now; what that means, [`settle`](Self::settle) says. The first of
+    /// Moves the deadline to now; what that means, [`enforce_deadline`](Self::enforce_deadline) says. The first of
     /// several that force is the one that a report names.
     pub(super) fn force(&mut self, now: Instant, by: ForcedBy) {
         if self.stage < Stage::Forced {
@@ -290,7 +290,7 @@ impl Schedule {
     }
 
     /// The last one has left.
-    pub(super) fn vacated(&mut self, now: Instant, figures: Figures) {
+    pub(super) fn emptied(&mut self, now: Instant, figures: Figures) {
         if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
@@ -306,7 +306,7 @@ impl Schedule {
     }
 
     /// What the deadline means for a drain in which this is left.
-    pub(super) fn settle(
+    pub(super) fn enforce_deadline(
         &mut self,
         now: Instant,
         left: Left,
