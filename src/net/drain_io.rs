@@ -247,7 +247,7 @@ impl Monitor {
         let connection = self.registered.connection();
         if self.sniffer.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
-            connection.is_multiplexed();
+            connection.mark_multiplexed();
         }
         connection.publish(activity, expected);
         self.shown = (activity, expected);
@@ -301,7 +301,7 @@ impl Monitor {
         } else if self.idle_since.is_none() {
             // Its last stream has ended: only now there is a limit, for one who reads.
             self.idle_since = Some(Instant::now());
-            self.registered.connection().wake();
+            self.registered.connection().wake_reader();
         }
     }
 
@@ -309,7 +309,7 @@ impl Monitor {
     /// else: errs if it is to be cut, and sees to it that the task is woken when it is.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = self.registered.connection();
-        connection.wake_writer(cx.waker());
+        connection.register_writer(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
         while self.enter()? >= Stage::LastRead {
             let next = self
@@ -348,7 +348,7 @@ impl Monitor {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.reading = true;
         let connection = self.registered.connection();
-        connection.wake_reader(cx.waker());
+        connection.register_reader(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
         if connection.stage() < Stage::LastRead {
             return Poll::Pending;
@@ -538,7 +538,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             return Poll::Ready(Ok(()));
         };
         let connection = monitor.registered.connection();
-        connection.wake_reader(cx.waker());
+        connection.register_reader(cx.waker());
         // After that: a change of the stage from here on wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(Ok(()));

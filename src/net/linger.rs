@@ -143,7 +143,7 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     connection.publish(ConnectionState::Opaque, false);
     let mut linger = Linger::http1();
     poll_fn(|cx| {
-        connection.wake_reader(cx.waker());
+        connection.register_reader(cx.waker());
         // After that: a change of the stage from here on wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(());

@@ -107,7 +107,7 @@ where
                 return Poll::Ready(());
             };
             let peer = address.into();
-            registered.keep(self.permit.take());
+            registered.keep_permit(self.permit.take());
             let service = make(&peer);
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.

@@ -209,7 +209,7 @@ impl<'a> Driver<'a> {
     #[inline]
     fn listen(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.wake_driver(cx.waker());
+        connection.register_driver(cx.waker());
         // After that: whoever changes the stage from here on, wakes.
         connection.stage()
     }
