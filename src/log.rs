@@ -72,7 +72,10 @@ impl Call {
         if let Some((method, uri)) = self.0.as_deref() {
             contained(|| {
                 let (path, error) = (uri.path(), Chain(error));
-                tracing::error!(target: "tower_graceful", %method, path, %error, "the service failed");
+                tracing::error!(
+                    target: "tower_graceful", %method, path, %error,
+                    "the service failed"
+                );
             });
         }
         let _ = (&self.0, error);
@@ -85,7 +88,10 @@ impl Call {
         if let Some((method, uri)) = self.0.as_deref() {
             contained(|| {
                 let (path, error) = (uri.path(), Chain(error));
-                tracing::debug!(target: "tower_graceful", %method, path, %error, "answered with 503");
+                tracing::debug!(
+                    target: "tower_graceful", %method, path, %error,
+                    "answered with 503"
+                );
             });
         }
         let _ = (&self.0, error);
