@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use tonic::service::Routes;
 use tower_graceful::{Blocker, BlockerKind, ConnectionState, Drain, Phase, RunError};
 
-/// Asks until it is so: what a connection does, the server hears of when it does.
+/// Polls until `look` returns a value, as the server sees a client's bytes a moment later.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     guarded(async {
         loop {
@@ -27,7 +27,7 @@ fn local(client: &Client) -> SocketAddr {
     client.stream.local_addr().expect("connected")
 }
 
-/// What the report says of that client's connection.
+/// Returns the entry of a client's connection in the report.
 fn connection(drain: &Drain, peer: SocketAddr) -> Option<(ConnectionState, Blocker)> {
     let report = drain.report();
     let mut all = report.blockers.iter().filter(|it| it.peer == Some(peer));
@@ -148,7 +148,7 @@ async fn requests_are_named_on_each_server() {
     }
 }
 
-/// It is there as long as it listens, and the report says where it was awaited.
+/// A server is in the report as long as it listens, with the place where it was awaited.
 #[tokio::test]
 async fn a_server_is_in_it() {
     let drain = Drain::new();
@@ -181,7 +181,7 @@ async fn requests_are_named_on_one_connection() {
     assert_eq!(paths, ["/gate", "/stuck"]);
 }
 
-/// What was cut is in the outcome by name, and is not what was completed.
+/// Aborted requests are in the outcome by name, and do not count as completed.
 #[tokio::test]
 async fn what_is_cut_is_named_and_not_completed() {
     for kind in ALL {
@@ -220,7 +220,7 @@ type Naming = std::pin::Pin<
     Box<dyn Future<Output = Result<tower_graceful::Drained, tower_graceful::DrainTimeout>> + Send>,
 >;
 
-/// Servers that are told to name their requests, each in its way.
+/// Starts a server that lists its requests by name.
 fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
     let tcp = bind();
     let address = tcp.local_addr().expect("bound");
@@ -285,7 +285,7 @@ async fn i72_a_request_can_begin_its_own_drain() {
     }
 }
 
-/// It waits for itself, to the deadline; whoever reads the report is told so.
+/// The request waits for itself until the deadline, and the report shows that.
 #[tokio::test]
 async fn i72_a_request_that_waits_for_its_own_drain_is_said() {
     for kind in ALL {
