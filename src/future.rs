@@ -1,8 +1,4 @@
-use crate::{
-    body::ResponseBody,
-    drain::InFlight,
-    refusal::{Answer, Closing},
-};
+use crate::{body::ResponseBody, close::Closing, drain::InFlight, refusal::Answer};
 use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;

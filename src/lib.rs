@@ -176,6 +176,7 @@
 
 mod body;
 pub mod call;
+mod close;
 mod drain;
 mod future;
 mod stream;

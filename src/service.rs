@@ -1,9 +1,10 @@
 use crate::{
     body::ResponseBody,
+    close::Closing,
     drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage, Token},
     future::{Admitted, ResponseFuture, State},
     layer::{GracefulLayer, Settings},
-    refusal::{Closing, Exempt, NoExemptions, Refusal, Unavailable},
+    refusal::{Exempt, NoExemptions, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;

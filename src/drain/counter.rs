@@ -1,4 +1,4 @@
-//! Counts the requests in flight, and says when the last one has left.
+//! Counts the requests in flight and calls the owner when the last one has left.
 //!
 //! No tokio, no wakers, no clock: `tests/loom` compiles this file over loom's primitives and sees all
 //! of it.
@@ -20,8 +20,8 @@
 //! * **Leave** (drop of a [`Token`]) is one subtraction, on the shard that the token has entered by,
 //!   whatever thread drops it. (A count that is entered on one shard and left on another can add up
 //!   to 0 while a request lives; `LongAdder` does.)
-//! * **Begin** ([`Counter::begin`]) sets `slow` on each shard. That is all that a request asks, on its
-//!   way in and when the head of its response is there: with `slow`, it looks closer.
+//! * **Begin** ([`Counter::begin`]) sets `slow` on each shard. A request checks only that bit,
+//!   at its entry and when the head of its response is there. If it is set, the request takes a cold path.
 //! * **Close** ([`Counter::close`]) sets `closed` on each shard, in one step with a look at its count.
 //!   A closed shard can only lose. The token that empties a closed shard, or the close that finds it
 //!   empty, takes one from `open_shards`; the last one calls [`Owner::counter_emptied`]. Each shard is
@@ -85,34 +85,34 @@ use super::sync::{
 };
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-/// What a counter belongs to.
+/// Owns a counter.
 pub(crate) trait Owner: Send + Sync + Sized + 'static {
-    /// What requests read and write without a way to the owner. It lives in the block.
+    /// What requests read and write without a reference to the owner. It lives in the block.
     type Data: Default + Send + Sync;
 
-    /// Makes the data of a block that is used again as good as new.
+    /// Resets the data of a block that is used again.
     fn reset(data: &Self::Data);
 
-    /// What a token may carry; see [`Token::with_details`].
+    /// What a token can carry; see [`Token::with_details`].
     type Details: Send;
 
-    /// Called once, after the close, when the last token has left.
+    /// Is called once, after the close, when the last token has left.
     fn counter_emptied(self: &Arc<Self>);
 }
 
-/// The blocks that are free.
+/// Keeps the free blocks.
 pub(crate) struct Pool<O: Owner>(Mutex<Vec<&'static Block<O>>>);
 
-/// The shards of one drain, and of the next one that uses them.
+/// Holds the shards of one drain, and later of the next drain that uses the block.
 pub(crate) struct Block<O: Owner> {
     shards: Box<[Shard<O>]>,
-    /// One less than there are shards.
+    /// The number of shards minus 1.
     mask: usize,
-    /// How many shards are open, or hold a token.
+    /// The number of shards that are open or hold a token.
     open_shards: AtomicUsize,
-    /// How many tokens there were when the drain began.
+    /// The number of tokens when the drain began.
     at_begin: AtomicU64,
-    /// How many tokens were given out since.
+    /// The number of entries since the drain began.
     since_begin: AtomicU64,
     data: O::Data,
     slot: Mutex<Slot<O>>,
@@ -121,23 +121,23 @@ pub(crate) struct Block<O: Owner> {
     pool: &'static Pool<O>,
 }
 
-/// The way to the owner.
+/// Refers to the owner.
 struct Slot<O> {
     generation: u64,
     owner: Weak<O>,
-    /// Keeps the owner while a drain goes on that nobody holds.
+    /// Keeps the owner of a running drain that has no handle left.
     kept: Option<Arc<O>>,
 }
 
-/// Written by the threads of one shard only: a line of its own, and the one that the prefetcher pairs
-/// with it.
+/// Counts the tokens of some threads. It has a cache line of its own, and the line that the prefetcher
+/// pairs with it.
 #[repr(align(128))]
 struct Shard<O: Owner> {
     word: AtomicU64,
     block: OnceLock<&'static Block<O>>,
-    /// What the token carries for which this shard was made. Other shards have none.
+    /// What the token carries, in a shard that was made for one token.
     carried: Option<Mutex<Option<Carried<O>>>>,
-    /// Shards for tokens that carry details, free for the next ones that enter by this shard.
+    /// Free shards for tokens that enter by this shard and carry details.
     spare: Mutex<Vec<&'static Shard<O>>>,
 }
 
@@ -152,24 +152,24 @@ const GENERATION: u64 = 1 << 34;
 const COUNT: u64 = SLOW - 1;
 const GENERATIONS: u64 = !(GENERATION - 1);
 
-/// The counter of one drain. Its drop retires the block.
+/// Counts the requests of one drain. Its drop retires the block.
 pub(crate) struct Counter<O: Owner> {
     handle: CounterHandle<O>,
 }
 
-/// The way in, for layers and services. Not itself counted.
+/// Gives out tokens, in layers and services. A handle itself is not counted.
 pub(crate) struct CounterHandle<O: Owner> {
     block: &'static Block<O>,
     /// An open word of this drain, without a count.
     open: u64,
 }
 
-/// One request that is counted, until this is dropped.
+/// Counts one request until it is dropped.
 pub(crate) struct Token<O: Owner> {
     shard: &'static Shard<O>,
 }
 
-/// What a look closer comes to.
+/// Tells how a request was admitted, or that it was not.
 pub(crate) enum Admission<O: Owner> {
     Counted(Token<O>),
     /// The drain was dropped before it began.
@@ -198,7 +198,7 @@ impl<O: Owner> Counter<O> {
     pub(crate) fn new(pool: &'static Pool<O>, shards: usize, owner: Weak<O>) -> Self {
         let free = pool.lock().pop();
         let block = free.unwrap_or_else(|| Block::leak(pool, shards));
-        // Nobody is in. A caller with an old handle finds another generation.
+        // No token is left. A caller with an old handle finds another generation.
         let before = block.shards[0].word.load(Ordering::Relaxed);
         let open = (before & GENERATIONS).wrapping_add(GENERATION);
         O::reset(&block.data);
@@ -230,8 +230,8 @@ impl<O: Owner> Counter<O> {
         &self.handle.block.data
     }
 
-    /// Has requests look closer from now on, and keeps the owner until [`release`](Self::release).
-    /// To be called once, before the first [`close`](Self::close).
+    /// Sends requests to the cold path from now on and keeps the owner until
+    /// [`release`](Self::release). Call it once, before the first [`close`](Self::close).
     pub(crate) fn begin(&self, owner: Arc<O>) {
         let block = self.handle.block;
         for shard in &block.shards {
@@ -242,18 +242,18 @@ impl<O: Owner> Counter<O> {
         block.slot().kept = Some(owner);
     }
 
-    /// Gives back the owner that [`begin`](Self::begin) has kept; to be dropped under no lock.
+    /// Returns the owner that [`begin`](Self::begin) has kept. Drop it under no lock.
     pub(crate) fn release(&self) -> Option<Arc<O>> {
         self.handle.block.slot().kept.take()
     }
 
-    /// Admits nothing more; from here on the number inside only falls. To be called after
-    /// [`begin`](Self::begin); again does no harm, and returns only when every shard is closed.
+    /// Closes each shard: no request enters any more. Call it after [`begin`](Self::begin). A second call
+    /// is harmless, and returns only when every shard is closed.
     pub(crate) fn close(&self) {
         self.handle.close();
     }
 
-    /// Returns how many tokens there are. Exact for each shard; see the module's text for the sum.
+    /// Returns the number of tokens. It is exact for each shard; for the sum see the module's text.
     pub(crate) fn inside(&self) -> usize {
         let words = self.handle.block.shards.iter();
         // Acquire: a 0 comes with all that was done by those that have left.
@@ -262,7 +262,7 @@ impl<O: Owner> Counter<O> {
             .sum()
     }
 
-    /// Returns how many have ended since the begin, if so many are inside.
+    /// Returns how many requests have ended since the begin, given the number inside.
     pub(crate) fn ended(&self, inside: usize) -> u64 {
         let block = self.handle.block;
         let entered =
@@ -318,8 +318,8 @@ impl<O: Owner> Block<O> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shuts the shards that are open in that generation: a helper may be late, and find the block
-    /// with another drain.
+    /// Closes the shards that are open in the given generation. (A late helper may find the block in use
+    /// by another drain.)
     fn shut(&self, open: u64, shut: impl Fn(u64) -> u64) {
         for shard in &self.shards {
             let mut word = shard.word.load(Ordering::Relaxed);
@@ -356,7 +356,7 @@ impl<O: Owner> Block<O> {
         self.recycle();
     }
 
-    /// Gives the block back, if its drain is gone and nobody is in.
+    /// Returns the block to the pool, if its drain is gone and no token is left.
     fn recycle(&self) {
         let mut free = self.pool.lock();
         let is_empty = self.open_shards.load(Ordering::Acquire) == 0;
@@ -404,7 +404,7 @@ impl<O: Owner> CounterHandle<O> {
         &self.block.shards[thread_index() & self.block.mask]
     }
 
-    /// Counts a request in, if the drain has not begun. `None` asks for a look closer,
+    /// Counts a request, if the drain has not begun. After `None`, call
     /// [`enter_late`](Self::enter_late).
     #[inline]
     pub(crate) fn enter(&self) -> Option<Token<O>> {
@@ -418,7 +418,7 @@ impl<O: Owner> CounterHandle<O> {
         entered.then(|| Token { shard })
     }
 
-    /// Counts a request in if the shard is open and `admits` says so, or refuses it.
+    /// Counts a request if the shard is open and `admits` returns true, or refuses it.
     #[cold]
     pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Admission<O> {
         let shard = self.shard();
@@ -459,13 +459,13 @@ impl<O: Owner> CounterHandle<O> {
         self.block.shut(self.open, |word| word | SLOW | CLOSED);
     }
 
-    /// Returns what belongs to the drain, if the block still is this drain's.
+    /// Returns the drain's data, if the block still belongs to this drain.
     pub(crate) fn data(&self) -> Option<&'static O::Data> {
         let word = self.shard().word.load(Ordering::Acquire);
         (word & GENERATIONS == self.open).then_some(&self.block.data)
     }
 
-    /// Returns the address of the block, which no other drain has as long as this one is there.
+    /// Returns the address of the block. No other drain has the same one while this drain exists.
     #[inline]
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self.block) as usize
@@ -487,7 +487,7 @@ impl<O: Owner> CounterHandle<O> {
     }
 }
 
-/// By hand: it is two words, whatever the owner is.
+/// By hand: derived, it would ask for `O: Clone`.
 impl<O: Owner> Clone for CounterHandle<O> {
     #[inline]
     fn clone(&self) -> Self {
@@ -498,8 +498,8 @@ impl<O: Owner> Clone for CounterHandle<O> {
 impl<O: Owner> Copy for CounterHandle<O> {}
 
 impl<O: Owner> Token<O> {
-    /// Returns whether to look closer: the drain has begun, as far as this thread knows, or the token
-    /// carries details.
+    /// Returns whether the cold path is needed: the drain has begun, as far as this thread knows, or the
+    /// token carries details.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.shard.word.load(Ordering::Relaxed) & SLOW != 0
@@ -530,7 +530,7 @@ impl<O: Owner> Token<O> {
         Token { shard }
     }
 
-    /// Passes the details, if the token carries some, to `look`.
+    /// Calls `look` with the details, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
         if let Some(Some(carried)) = self.shard.carried().as_deref() {
@@ -544,7 +544,7 @@ impl<O: Owner> Token<O> {
         std::ptr::from_ref(self.shard.block()) as usize
     }
 
-    /// Returns what belongs to the drain that has counted this request.
+    /// Returns the data of the drain that counts this request.
     pub(crate) fn data(&self) -> &'static O::Data {
         &self.shard.block().data
     }
@@ -567,7 +567,7 @@ fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
         return;
     }
     fence(Ordering::Acquire);
-    // Under its lock no longer than that: dropping details may take other locks.
+    // Not under this lock: dropping details may take other locks.
     let carried = shard.carried().map(|mut carried| carried.take());
     match carried {
         None => shard.block().shard_emptied(before & GENERATIONS),

@@ -2,10 +2,11 @@
 
 use crate::{
     body::ResponseBody,
+    close::Closing,
     drain::{Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Stage},
     future::{Admitted, ResponseFuture},
     log,
-    refusal::{Closing, unavailable},
+    refusal::unavailable,
     service::is_late_upgrade,
 };
 use http::{Extensions, Request, Response, Version};
