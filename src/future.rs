@@ -70,9 +70,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Admitted { inner, admitted } => {
-                let result = match &admitted.in_flight {
-                    Some(in_flight) if in_flight.is_slow() => poll_as_current(inner, in_flight, cx),
-                    _ => inner.poll(cx),
+                let result = {
+                    let in_flight = admitted.in_flight.as_ref();
+                    let _current = in_flight.and_then(InFlight::current);
+                    inner.poll(cx)
                 };
                 match ready!(result) {
                     Ok(response) => {
@@ -107,17 +108,6 @@ where
             StateProj::Refused { answer, closing } => refused(answer, *closing),
         }
     }
-}
-
-#[cold]
-#[inline(never)]
-fn poll_as_current<F: Future>(
-    inner: Pin<&mut F>,
-    in_flight: &InFlight,
-    cx: &mut Context<'_>,
-) -> Poll<F::Output> {
-    let _current = in_flight.current();
-    inner.poll(cx)
 }
 
 #[cold]
