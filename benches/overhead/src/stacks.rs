@@ -44,7 +44,7 @@ pub enum Loop {
 pub fn stacks() -> Vec<Stack> {
     let (in_flight, _counter) = InFlightRequestsLayer::pair();
     let mut stacks = vec![
-        Stack::new("bare", "no layer", Bare),
+        Stack::new("bare", "no layer (its own figures)", Bare),
         Stack::new(
             "tower_http",
             "tower-http `InFlightRequestsLayer`",
@@ -52,7 +52,7 @@ pub fn stacks() -> Vec<Stack> {
         ),
     ];
     stacks.extend(ours::stacks());
-    stacks.push(Stack::new("control", "control: no layer, again", Bare));
+    stacks.push(Stack::new("control", "control: no layer again", Bare));
     stacks
 }
 

@@ -1,9 +1,9 @@
-//! Counts by callgrind, which runs this program again with a stack, a loop and a number of requests.
-//! The difference between two numbers of requests leaves the set-up out.
+//! Counts by callgrind. It runs this program again with a stack, a loop and a number of requests. The
+//! difference between two numbers of requests leaves the set-up out.
 //!
-//! A profile says how often the instruction at each address ran and how often a function was called.
-//! So locked instructions and allocations are counted as exactly as all instructions are: objdump
-//! says which addresses hold a `lock` prefix, or an `xchg` with memory, which locks without one.
+//! A profile says how often each instruction ran and how often each function was called. So locked
+//! instructions and allocations are counted exactly, too. objdump says which addresses hold a `lock`
+//! prefix, or an `xchg` with memory, which locks without one.
 
 use crate::Result;
 use overhead::{Loop, Stack, stacks};
@@ -26,25 +26,11 @@ pub(crate) fn drive(name: &str, how: &str, requests: u64) -> Result<()> {
 }
 
 /// Per request.
-#[derive(Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) instructions: f64,
     /// `None` where the instruction set is not known.
     pub(crate) locked: Option<f64>,
     pub(crate) allocations: f64,
-}
-
-impl Counts {
-    pub(crate) fn minus(&self, other: &Self) -> Self {
-        Self {
-            instructions: self.instructions - other.instructions,
-            locked: self
-                .locked
-                .zip(other.locked)
-                .map(|(this, that)| this - that),
-            allocations: self.allocations - other.allocations,
-        }
-    }
 }
 
 /// Remembers the addresses of locked instructions by executable and library.

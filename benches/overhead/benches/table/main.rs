@@ -6,7 +6,7 @@
 mod counts;
 mod times;
 
-use counts::{Counts, Profiler};
+use counts::Profiler;
 use overhead::{Loop, Stack, stacks};
 use std::{env, error::Error};
 
@@ -39,7 +39,7 @@ const COUNTS: &[&str] = &[
 fn print_counts(stacks: &[Stack]) -> Result<()> {
     eprintln!("Counting instructions with callgrind: about a minute");
     let mut profiler = Profiler::default();
-    let mut measured = Vec::new();
+    let mut figures = Vec::new();
     for stack in stacks {
         let alone = profiler.per_request(stack, Loop::Cloned)?;
         // A refusal closes its connection.
@@ -47,43 +47,41 @@ fn print_counts(stacks: &[Stack]) -> Result<()> {
             true => None,
             false => Some(profiler.per_request(stack, Loop::Connection)?.instructions),
         };
-        measured.push((alone, connection));
-    }
-    let (bare, bare_connection) = &measured[0];
-    let yardstick = measured[1].0.instructions - bare.instructions;
-
-    let mut rows = Vec::new();
-    for (index, (stack, (counts, connection))) in stacks.iter().zip(&measured).enumerate() {
-        let added = match index {
-            0 => *counts,
-            _ => counts.minus(bare),
-        };
-        let Counts {
-            instructions,
-            locked,
-            allocations,
-        } = added;
-        let base = |bytes: usize| if index == 0 { 0 } else { bytes };
-        let connection = connection
-            .zip(*bare_connection)
-            .map(|(all, bare)| match index {
-                0 => all,
-                _ => all - bare,
-            });
-        rows.push(vec![
-            title(stack, index),
-            format!("{instructions:.0}"),
-            match index {
-                0 => String::new(),
-                _ => format!("{:.2}", instructions / yardstick),
-            },
-            locked.map_or("?".to_owned(), |locked| format!("{locked:.0}")),
-            format!("{allocations:.0}"),
-            (stack.future - base(stacks[0].future)).to_string(),
-            (stack.body - base(stacks[0].body)).to_string(),
-            connection.map_or("–".to_owned(), |added| format!("{added:.0}")),
+        figures.push([
+            Some(alone.instructions),
+            alone.locked,
+            Some(alone.allocations),
+            Some(stack.future as f64),
+            Some(stack.body as f64),
+            connection,
         ]);
     }
+
+    let bare = figures[0];
+    for added in &mut figures[1..] {
+        for (figure, bare) in added.iter_mut().zip(bare) {
+            *figure = figure.zip(bare).map(|(figure, bare)| figure - bare);
+        }
+    }
+    let yardstick = figures[1][0].unwrap_or(f64::NAN);
+    // Adding 0 turns -0 into 0, here and below.
+    let rows = stacks.iter().zip(&figures).enumerate();
+    let rows = rows.map(|(index, (stack, figures))| {
+        let cell = |figure: &Option<f64>| {
+            figure.map_or("–".to_owned(), |f| format!("{:.0}", f.round() + 0.0))
+        };
+        let mut row = vec![stack.title.to_owned()];
+        row.extend(figures.iter().map(cell));
+        let ratio = figures[0]
+            .filter(|_| index > 0)
+            .map(|added| added / yardstick);
+        row.insert(
+            2,
+            ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")),
+        );
+        row
+    });
+    let rows: Vec<_> = rows.collect();
     println!("Counted, the same in each run of one build:\n");
     print_table(COUNTS, &rows);
     println!(
@@ -112,10 +110,11 @@ fn print_times(stacks: &[Stack]) {
     });
     let mut rows = Vec::new();
     for (index, stack) in stacks.iter().enumerate().skip(1) {
-        let mut row = vec![title(stack, index)];
+        let mut row = vec![stack.title.to_owned()];
         row.extend(columns.iter().map(|column| {
             let mark = if column.is_reliable { "" } else { "?" };
-            format!("{:.2}{mark}", column.added[index] / column.added[1])
+            let ratio = (column.added[index] / column.added[1] * 100.0).round() / 100.0 + 0.0;
+            format!("{ratio:.2}{mark}")
         }));
         rows.push(row);
     }
@@ -132,13 +131,6 @@ fn print_times(stacks: &[Stack]) {
          is noise. `?`: the threads too seldom ran at the same time to be compared.",
         yardstick.join(", "),
     );
-}
-
-fn title(stack: &Stack, index: usize) -> String {
-    match index {
-        0 => format!("{} (in all)", stack.title),
-        _ => stack.title.to_owned(),
-    }
 }
 
 /// Prints a table of which the first column is text and the others are figures.

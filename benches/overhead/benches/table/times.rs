@@ -1,15 +1,15 @@
 //! CPU time per request, of threads that make requests at the same time.
 //!
-//! The machine has other work to do, and its clock speed drifts. So the time is that of the thread,
-//! not of the wall. In each round every stack has a turn, in another order than before. A difference is
-//! taken within a round, and the median of the rounds is reported. Contention exists only while
-//! threads run side by side, so turns in which they did not are left out.
+//! The machine has other work to do, and its clock speed drifts. So the time is the CPU time of the
+//! thread. In each round every stack has a turn, in another order than before. A difference is taken
+//! within a round, and the median of the rounds is reported. Contention exists only while threads
+//! run side by side, so rounds in which they did not are left out.
 
 use cpu_time::ThreadTime;
 use overhead::{Drive, Loop, Stack};
 use std::{
     sync::{
-        Barrier,
+        Barrier, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -18,12 +18,14 @@ use std::{
 
 /// How long rounds may take in all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How many rounds are enough, if all their turns are good.
-const ENOUGH: usize = 300;
-/// With fewer good rounds, the figure is marked.
+/// How many rounds are enough.
+const ENOUGH: usize = 1_000;
+/// So many rounds count at least. If not all of them are good, the figure is marked.
 const LEAST: usize = 20;
-/// Requests by each thread in a turn: about a millisecond.
-const REQUESTS: u32 = 10_000;
+/// The share of the CPUs with which a turn is good.
+const SIDE_BY_SIDE: f64 = 0.9;
+/// Requests by each thread in a turn: about two milliseconds.
+const REQUESTS: u32 = 20_000;
 
 /// What one number of threads says about all stacks.
 pub(crate) struct Column {
@@ -47,17 +49,19 @@ struct Span {
 struct Turn {
     /// CPU time per request, in ns.
     time: f64,
-    side_by_side: bool,
+    /// The share of the CPUs that the threads used, of those that they could use. 1 is all.
+    share: f64,
 }
 
 pub(crate) fn measure(stacks: &[Stack], how: Loop, threads: usize) -> Column {
     let began = Instant::now();
     let barrier = Barrier::new(threads);
     let is_over = AtomicBool::new(false);
-    let work = |mut drives: Vec<Drive>, leads: bool| {
+    let work = |mut drives: Vec<Drive>, thread: usize| {
+        pin(thread);
         let mut spans = Vec::new();
         for round in 0..ENOUGH {
-            if leads {
+            if thread == 0 {
                 is_over.store(began.elapsed() > PATIENCE, Ordering::Relaxed);
             }
             barrier.wait();
@@ -84,7 +88,7 @@ pub(crate) fn measure(stacks: &[Stack], how: Loop, threads: usize) -> Column {
             .map(|thread| {
                 // Cloned here, by one thread, as a server does that hands its service on.
                 let drives = stacks.iter().map(|stack| stack.drive(how)).collect();
-                scope.spawn(move || work(drives, thread == 0))
+                scope.spawn(move || work(drives, thread))
             })
             .collect();
         let ended = running.into_iter().map(|thread| thread.join());
@@ -105,11 +109,34 @@ pub(crate) fn measure(stacks: &[Stack], how: Loop, threads: usize) -> Column {
     Column::new(&rounds.collect::<Vec<_>>())
 }
 
-/// Returns an order that puts each stack in each place, and after each other stack.
+/// Ties the calling thread to one CPU, because the scheduler tends to put threads that wake each other
+/// on the same one. Has no effect where that is not allowed.
+fn pin(_thread: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::{
+            sched::{CpuSet, sched_setaffinity},
+            unistd::Pid,
+        };
+        let mut cpus = CpuSet::new();
+        if cpus.set(_thread % cpus_in_all()).is_ok() {
+            let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+        }
+    }
+}
+
+fn cpus_in_all() -> usize {
+    static CPUS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+    *CPUS
+}
+
+/// Returns an order in which each stack has each place in turn, forwards and backwards.
 fn order(stacks: usize, round: usize) -> impl Iterator<Item = usize> {
-    // Every step but 0, if the number of stacks is prime, as it is.
-    let step = 1 + round / stacks % (stacks - 1);
-    (0..stacks).map(move |place| (place * step + round) % stacks)
+    (0..stacks).map(move |place| match round % 2 {
+        0 => (place + round / 2) % stacks,
+        _ => (stacks - 1 - place + round / 2) % stacks,
+    })
 }
 
 impl Turn {
@@ -120,10 +147,9 @@ impl Turn {
             .zip(began)
             .map_or(Duration::ZERO, |(ended, began)| ended - began);
         let cpu: Duration = spans.iter().map(|span| span.cpu).sum();
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
         Self {
             time: cpu.as_nanos() as f64 / (spans.len() as f64 * f64::from(REQUESTS)),
-            side_by_side: cpu > wall.mul_f64(0.85 * spans.len().min(cpus) as f64),
+            share: cpu.as_secs_f64() / (wall.as_secs_f64() * spans.len().min(cpus_in_all()) as f64),
         }
     }
 }
@@ -133,13 +159,13 @@ impl Column {
     fn new(rounds: &[Vec<Turn>]) -> Self {
         let mut is_reliable = true;
         let mut typical = |index: usize, figure: &dyn Fn(&[Turn]) -> f64| {
-            let is_good = |round: &&Vec<Turn>| round[0].side_by_side && round[index].side_by_side;
-            let mut figures: Vec<_> = rounds.iter().filter(is_good).map(|r| figure(r)).collect();
-            if figures.len() < LEAST {
-                is_reliable = false;
-                figures = rounds.iter().map(|round| figure(round)).collect();
-            }
-            median(figures)
+            let share = |round: &[Turn]| round[0].share.min(round[index].share);
+            let mut best: Vec<_> = rounds.iter().map(|r| (share(r), figure(r))).collect();
+            best.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+            let good = best.partition_point(|(share, _)| *share > SIDE_BY_SIDE);
+            is_reliable &= good >= LEAST;
+            best.truncate(good.max(LEAST));
+            median(best.into_iter().map(|(_, figure)| figure).collect())
         };
         let bare = typical(0, &|round| round[0].time);
         let added = (0..rounds[0].len())
