@@ -12,8 +12,8 @@ use tower::Service;
 
 /// The service in every layer: always ready, answers at once with a body of one frame.
 ///
-/// Its functions are not inlined. In an application the layer calls a router or a boxed service, and
-/// the compiler does not see both together.
+/// Its functions are not inlined. In an application the layer calls a router or a boxed service,
+/// and the compiler does not see both together.
 #[derive(Clone, Copy)]
 pub(crate) struct Bare;
 

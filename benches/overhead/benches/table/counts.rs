@@ -1,9 +1,9 @@
-//! Counts by callgrind. It runs this program again with a stack, a loop and a number of requests. The
-//! difference between two numbers of requests leaves the set-up out.
+//! Counts by callgrind. It runs this program again with a stack, a loop and a number of requests.
+//! The difference between two numbers of requests leaves the set-up out.
 //!
 //! A profile says how often each instruction ran and how often each function was called. So locked
-//! instructions and allocations are counted exactly, too. objdump says which addresses hold a `lock`
-//! prefix, or an `xchg` with memory, which locks without one.
+//! instructions and allocations are counted exactly, too. objdump says which addresses hold a
+//! `lock` prefix, or an `xchg` with memory, which locks without one.
 
 use crate::Result;
 use overhead::{Loop, Stack, stacks};

@@ -1,9 +1,9 @@
 //! CPU time per request, of threads that make requests at the same time.
 //!
-//! The machine has other work to do, and its clock speed drifts. So the time is the CPU time of the
-//! thread. In each round every stack has a turn, in another order than before. A difference is taken
-//! within a round, and the median of the rounds is reported. Contention exists only while threads
-//! run side by side, so rounds in which they did not are left out.
+//! The machine has other work to do, and its clock speed drifts. So the time is the CPU time of
+//! the thread. In each round every stack has a turn, in another order than before. A difference is
+//! taken within a round, and the median of the rounds is reported. Contention exists only while
+//! threads run side by side, so rounds in which they did not are left out.
 
 use cpu_time::ThreadTime;
 use overhead::{Drive, Loop, Stack};
@@ -109,8 +109,8 @@ pub(crate) fn measure(stacks: &[Stack], how: Loop, threads: usize) -> Column {
     Column::new(&rounds.collect::<Vec<_>>())
 }
 
-/// Ties the calling thread to one CPU, because the scheduler tends to put threads that wake each other
-/// on the same one. Has no effect where that is not allowed.
+/// Ties the calling thread to one CPU, because the scheduler tends to put threads that wake each
+/// other on the same one. Has no effect where that is not allowed.
 fn pin(_thread: usize) {
     #[cfg(target_os = "linux")]
     {
