@@ -1,8 +1,8 @@
 //! Requests without a server.
 //!
 //! Each step is a function that is not inlined. In a server the steps are apart: other code polls
-//! the future, and yet other code polls the body. If the compiler inlines all of it into one loop, it
-//! removes copies that every server makes. Then each layer seems cheaper than it is.
+//! the future, and yet other code polls the body. If the compiler inlines all of it into one loop,
+//! it removes copies that every server makes. Then each layer seems cheaper than it is.
 
 use bytes::Bytes;
 use http::{Request, Response};
