@@ -11,6 +11,7 @@ use std::{
     collections::{HashMap, HashSet},
     env, fs, process,
     process::Command,
+    thread,
 };
 
 /// As the first argument: this process is the one that callgrind looks at.
@@ -21,8 +22,11 @@ pub(crate) fn drive(name: &str, how: &str, requests: u64) -> Result<()> {
     let how = loops.find(|known| format!("{known:?}") == how);
     let stack = stacks().into_iter().find(|stack| stack.name == name);
     let (how, stack) = how.zip(stack).ok_or("no such loop or stack")?;
-    stack.drive(how)(requests);
-    Ok(())
+    let mut drive = stack.drive(how);
+    // How many instructions a copy takes depends on its alignment. The stack of the main thread lies
+    // where arguments and environment leave it, and that of any other thread begins with a page.
+    let thread = thread::spawn(move || drive(requests));
+    thread.join().map_err(|_| "a request panicked".into())
 }
 
 /// Per request.
@@ -46,7 +50,10 @@ impl Profiler {
     pub(crate) fn per_request(&mut self, stack: &Stack, how: Loop) -> Result<Counts> {
         let few = self.profile(stack, how, FEW)?;
         let many = self.profile(stack, how, MANY)?;
-        let each = |few: u64, many: u64| (many as f64 - few as f64) / f64::from(MANY - FEW);
+        let each = |few: u64, many: u64| {
+            let difference = many as f64 - few as f64;
+            (difference / f64::from(MANY - FEW)).round()
+        };
         Ok(Counts {
             instructions: each(few.instructions, many.instructions),
             locked: cfg!(target_arch = "x86_64").then(|| each(few.locked, many.locked)),

@@ -64,12 +64,9 @@ fn print_counts(stacks: &[Stack]) -> Result<()> {
         }
     }
     let yardstick = figures[1][0].unwrap_or(f64::NAN);
-    // Adding 0 turns -0 into 0, here and below.
     let rows = stacks.iter().zip(&figures).enumerate();
     let rows = rows.map(|(index, (stack, figures))| {
-        let cell = |figure: &Option<f64>| {
-            figure.map_or("–".to_owned(), |f| format!("{:.0}", f.round() + 0.0))
-        };
+        let cell = |figure: &Option<f64>| figure.map_or("–".to_owned(), |f| format!("{f:.0}"));
         let mut row = vec![stack.title.to_owned()];
         row.extend(figures.iter().map(cell));
         let ratio = figures[0]
@@ -85,10 +82,10 @@ fn print_counts(stacks: &[Stack]) -> Result<()> {
     println!("Counted, the same in each run of one build:\n");
     print_table(COUNTS, &rows);
     println!(
-        "\nWithout a server: each step of a request is a function of its own, and the service is \
-         cloned for each\nrequest. The last column is hyper with the network taken away; what the \
-         compiler inlines there moves\nit by 100 from build to build, and a refusal ends the \
-         connection (–). Future and body are compared by\n`size_of`.\n"
+        "\nEach step of a request is a function of its own, as in a server, and the service is \
+         cloned for each request.\nThe last column is hyper without a network; a refusal ends its \
+         connection (–). Bytes are by `size_of`.\nFrom build to build the first column moves by \
+         about 15, the last one by 100: what the compiler inlines,\nand the alignment of copies.\n"
     );
     Ok(())
 }
@@ -113,6 +110,7 @@ fn print_times(stacks: &[Stack]) {
         let mut row = vec![stack.title.to_owned()];
         row.extend(columns.iter().map(|column| {
             let mark = if column.is_reliable { "" } else { "?" };
+            // Adding 0 turns -0 into 0.
             let ratio = (column.added[index] / column.added[1] * 100.0).round() / 100.0 + 0.0;
             format!("{ratio:.2}{mark}")
         }));
