@@ -114,6 +114,8 @@ pub(crate) struct Block<O: Owner> {
     at_begin: AtomicU64,
     /// The number of entries since the drain began.
     since_begin: AtomicU64,
+    /// The generation of which every shard is closed, if it is the block's.
+    closed: AtomicU64,
     data: O::Data,
     slot: Mutex<Slot<O>>,
     /// The drain is gone. Written and read under the pool's lock.
@@ -134,6 +136,8 @@ struct Slot<O> {
 #[repr(align(128))]
 struct Shard<O: Owner> {
     word: AtomicU64,
+    /// The number of requests that were refused here.
+    refused: AtomicU64,
     block: OnceLock<&'static Block<O>>,
     /// What the token carries, in a shard that was made for one token.
     carried: Option<Mutex<Option<Carried<O>>>>,
@@ -213,6 +217,7 @@ impl<O: Owner> Counter<O> {
             kept: None,
         };
         for shard in &block.shards {
+            shard.refused.store(0, Ordering::Relaxed);
             // Release: a token that leaves this shard finds the rest as it was set above.
             shard.word.store(open, Ordering::Release);
         }
@@ -262,6 +267,14 @@ impl<O: Owner> Counter<O> {
             .sum()
     }
 
+    /// Returns how many requests were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let shards = self.handle.block.shards.iter();
+        shards
+            .map(|shard| shard.refused.load(Ordering::Relaxed))
+            .sum()
+    }
+
     /// Returns how many requests have ended since the begin, given the number inside.
     pub(crate) fn ended(&self, inside: usize) -> u64 {
         let block = self.handle.block;
@@ -299,6 +312,7 @@ impl<O: Owner> Block<O> {
             open_shards: AtomicUsize::new(0),
             at_begin: AtomicU64::new(0),
             since_begin: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
             data: O::Data::default(),
             slot: Mutex::new(Slot {
                 generation: 0,
@@ -371,6 +385,7 @@ impl<O: Owner> Shard<O> {
     fn new(carried: Option<Mutex<Option<Carried<O>>>>) -> Self {
         Self {
             word: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             block: OnceLock::new(),
             carried,
             spare: Mutex::new(Vec::new()),
@@ -456,7 +471,20 @@ impl<O: Owner> CounterHandle<O> {
     }
 
     fn close(&self) {
-        self.block.shut(self.open, |word| word | SLOW | CLOSED);
+        // Looked up first: refusals do not touch the lines of all shards.
+        let closed = &self.block.closed;
+        if closed.load(Ordering::Acquire) != self.open {
+            self.block.shut(self.open, |word| word | SLOW | CLOSED);
+            closed.store(self.open, Ordering::Release);
+        }
+    }
+
+    /// Counts a refusal, if the block still belongs to this drain.
+    pub(crate) fn count_refused(&self) {
+        let shard = self.shard();
+        if shard.word.load(Ordering::Relaxed) & GENERATIONS == self.open {
+            shard.refused.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Returns the drain's data, if the block still belongs to this drain.

@@ -55,7 +55,6 @@ pub(crate) struct Shared {
 pub(crate) struct RequestData {
     /// A copy of the schedule's stage, read without a lock.
     stage: AtomicU8,
-    refused: AtomicU64,
     /// The requests that reports list.
     requests: Registry<RequestEntry>,
 }
@@ -79,7 +78,6 @@ impl Owner for Shared {
 
     fn reset(data: &RequestData) {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
-        data.refused.store(0, Ordering::Relaxed);
     }
 
     fn counter_emptied(self: &Arc<Self>) {
@@ -116,12 +114,6 @@ impl CounterHandle<Shared> {
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
-    }
-
-    pub(crate) fn count_refused(&self) {
-        if let Some(data) = self.data() {
-            data.refused.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -223,7 +215,7 @@ impl Shared {
         let late = self.completed_late.load(Ordering::Relaxed);
         Figures {
             completed: self.counter.ended(in_flight) + late,
-            refused: self.counter.data().refused.load(Ordering::Relaxed),
+            refused: self.counter.refused(),
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
         }
     }
