@@ -19,6 +19,7 @@ mod run;
 mod schedule;
 mod shared;
 mod sync;
+mod table;
 mod telemetry;
 
 #[cfg(feature = "net")]
@@ -37,9 +38,7 @@ pub use self::{
     name::RequestName,
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
-    report::{
-        Blocker, BlockerKind, Blockers, ConnectionState, Connections, ForcedBy, Left, Report,
-    },
+    report::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report},
     run::{Insist, ServerOutput},
 };
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
@@ -515,7 +514,7 @@ impl Drain {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn left(&self) -> Left {
+    pub fn left(&self) -> Counts {
         self.shared().left()
     }
 
@@ -526,7 +525,7 @@ impl Drain {
     /// them](GracefulLayer::name_requests). It visits all of them, and is for people, not for each request.
     ///
     /// ```
-    /// use tower_graceful::{BlockerKind, Drain, Refused};
+    /// use tower_graceful::{Drain, Refused, report::BlockerKind};
     ///
     /// # fn main() -> Result<(), Refused> {
     /// let drain = Drain::new();

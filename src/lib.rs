@@ -52,7 +52,7 @@
 //! * **It ends.** At the deadline, which can be moved while it runs; at once at the second signal, if
 //!   that comes more than 500 ms after the first; at the third one with the process, whatever its threads
 //!   do. (Servers and idle connections that have nothing left to do get another 0.5 s to notice, and so do
-//!   connections that are aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`],
+//!   connections that are aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [left](report::Counts),
 //!   and the same for all waiters.
 //! * **Nothing that merely exists holds it**: layers, services, listeners and [`Drain`]s are not
 //!   counted.
@@ -72,7 +72,7 @@
 //! * **Done means written.** A connection is counted until its server drops it; by then its last
 //!   byte is with the kernel, and the process may exit.
 //! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for, cut
-//!   at the deadline and [reported](Connections::upgraded).
+//!   at the deadline and [reported](report::ConnectionState::Upgraded).
 //! * **A response is not destroyed by the close**: when the server closes in the middle of a request,
 //!   serving or draining, the rest of it is read and discarded, for up to 5 s and 16 MiB (HTTP/2: 4 MiB).
 //!
@@ -91,9 +91,9 @@
 //!   the last byte; a request that its server never reads never comes to it; it cuts no connection
 //!   and counts no WebSocket. That takes the listener.
 //! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
-//!   ([`Connections`]), unless they are encrypted. [`serve`] with the feature `rustls` sees requests
+//!   ([`ConnectionState`](report::ConnectionState)), unless they are encrypted. [`serve`] with the feature `rustls` sees requests
 //!   over TLS. TLS around the listener loses nothing ([`guide::axum`] has the program), and its
-//!   connections are reported as [`Opaque`](ConnectionState::Opaque).
+//!   connections are reported as [`Opaque`](report::ConnectionState::Opaque).
 //! * A client that connects in the very microsecond in which the listener closes is reset by the
 //!   kernel, and so is one whose handshake is half done then, unless the listener is the process's own
 //!   (`Drain::bind`, `Serve::exclusive`) and this is Linux. A client that sends a request on a kept connection later than the
@@ -190,6 +190,10 @@ mod log;
 #[cfg(feature = "net")]
 mod net;
 mod probe;
+/// What a drain waits for, in figures and one by one.
+pub mod report {
+    pub use crate::drain::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report};
+}
 pub mod refusal;
 #[cfg(feature = "server")]
 pub mod server;
@@ -206,8 +210,7 @@ pub use self::server::serve;
 pub use self::{
     body::ResponseBody,
     drain::{
-        Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
-        DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
+        Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Phase, Reached, Refused,
         RequestName, RunError, ServerOutput, Tracked,
     },
     future::{CallFuture, ResponseFuture},

@@ -126,7 +126,7 @@ impl Status {
     fn answer(&self, _headers: &HeaderMap) -> Answer {
         const MOST: usize = 1000;
         let mut report = self.drain.report();
-        report.blockers.limit(MOST);
+        report.limit(MOST);
         #[cfg(feature = "serde")]
         if accepts_json(_headers) {
             // It errs for maps whose keys are no strings, and where a `Serialize` says so; here is neither.

@@ -131,7 +131,7 @@ use tower_service::Service;
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
-/// their connections as [`Upgraded`](crate::ConnectionState::Upgraded).
+/// their connections as [`Upgraded`](crate::report::ConnectionState::Upgraded).
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};

@@ -6,7 +6,7 @@
 use super::{
     phase::Stage,
     registry::{Emptied, Key, Registry},
-    report::{Blocker, BlockerKind, ConnectionState, Connections},
+    report::{Blocker, BlockerKind, ConnectionState, Counts},
     schedule::Schedule,
     shared::Shared,
 };
@@ -24,18 +24,6 @@ use tokio::time::Instant;
 use {std::sync::OnceLock, tokio::sync::OwnedSemaphorePermit};
 
 impl ConnectionState {
-    /// By their numbers.
-    const ALL: [Self; 8] = [
-        Self::Silent,
-        Self::Reading,
-        Self::Handling,
-        Self::Streaming,
-        Self::Stalled,
-        Self::Upgraded,
-        Self::Idle,
-        Self::Opaque,
-    ];
-
     /// Whether a request may come, or has come in part.
     fn awaits_request(self) -> bool {
         matches!(self, Self::Silent | Self::Reading)
@@ -179,22 +167,9 @@ impl ConnectionList {
         }
     }
 
-    pub(super) fn survey(&self) -> Connections {
-        let mut seen = Connections::default();
-        self.all.each(|connection| {
-            let count = match connection.state() {
-                ConnectionState::Silent => &mut seen.silent,
-                ConnectionState::Reading => &mut seen.reading,
-                ConnectionState::Handling => &mut seen.handling,
-                ConnectionState::Streaming => &mut seen.streaming,
-                ConnectionState::Stalled => &mut seen.stalled,
-                ConnectionState::Upgraded => &mut seen.upgraded,
-                ConnectionState::Idle => &mut seen.idle,
-                ConnectionState::Opaque => &mut seen.opaque,
-            };
-            *count += 1;
-        });
-        seen
+    pub(super) fn count(&self, left: &mut Counts) {
+        self.all
+            .each(|connection| left.add_connection(connection.state()));
     }
 
     pub(super) fn list(&self, now: Instant, all: &mut Vec<Blocker>) {

@@ -5,7 +5,7 @@ use super::{
     current::{Current, Identity},
     name::Label,
     registry::Key,
-    report::{Blocker, BlockerKind, Left},
+    report::{Blocker, BlockerKind, Counts},
     shared::Shared,
     sync::Arc,
 };
@@ -98,7 +98,7 @@ impl Work {
         self.name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn count(&self, left: &mut Left) {
+    pub(super) fn count(&self, left: &mut Counts) {
         let count = match self.kind {
             BlockerKind::Server => &mut left.servers,
             BlockerKind::Task | BlockerKind::Hook => &mut left.tasks,

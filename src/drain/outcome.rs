@@ -1,4 +1,7 @@
-use super::report::{ForcedBy, Report, time};
+use super::{
+    report::{ForcedBy, Report},
+    table::{time, write_table},
+};
 use std::{error::Error, fmt, ops::Deref, sync::Arc, time::Duration};
 
 /// Everything that was in flight has ended: nothing was cut.
@@ -98,8 +101,8 @@ impl fmt::Display for DrainTimeout {
         if let Some(hint) = self.hint() {
             write!(f, "; {hint}")?;
         }
-        match f.alternate() && !self.blockers.is_empty() {
-            true => write!(f, "\n{}", self.blockers),
+        match f.alternate() {
+            true => write_table(self, f),
             false => Ok(()),
         }
     }

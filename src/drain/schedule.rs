@@ -9,7 +9,7 @@
 use super::{
     outcome::{DrainTimeout, Drained, Outcome},
     phase::{Phase, Stage},
-    report::{Blockers, ForcedBy, Left, Report},
+    report::{Blocker, Counts, ForcedBy, Report},
     telemetry::{ENABLED, PROGRESS},
 };
 use std::{borrow::Cow, time::Duration};
@@ -77,8 +77,8 @@ pub(crate) struct Schedule {
 
 #[derive(Clone, Debug)]
 struct Aborted {
-    left: Left,
-    blockers: Blockers,
+    left: Counts,
+    blockers: Vec<Blocker>,
     /// Until then. What ends after it, was left.
     completed: u64,
     self_waiting: usize,
@@ -309,8 +309,8 @@ impl Schedule {
     pub(super) fn settle(
         &mut self,
         now: Instant,
-        left: Left,
-        blockers: Blockers,
+        left: Counts,
+        blockers: Vec<Blocker>,
         figures: Figures,
     ) {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
@@ -332,7 +332,7 @@ impl Schedule {
             false => self.aborted.is_some(),
         };
         // Connections end by being cut, the others only by themselves.
-        let ends = cut.left.connections.any() || !has_work;
+        let ends = cut.left.connections() > 0 || !has_work;
         if ends && !due(add(self.since, WIND_UP), now) {
             self.aborted = self.aborted.take().or(Some(cut).filter(|_| has_work));
             return;
@@ -427,8 +427,8 @@ impl Schedule {
     pub(super) fn report(
         &self,
         now: Instant,
-        left: Left,
-        blockers: Blockers,
+        left: Counts,
+        blockers: Vec<Blocker>,
         figures: Figures,
     ) -> Report {
         // What ends after the cut was left.
@@ -458,6 +458,7 @@ impl Schedule {
                 && left.guards + left.tasks == 0,
             left,
             blockers,
+            more_blockers: 0,
         }
     }
 

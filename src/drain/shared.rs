@@ -8,7 +8,7 @@ use super::{
     name::Asked,
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
-    report::{Blockers, Left, Report},
+    report::{Blocker, Counts, Report},
     schedule::{Figures, Open, Schedule, Settings},
     telemetry::Reporter,
 };
@@ -219,9 +219,9 @@ impl Shared {
     }
 
     /// A report that does not say what blocks.
-    pub(super) fn brief(&self, left: Left) -> Report {
+    pub(super) fn brief(&self, left: Counts) -> Report {
         let (now, figures) = (Instant::now(), self.figures(left.requests));
-        self.look(|schedule| schedule.report(now, left, Blockers::default(), figures))
+        self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
     }
 
     /// Changes the schedule; there is no other way. The requests' copy of the stage is set before any
@@ -353,26 +353,25 @@ impl Shared {
         }
         let figures = self.figures(0);
         self.update(|schedule| schedule.vacated(Instant::now(), figures));
-        self.observe(Left::default);
+        self.observe(Counts::default);
     }
 
-    pub(super) fn left(&self) -> Left {
-        let mut left = Left {
-            requests: self.counter.inside(),
-            connections: self.connections.survey(),
-            ..Left::default()
-        };
+    pub(super) fn left(&self) -> Counts {
+        let mut left = Counts::default();
         self.works.each(|work| work.count(&mut left));
+        self.connections.count(&mut left);
+        left.requests = self.counter.inside();
         left
     }
 
-    fn blockers(&self, now: Instant) -> Blockers {
+    fn blockers(&self, now: Instant) -> Vec<Blocker> {
         let mut all = Vec::new();
         let requests = self.counter.data().requests();
         requests.each(|asked| all.push(asked.report(now)));
         self.works.each(|work| all.push(work.report(now)));
         self.connections.list(now, &mut all);
-        Blockers::new(all)
+        Blocker::sort(&mut all);
+        all
     }
 
     pub(super) fn report(self: &Arc<Self>) -> Report {

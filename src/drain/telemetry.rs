@@ -7,7 +7,7 @@
 
 use super::{
     phase::Phase,
-    report::{Left, Report},
+    report::{Counts, Report},
     schedule::Entered,
     shared::Shared,
 };
@@ -51,7 +51,7 @@ pub(super) struct Reporter {
 
 impl Shared {
     /// Says what has come about, if it has not been said.
-    pub(super) fn observe(self: &Arc<Self>, left: impl Fn() -> Left) {
+    pub(super) fn observe(self: &Arc<Self>, left: impl Fn() -> Counts) {
         if !ENABLED {
             return;
         }
@@ -124,7 +124,7 @@ impl Shared {
     pub(super) fn record(&self, report: &Report) {
         let cut = self.look(|schedule| match schedule.outcome() {
             Some(Err(timeout)) => timeout.left.clone(),
-            _ => Left::default(),
+            _ => Counts::default(),
         });
         to_metrics::record(report, &cut);
     }
@@ -191,7 +191,7 @@ mod to_tracing {
                 guards = left.guards,
                 tasks = left.tasks,
                 servers = left.servers,
-                connections = left.connections.total(),
+                connections = left.connections(),
                 completed,
                 refused,
                 $($($more)*,)?
@@ -281,9 +281,10 @@ mod to_tracing {
 #[cfg(feature = "metrics")]
 mod to_metrics {
     use super::*;
+    use crate::drain::report::ConnectionState;
     use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
 
-    pub(super) fn record(report: &Report, cut: &Left) {
+    pub(super) fn record(report: &Report, cut: &Counts) {
         describe();
         let labels = || -> Vec<Label> {
             let name = report.name.clone();
@@ -304,7 +305,8 @@ mod to_metrics {
         for (kind, count) in by_kind(&report.left) {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
-        for (count, state) in report.left.connections.by_state() {
+        for state in ConnectionState::ALL {
+            let count = report.left.connections_in(state);
             gauge!("graceful_connections", labelled("state", state.as_label())).set(count as f64);
         }
         counter!("graceful_refused_total", labels()).absolute(report.refused);
@@ -314,13 +316,13 @@ mod to_metrics {
         }
     }
 
-    fn by_kind(left: &Left) -> [(&'static str, usize); 5] {
+    fn by_kind(left: &Counts) -> [(&'static str, usize); 5] {
         [
             ("request", left.requests),
             ("guard", left.guards),
             ("task", left.tasks),
             ("server", left.servers),
-            ("connection", left.connections.total()),
+            ("connection", left.connections()),
         ]
     }
 

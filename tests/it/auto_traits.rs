@@ -7,7 +7,10 @@ use std::{
     future::Ready,
     panic::{RefUnwindSafe, UnwindSafe},
 };
-use tower_graceful::*;
+use tower_graceful::{
+    report::{Blocker, Counts, Report},
+    *,
+};
 
 type Body = Full<bytes::Bytes>;
 
@@ -19,7 +22,7 @@ assert_impl_all!(Reached: Send, Sync, Unpin, Debug);
 assert_impl_all!(Phase: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Copy, Ord, std::hash::Hash, Debug);
 assert_impl_all!(Drained: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug);
 assert_impl_all!(DrainTimeout: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, std::error::Error);
-assert_impl_all!(Left: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug, Default);
+assert_impl_all!(Counts: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug, Default);
 assert_impl_all!(Refused: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, std::error::Error);
 assert_impl_all!(RunError<std::io::Error>: Send, Sync, Unpin, std::error::Error);
 assert_impl_all!(GracefulLayer: Send, Sync, Unpin, Clone, Debug);
@@ -30,7 +33,7 @@ assert_impl_all!(CallFuture<Ready<()>>: Send, Sync, Unpin, Debug);
 assert_impl_all!(ResponseBody<Body>: Send, Sync, Unpin, Debug, Default);
 assert_impl_all!(ResponseBody<Body, RequestName>: Send, Sync, Unpin, Debug, Default);
 assert_impl_all!(Report: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug);
-assert_impl_all!(Blockers: Send, Sync, Unpin, Clone, Eq, Debug, Default, std::ops::Deref<Target = [Blocker]>);
+assert_impl_all!(Blocker: Send, Sync, Unpin, Clone, Eq, Debug);
 assert_impl_all!(Liveness: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(Status: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(EndStream<futures_util::stream::Empty<()>>: Send, Sync, Unpin, Debug);

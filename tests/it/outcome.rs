@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{advance, sleep};
-use tower_graceful::{Drain, ForcedBy, Insist, Phase, RunError};
+use tower_graceful::{Drain, Insist, Phase, RunError, report::ForcedBy};
 
 #[tokio::test(start_paused = true)]
 async fn outcomes_read_well() {

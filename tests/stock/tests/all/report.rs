@@ -8,7 +8,10 @@ use crate::{
 use axum::serve::ListenerExt;
 use std::{io, net::SocketAddr, time::Duration};
 use tonic::service::Routes;
-use tower_graceful::{Blocker, BlockerKind, ConnectionState, Drain, Phase, RunError};
+use tower_graceful::{
+    Drain, Phase, RunError,
+    report::{Blocker, BlockerKind, ConnectionState},
+};
 
 /// Asks until it is so: what a connection does, the server hears of when it does.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
