@@ -757,7 +757,7 @@ impl Drain {
     /// # let drain = Drain::new();
     /// match drain.shutdown(Duration::from_secs(10)).await {
     ///     Ok(drained) => println!("nothing lost in {:?}", drained.elapsed),
-    ///     Err(timeout) => eprintln!("gave up with {} left", timeout.left),
+    ///     Err(timeout) => eprintln!("gave up with {} left", timeout.report().left),
     /// }
     /// # }
     /// ```

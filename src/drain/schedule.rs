@@ -434,7 +434,7 @@ impl Schedule {
         // What ends after the cut was left.
         let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
-            (Some(Err(timeout)), _) => (timeout.elapsed, timeout.completed),
+            (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
             (None, Some(cut)) => (self.elapsed(now), cut.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };

@@ -123,7 +123,7 @@ impl Shared {
     #[cfg(feature = "metrics")]
     pub(super) fn record(&self, report: &Report) {
         let cut = self.look(|schedule| match schedule.outcome() {
-            Some(Err(timeout)) => timeout.left.clone(),
+            Some(Err(timeout)) => timeout.report().left.clone(),
             _ => Counts::default(),
         });
         to_metrics::record(report, &cut);
@@ -216,17 +216,17 @@ mod to_tracing {
             (Phase::Done, Some(Err(timeout))) => {
                 tell!(
                     warn,
-                    &*timeout,
+                    timeout.report(),
                     "the drain was given up",
                     phase = "done",
                     forced_by,
-                    hint = timeout.hint()
+                    hint = timeout.report().hint()
                 );
-                let name = timeout.name.as_deref();
-                for blocker in timeout.blockers.iter().take(CUT) {
+                let name = timeout.report().name.as_deref();
+                for blocker in timeout.report().blockers.iter().take(CUT) {
                     warn!(target: "tower_graceful", drain = name, %blocker, "cut");
                 }
-                let more = timeout.blockers.len().saturating_sub(CUT);
+                let more = timeout.report().blockers.len().saturating_sub(CUT);
                 if more > 0 {
                     warn!(target: "tower_graceful", drain = name, more, "cut");
                 }

@@ -251,8 +251,8 @@ async fn f46_a_forgotten_body_holds_until_the_deadline() {
         .shutdown(std::time::Duration::from_secs(3))
         .await
         .expect_err("it is never dropped");
-    assert_eq!(timeout.left.requests, 1);
-    assert_eq!(timeout.elapsed.as_secs(), 3);
+    assert_eq!(timeout.report().left.requests, 1);
+    assert_eq!(timeout.report().elapsed.as_secs(), 3);
     assert!(timeout.to_string().contains("1 request left"), "{timeout}");
 }
 

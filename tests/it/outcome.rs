@@ -106,7 +106,7 @@ async fn i20_what_forced_it_is_said() {
         let Err(RunError::Timeout(timeout)) = run.await.expect("no panic") else {
             panic!("a guard was left");
         };
-        assert_eq!(timeout.forced_by, Some(by));
+        assert_eq!(timeout.report().forced_by, Some(by));
         let how = match by {
             ForcedBy::Deadline => "at the deadline",
             ForcedBy::SecondSignal => "by a second signal",

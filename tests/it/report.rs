@@ -223,26 +223,41 @@ async fn a_drain_that_is_given_up_says_what_was_in_its_way() {
     assert!(live.to_string().starts_with(line), "{live}");
 
     let timeout = drain.wait().await.expect_err("held");
-    assert_eq!(timeout.elapsed, 5 * SECOND);
-    assert_eq!((timeout.left.requests, timeout.left.guards), (1, 1));
-    let paths = timeout.blockers.iter().filter_map(|it| it.path.as_deref());
+    assert_eq!(timeout.report().elapsed, 5 * SECOND);
+    assert_eq!(
+        (timeout.report().left.requests, timeout.report().left.guards),
+        (1, 1)
+    );
+    let paths = timeout
+        .report()
+        .blockers
+        .iter()
+        .filter_map(|it| it.path.as_deref());
     assert_eq!(paths.collect::<Vec<_>>(), ["/slow"]);
-    let names = timeout.blockers.iter().filter_map(|it| it.name.as_deref());
+    let names = timeout
+        .report()
+        .blockers
+        .iter()
+        .filter_map(|it| it.name.as_deref());
     assert_eq!(names.collect::<Vec<_>>(), ["outbox"]);
 
     drop((guard, response));
     sleep(SECOND).await;
-    assert_eq!(timeout.blockers.len(), 2, "what was said stays said");
+    assert_eq!(
+        timeout.report().blockers.len(),
+        2,
+        "what was said stays said"
+    );
     let after = drain.report();
     assert_eq!((after.phase, after.elapsed), (Phase::Done, 5 * SECOND));
     assert_eq!(
         after.to_string(),
         "done after 5.0s: nothing left; 0 completed, 0 refused"
     );
-    let whole = format!("{timeout}\n{}", table(&format!("{:#}", &*timeout)));
+    let whole = format!("{timeout}\n{}", table(&format!("{:#}", timeout.report())));
     assert_eq!(format!("{timeout:#}"), whole);
     assert_eq!(format!("{timeout:?}"), whole, "as `main` prints it");
-    assert_eq!(timeout.remaining, None);
+    assert_eq!(timeout.report().remaining, None);
 }
 
 /// The lines of a report after the first.

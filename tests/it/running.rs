@@ -59,7 +59,9 @@ async fn a_server_that_does_not_stop_is_dropped_at_the_deadline() {
     };
     let start = Instant::now();
     match drain.run(server, future::ready(())).await {
-        Err(RunError::Timeout(timeout)) => assert_eq!(timeout.left.to_string(), "1 server"),
+        Err(RunError::Timeout(timeout)) => {
+            assert_eq!(timeout.report().left.to_string(), "1 server")
+        }
         other => panic!("{other:?}"),
     }
     assert!(start.elapsed() <= 6 * SECOND, "within a second of it");
@@ -113,7 +115,7 @@ async fn g53_the_second_signal_forces() {
         .await
         .expect_err("held");
     assert_eq!(start.elapsed(), SECOND);
-    assert!(matches!(error, RunError::Timeout(timeout) if timeout.left.guards == 1));
+    assert!(matches!(error, RunError::Timeout(timeout) if timeout.report().left.guards == 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +184,7 @@ async fn a_server_that_fails_with_work_left_says_both() {
     match drain.run(server, future::pending::<()>()).await {
         Err(RunError::Server { error, outcome, .. }) => {
             assert_eq!(error, "broken");
-            assert_eq!(outcome.expect_err("held").left.guards, 1);
+            assert_eq!(outcome.expect_err("held").report().left.guards, 1);
         }
         other => panic!("{other:?}"),
     }
@@ -313,7 +315,7 @@ async fn i72_a_handler_that_waits_for_its_own_drain_is_said() {
             timeout.to_string().contains("waits for this drain"),
             "{timeout}"
         );
-        assert_eq!(timeout.left.requests, waits);
+        assert_eq!(timeout.report().left.requests, waits);
         for request in &mut requests {
             let response = assert_ready!(request.poll()).expect("an answer");
             assert!(response.headers().contains_key("connection"));

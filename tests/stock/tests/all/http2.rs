@@ -284,6 +284,12 @@ async fn c30_what_is_cut_is_never_said_to_be_unprocessed() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("{kind:?}: nothing was cut");
         };
-        assert_eq!(outcome.left.connections_in(ConnectionState::Handling), 1);
+        assert_eq!(
+            outcome
+                .report()
+                .left
+                .connections_in(ConnectionState::Handling),
+            1
+        );
     }
 }

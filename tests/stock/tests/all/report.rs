@@ -200,17 +200,19 @@ async fn what_is_cut_is_named_and_not_completed() {
             panic!("{kind:?}: it was cut");
         };
         assert_eq!(
-            (timeout.completed, timeout.left.requests),
+            (timeout.report().completed, timeout.report().left.requests),
             (0, 1),
             "{kind:?}"
         );
         let paths: Vec<_> = timeout
+            .report()
             .blockers
             .iter()
             .filter_map(|it| it.path.as_deref())
             .collect();
         assert_eq!(paths, ["/stuck"]);
         let peers = timeout
+            .report()
             .blockers
             .iter()
             .filter(|it| it.peer == Some(local(&client)));

@@ -422,11 +422,14 @@ async fn h58_a_client_that_never_reads_is_cut_at_the_deadline() {
         panic!("it was cut");
     };
     assert_eq!(
-        outcome.left.connections_in(ConnectionState::Stalled),
+        outcome
+            .report()
+            .left
+            .connections_in(ConnectionState::Stalled),
         1,
         "{outcome}"
     );
-    assert!(outcome.elapsed < 2 * timeout, "{outcome}");
+    assert!(outcome.report().elapsed < 2 * timeout, "{outcome}");
     assert!(drain.left().is_empty());
     let mut rest = Vec::new();
     let _ = guarded(deaf.stream.read_to_end(&mut rest)).await;
@@ -467,6 +470,7 @@ async fn h58_what_tls_holds_is_not_written() {
     assert_eq!(
         outcome
             .expect_err("cut")
+            .report()
             .left
             .connections_in(ConnectionState::Stalled),
         1

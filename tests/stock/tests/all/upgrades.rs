@@ -56,7 +56,10 @@ async fn e36_a_web_socket_is_counted_told_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("it was cut");
         };
-        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        assert_eq!(
+            outcome.report().left.to_string(),
+            "1 connection (1 upgraded)"
+        );
         assert!(!matches!(guarded(socket.next()).await, Some(Ok(_))));
         assert!(drain.left().is_empty());
     }
@@ -89,7 +92,10 @@ async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("it was cut");
         };
-        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        assert_eq!(
+            outcome.report().left.to_string(),
+            "1 connection (1 upgraded)"
+        );
         client.end().await;
     }
 }
@@ -287,8 +293,15 @@ async fn i69_a_web_socket_over_http2_is_counted_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("{kind:?}: it was cut");
         };
-        assert_eq!(outcome.left.connections(), 1, "{kind:?}: {outcome}");
-        assert!(outcome.elapsed < 2 * timeout, "{kind:?}: {outcome}");
+        assert_eq!(
+            outcome.report().left.connections(),
+            1,
+            "{kind:?}: {outcome}"
+        );
+        assert!(
+            outcome.report().elapsed < 2 * timeout,
+            "{kind:?}: {outcome}"
+        );
         assert_eq!(socket.next().await, None);
         assert!(drain.left().is_empty());
     }
@@ -382,7 +395,10 @@ async fn i69_a_web_socket_over_http2_is_upgraded() {
             panic!("it was cut");
         };
         assert_eq!(
-            outcome.left.connections_in(ConnectionState::Upgraded),
+            outcome
+                .report()
+                .left
+                .connections_in(ConnectionState::Upgraded),
             1,
             "{outcome}"
         );
