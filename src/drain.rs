@@ -39,7 +39,7 @@ pub use self::{
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
     report::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report},
-    run::{Insist, ServerOutput},
+    run::{SecondSignal, ServerOutput},
 };
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 #[cfg(feature = "server")]
@@ -156,7 +156,7 @@ impl DrainBuilder {
     /// Give it as long as your balancer takes to send its requests elsewhere: in Kubernetes a pod
     /// still gets new connections for some seconds after its SIGTERM.
     ///
-    /// Skipped by a signal that [says so](Insist::skips_lame_duck), such as Ctrl-C at a terminal, and
+    /// Skipped by a signal that [says so](crate::signal::SecondSignal::skip_lame_duck), such as Ctrl-C at a terminal, and
     /// when the [server](Drain::run) ends by itself.
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
         self.settings.lame_duck = lame_duck;

@@ -148,8 +148,8 @@
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): the [`signal`] module, on Unix by signal-hook and two threads that sleep until there is
-//!   a signal.
+//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and two threads that sleep until
+//!   there is a signal.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
@@ -166,7 +166,7 @@
 //! [tower]: https://docs.rs/tower
 #![cfg_attr(
     not(feature = "signal"),
-    doc = "\n[`signal`]: https://docs.rs/tower-graceful\n[`signal::terminate`]: https://docs.rs/tower-graceful"
+    doc = "\n[`signal::terminate`]: https://docs.rs/tower-graceful"
 )]
 #![cfg_attr(
     not(feature = "server"),
@@ -198,7 +198,6 @@ pub mod refusal;
 #[cfg(feature = "server")]
 pub mod server;
 mod service;
-#[cfg(feature = "signal")]
 pub mod signal;
 
 #[cfg(feature = "tonic-health")]
@@ -210,7 +209,7 @@ pub use self::server::serve;
 pub use self::{
     body::ResponseBody,
     drain::{
-        Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Insist, Phase, Reached, Refused,
+        Drain, DrainBuilder, DrainGuard, DrainTimeout, Drained, Phase, Reached, Refused,
         RequestName, RunError, ServerOutput, Tracked,
     },
     future::{CallFuture, ResponseFuture},

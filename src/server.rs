@@ -93,7 +93,7 @@ use self::{
     listener::{Plain, Protocol},
 };
 use crate::{
-    drain::{Drain, DrainTimeout, Drained, Insist, RunError},
+    drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
     net::SocketOptions,
 };
 use http::{Extensions, Request, Response};
@@ -407,11 +407,11 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Begins the drain when that future ends, and forces it if that [insists](Insist):
-    /// `signal::terminate()` (feature `signal`), or any other future that ends with `()`.
+    /// Begins the drain when that future ends, and forces it at the [second signal](SecondSignal). See
+    /// [`Drain::run`] for what the future may be.
     pub fn shutdown_on<G>(self, signal: G) -> Serve<S, G>
     where
-        G: Future<Output: Insist>,
+        G: Future<Output: Into<SecondSignal>>,
     {
         let Self {
             make,
@@ -584,7 +584,7 @@ impl<S, F> Serve<S, F> {
 impl<S, F> IntoFuture for Serve<S, F>
 where
     S: 'static,
-    F: Future<Output: Insist + Send> + Send + 'static,
+    F: Future<Output: Into<SecondSignal>> + Send + 'static,
 {
     type Output = Result<Drained, DrainTimeout>;
     type IntoFuture = Serving;

@@ -89,7 +89,7 @@ impl Report {
 pub enum ForcedBy {
     /// The [deadline](crate::Drain::deadline) has passed.
     Deadline,
-    /// The signal of [`Drain::run`](crate::Drain::run) has come a [second time](crate::Insist).
+    /// The signal of [`Drain::run`](crate::Drain::run) has come a [second time](crate::signal::SecondSignal).
     SecondSignal,
     /// [`Drain::force`](crate::Drain::force) was called.
     Call,

@@ -4,7 +4,7 @@
 //! hears of no signal. A watcher thread wakes the runtime from outside, so that another worker runs the
 //! task. If every worker is blocked, the thread ends the process itself.
 
-use super::Requests;
+use super::requests::Requests;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     low_level::{self, pipe},

@@ -44,8 +44,7 @@ assert_impl_all!(refusal::Unavailable: Send, Sync, Unpin, Copy, Debug, Default);
 assert_impl_all!(refusal::NoneExempt: Send, Sync, Unpin, Copy, Debug, Default);
 #[cfg(feature = "signal")]
 assert_impl_all!(signal::Terminate: Send, Sync, Unpin, Debug);
-#[cfg(feature = "signal")]
-assert_impl_all!(signal::Again: Send, Sync, Unpin, Debug);
+assert_impl_all!(signal::SecondSignal: Send, Sync, Unpin, Debug);
 
 // What is inside follows.
 assert_not_impl_any!(Graceful<std::rc::Rc<()>>: Send, Sync);
@@ -60,6 +59,8 @@ fn futures_of_a_drain_are_send_and_static() {
     check(drain.wait());
     check(drain.shutdown(std::time::Duration::ZERO));
     check(drain.run(std::future::ready(()), std::future::ready(())));
+    #[cfg(feature = "signal")]
+    check(drain.run(std::future::ready(()), tokio::signal::ctrl_c()));
 }
 
 /// The state that a request carries: at most two words more in its future, two in its body.

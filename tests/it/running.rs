@@ -4,18 +4,14 @@ use crate::support::*;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
-use std::{
-    future::{self, Future},
-    io,
-    time::Duration,
-};
+use std::{future, io, time::Duration};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
 };
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
-use tower_graceful::{Drain, Phase, RunError};
+use tower_graceful::{Drain, Phase, RunError, signal::SecondSignal};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -98,17 +94,9 @@ async fn g52_an_idle_server_may_take_a_few_turns_to_notice() {
 
 #[tokio::test(start_paused = true)]
 async fn g53_the_second_signal_forces() {
-    /// Comes once more after a second.
-    struct Insists(std::pin::Pin<Box<tokio::time::Sleep>>);
-    impl tower_graceful::Insist for Insists {
-        fn poll_insist(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-            self.0.as_mut().poll(cx)
-        }
-    }
-
     let drain = Drain::new();
     let _guard = drain.guard().expect("serving");
-    let signal = async { Insists(Box::pin(sleep(SECOND))) };
+    let signal = async { SecondSignal::new(sleep(SECOND)) };
     let start = Instant::now();
     let error = drain
         .run(drain.reached(Phase::Draining), signal)
@@ -120,17 +108,6 @@ async fn g53_the_second_signal_forces() {
 
 #[tokio::test(start_paused = true)]
 async fn a_signal_may_skip_the_lame_duck_or_its_rest() {
-    struct Hurries;
-    impl tower_graceful::Insist for Hurries {
-        fn poll_insist(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-            std::task::Poll::Pending
-        }
-
-        fn skips_lame_duck(&self) -> bool {
-            true
-        }
-    }
-
     for begun in [false, true] {
         let drain = Drain::builder().lame_duck(60 * SECOND).build();
         if begun {
@@ -141,10 +118,23 @@ async fn a_signal_may_skip_the_lame_duck_or_its_rest() {
         let start = Instant::now();
         let server = drain.reached(Phase::Draining);
         drain
-            .run(server, future::ready(Hurries))
+            .run(
+                server,
+                future::ready(SecondSignal::from(()).skip_lame_duck()),
+            )
             .await
             .expect("idle");
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_may_end_with_a_result() {
+    for output in [Ok(()), Err(io::Error::other("no handler"))] {
+        let drain = Drain::new();
+        let server = drain.reached(Phase::Draining);
+        let drained = drain.run(server, future::ready(output)).await;
+        drained.expect("idle");
     }
 }
 
