@@ -199,6 +199,65 @@ impl DrainBuilder {
         self
     }
 
+    /// Sets the lame duck and the timeout for a pod of Kubernetes.
+    ///
+    /// The timeout is the pod's `terminationGracePeriodSeconds`, less what its preStop hook takes, less 2 s to
+    /// abort what is left and to exit. The lame duck is 5 s, and at most half of the timeout.
+    ///
+    /// ```no_run
+    /// use std::{env, error::Error, time::Duration};
+    /// use tower_graceful::Drain;
+    ///
+    /// # fn main() -> Result<(), Box<dyn Error>> {
+    /// let seconds = env::var("TERMINATION_GRACE_PERIOD_SECONDS")?.parse()?;
+    /// let pre_stop = Duration::ZERO; // no hook
+    /// let drain = Drain::builder()
+    ///     .kubernetes(Duration::from_secs(seconds), pre_stop)
+    ///     .build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The Downward API does not offer that field, so the manifest states it twice:
+    ///
+    /// ```yaml
+    /// spec:
+    ///   terminationGracePeriodSeconds: 60
+    ///   containers:
+    ///     - name: server
+    ///       env:
+    ///         - name: TERMINATION_GRACE_PERIOD_SECONDS
+    ///           value: "60"
+    /// ```
+    ///
+    /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
+    ///
+    /// # Why a lame duck
+    ///
+    /// The kubelet runs the preStop hook and sends SIGTERM. Proxies, ingresses and balancers hear of the
+    /// deletion from the control plane, and nothing waits for them: the last one may take the address out
+    /// seconds after the signal. Until then it sends requests there, and a closed port turns them into
+    /// 502s. If that takes longer than 5 s, call [`lame_duck`](Self::lame_duck) after this method. A preStop
+    /// hook that sleeps does the same, but tells no client to close its connection; with a hook, a lame duck
+    /// of zero is enough.
+    ///
+    /// # Short grace periods
+    ///
+    /// If the hook and the reserve use up the grace period, timeout and lame duck are zero, and the signal
+    /// aborts what is in flight. No more can be done: to a pod whose hook has overrun, Kubernetes grants
+    /// 2 s, once, between SIGTERM and SIGKILL. For `pre_stop`, give the longest time that the hook may
+    /// take. What it does not take stays unused.
+    pub fn kubernetes(self, grace_period: Duration, pre_stop: Duration) -> Self {
+        const LAME_DUCK: Duration = Duration::from_secs(5);
+        /// Aborting takes up to a second. The rest is for what comes after the drain.
+        const RESERVE: Duration = Duration::from_secs(2);
+
+        let timeout = grace_period
+            .saturating_sub(pre_stop)
+            .saturating_sub(RESERVE);
+        self.lame_duck(LAME_DUCK.min(timeout / 2)).timeout(timeout)
+    }
+
     /// The drain, in [`Phase::Serving`].
     pub fn build(self) -> Drain {
         // More shards than threads that can run at once, so that two seldom share one.
@@ -235,66 +294,6 @@ impl Drain {
     /// Settings first.
     pub fn builder() -> DrainBuilder {
         DrainBuilder::default()
-    }
-
-    /// Settings for a pod of Kubernetes: a lame duck of 5 s, and everything within the pod's
-    /// `terminationGracePeriodSeconds`, less what its preStop hook takes of them, less 2 s to cut what
-    /// is left and to exit.
-    ///
-    /// ```no_run
-    /// use std::{env, error::Error, time::Duration};
-    /// use tower_graceful::Drain;
-    ///
-    /// # fn main() -> Result<(), Box<dyn Error>> {
-    /// let seconds = env::var("TERMINATION_GRACE_PERIOD_SECONDS")?.parse()?;
-    /// let pre_stop = Duration::ZERO; // no hook
-    /// let drain = Drain::kubernetes(Duration::from_secs(seconds), pre_stop).build();
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// The Downward API does not know that field, so that the manifest says it twice:
-    ///
-    /// ```yaml
-    /// spec:
-    ///   terminationGracePeriodSeconds: 60
-    ///   containers:
-    ///     - name: server
-    ///       env:
-    ///         - name: TERMINATION_GRACE_PERIOD_SECONDS
-    ///           value: "60"
-    /// ```
-    ///
-    /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
-    ///
-    /// # Why a lame duck
-    ///
-    /// A pod that is deleted is told so by its kubelet: the preStop hook, then SIGTERM. All others hear
-    /// of it from the control plane, on a way of its own, and nobody waits for them: it may be seconds
-    /// after the signal that the last proxy, ingress or balancer takes the address out. Until then it
-    /// sends requests there, which a closed port would refuse, and somebody in between would make a 502
-    /// of that. Where that takes longer than 5 s, say more with
-    /// [`lame_duck`](DrainBuilder::lame_duck). A preStop hook that sleeps does the same, but it tells
-    /// no client to close its connection; with both, a lame duck of zero is enough.
-    ///
-    /// # Where time is short
-    ///
-    /// The lame duck is at most half of what there is. Nothing is left of a grace period that the hook
-    /// and the reserve use up: the timeout is zero then, the lame duck too, and the signal aborts what
-    /// is in flight. That is all that can be done: to a pod whose hook has overrun, Kubernetes adds 2 s,
-    /// once, from the signal to the SIGKILL, and the reserve is as long. Say for `pre_stop` the longest
-    /// that the hook may take; what it does not take is not used.
-    pub fn kubernetes(termination_grace_period: Duration, pre_stop: Duration) -> DrainBuilder {
-        const LAME_DUCK: Duration = Duration::from_secs(5);
-        /// Cutting takes up to a second. The rest is for what comes after the drain.
-        const RESERVE: Duration = Duration::from_secs(2);
-
-        let timeout = termination_grace_period
-            .saturating_sub(pre_stop)
-            .saturating_sub(RESERVE);
-        Self::builder()
-            .lame_duck(LAME_DUCK.min(timeout / 2))
-            .timeout(timeout)
     }
 
     /// A layer for HTTP services: counts each request to the end of its response body, and

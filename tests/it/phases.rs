@@ -54,7 +54,7 @@ async fn in_kubernetes_everything_is_over_before_the_kill() {
         (Duration::MAX, Duration::ZERO, ms(5_000), None),
     ] {
         let case = format!("{grace_period:?} less {pre_stop:?}");
-        let drain = Drain::kubernetes(grace_period, pre_stop).build();
+        let drain = Drain::builder().kubernetes(grace_period, pre_stop).build();
         let _guard = drain.guard().expect("serving");
         let start = Instant::now();
         drain.begin();
