@@ -1,4 +1,4 @@
-//! gRPC's health service, which says NOT_SERVING when the drain begins.
+//! The gRPC health service, which answers NOT_SERVING once the drain has begun.
 
 use crate::drain::{Drain, Phase, Reached};
 use futures_core::Stream;
@@ -18,18 +18,20 @@ use tonic_health::{
 };
 
 impl Drain {
-    /// gRPC's [health service](https://github.com/grpc/grpc/blob/master/doc/health-checking.md), in
-    /// place of the one that tonic-health gives with its reporter.
+    /// Returns a gRPC [health
+    /// service](https://github.com/grpc/grpc/blob/master/doc/health-checking.md) that follows the
+    /// drain. Use it in place of the service that tonic-health returns with its reporter.
     ///
-    /// It says what the reporter has been told, until [`Phase::LameDuck`]: from then on each service that it
-    /// knows is NOT_SERVING, the server as a whole (`""`) too, whatever it is told. Who watches is told so,
-    /// and the watch ends at [`Phase::Draining`], where it would hold the drain.
+    /// It answers what the reporter was told, until [`Phase::LameDuck`]. From then on each service
+    /// that the reporter knows is NOT_SERVING, and so is the server as a whole (`""`). Later
+    /// updates of the reporter change nothing. Watching clients get the new status, and their watch
+    /// ends at [`Phase::Draining`], as the drain would wait for it.
     ///
-    /// As from tonic-health itself, who wants to watch a service that the reporter does not know is told
-    /// NOT_FOUND (the protocol has a SERVICE_UNKNOWN for that), and may come again.
+    /// As with tonic-health, a `Watch` of a service that the reporter does not know gets NOT_FOUND.
+    /// (The protocol has SERVICE_UNKNOWN for that.)
     ///
-    /// Let the layer exempt its `Check`, which probes ask to the end; who comes to watch after that is
-    /// refused like any other.
+    /// Exempt its `Check` from the layer, as probes call it until the end. A `Watch` that comes
+    /// while draining is refused like any other request.
     ///
     /// ```no_run
     /// use tonic::transport::Server;
@@ -57,7 +59,7 @@ impl Drain {
     }
 }
 
-/// gRPC's health service, as the drain says; from [`Drain::grpc_health`].
+/// Serves gRPC health checks and follows the drain; made by [`Drain::grpc_health`].
 #[derive(Debug)]
 pub struct GrpcHealth {
     inner: HealthService,
@@ -70,7 +72,7 @@ impl Health for GrpcHealth {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        // First, so that an unknown service stays unknown.
+        // First, so that an unknown service is still NOT_FOUND.
         let response = self.inner.check(request).await?;
         match self.drain.phase() {
             Phase::Serving => Ok(response),
@@ -100,14 +102,14 @@ fn not_serving() -> HealthCheckResponse {
     }
 }
 
-/// What a client sees that watches.
+/// Streams the status of a service to a watching client.
 pub struct HealthWatch {
-    /// What the reporter is told, until the drain begins.
+    /// The reporter's updates; `None` once the drain has begun.
     updates: Option<WatchStream>,
-    /// What was said last.
+    /// The status that was sent last.
     last: Option<i32>,
     begun: Reached,
-    /// `None` once it has.
+    /// `None` once reached.
     ends: Option<Reached>,
 }
 
@@ -125,9 +127,9 @@ impl Stream for HealthWatch {
                 return update;
             }
             this.updates = None;
-            let goodbye = not_serving();
-            if this.last != Some(goodbye.status) {
-                return Poll::Ready(Some(Ok(goodbye)));
+            let last = not_serving();
+            if this.last != Some(last.status) {
+                return Poll::Ready(Some(Ok(last)));
             }
         }
         if let Some(ends) = &mut this.ends {

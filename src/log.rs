@@ -1,7 +1,7 @@
-//! What goes wrong with connections, for `tracing`, or for nobody: without the feature nothing of this is
-//! kept or done.
+//! Logs errors of connections and services to `tracing`.
 //!
-//! A subscriber that panics ends neither a server nor a connection.
+//! Without the feature, nothing here is kept or done. A subscriber that panics ends neither a
+//! server nor a connection.
 
 #[cfg(feature = "tracing")]
 use crate::drain::contained;
@@ -13,7 +13,7 @@ use {
     std::{error::Error, fmt},
 };
 
-/// Logs what a listener could not accept, as `axum::serve` does. To be called once for each error.
+/// Logs an error of a listener's accept, as `axum::serve` does.
 #[cold]
 pub(crate) fn accept_error(error: &io::Error) {
     #[cfg(feature = "tracing")]
@@ -33,7 +33,7 @@ pub(crate) fn handshake_error(peer: &Peer, error: &dyn fmt::Display) {
     let _ = (peer, error);
 }
 
-/// Logs why a connection has ended before its time.
+/// Logs why a connection has failed.
 #[cfg(feature = "server")]
 #[cold]
 pub(crate) fn connection_error(peer: &Peer, error: &(dyn Error + 'static)) {
@@ -45,17 +45,16 @@ pub(crate) fn connection_error(peer: &Peer, error: &(dyn Error + 'static)) {
     let _ = (peer, error);
 }
 
-/// What is logged of a call that fails: its method and its path, without the query.
+/// Keeps what is logged if a call fails: the method and the path, without the query.
 #[cfg(feature = "server")]
 pub(crate) struct Call(Option<Box<(http::Method, http::Uri)>>);
 
 #[cfg(feature = "server")]
 impl Call {
-    /// Keeps what it takes to name the request, unless nothing is logged or no error of the type `E` can
-    /// be.
+    /// Keeps the method and the path, unless nothing is logged or `E` has no values.
     #[inline]
     pub(crate) fn of<B, E>(request: &Request<B>) -> Self {
-        // A result that has room for nothing but `Ok(())`: the error is `Infallible`, say.
+        // If `E` has no values, as `Infallible`, the result has one value and a size of 0.
         let fails = size_of::<Result<(), E>>() > 0;
         match cfg!(feature = "tracing") && fails {
             true => Self(Some(Box::new((
@@ -79,7 +78,7 @@ impl Call {
         let _ = (&self.0, error);
     }
 
-    /// Logs that the error of the service was answered.
+    /// Logs that an error of the service was answered with 503.
     #[cold]
     pub(crate) fn unavailable(&self, error: &(dyn Error + 'static)) {
         #[cfg(feature = "tracing")]
@@ -93,7 +92,7 @@ impl Call {
     }
 }
 
-/// An error and what it comes from.
+/// Prints an error and its sources.
 #[cfg(all(feature = "server", feature = "tracing"))]
 struct Chain<'a>(&'a (dyn Error + 'static));
 

@@ -1,8 +1,9 @@
-//! The connection side: what a listener of the drain accepts is counted until it is dropped, and
-//! does its part in the drain, whatever server it is given to.
+//! Counts connections and closes them in a drain, under any server.
 //!
-//! [`sniff`] looks at the bytes, [`drain_io`] acts on what they say, [`closing`] is the end of listening, and
-//! [`listener`] and [`incoming`] are the two shapes in which servers want their connections.
+//! [`listener`] and [`incoming`] are the two types from which servers accept. [`closing`] decides
+//! when they stop listening, and [`backlog`] empties their accept queues. [`drain_io`] wraps each
+//! connection and acts on what [`sniff`] finds in its bytes. [`linger`] reads what a peer still
+//! sends after the connection was closed.
 
 mod backlog;
 mod closing;
@@ -22,11 +23,11 @@ use std::io;
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 impl Drain {
-    /// Binds a TCP listener whose connections this drain knows.
+    /// Binds a TCP listener whose connections this drain counts.
     ///
-    /// The same as a [`listener`](Self::listener) over tokio's, but that nobody else has its socket,
-    /// and so nobody is reset who connects at the very end: see
-    /// [`exclusive`](DrainListener::exclusive).
+    /// It is a [`listener`](Self::listener) over tokio's `TcpListener` that is
+    /// [`exclusive`](DrainListener::exclusive): no other process has its socket. So no client is
+    /// reset that connects while it closes.
     ///
     /// # Errors
     ///
@@ -51,18 +52,18 @@ impl Drain {
         Ok(self.listener(listener).exclusive())
     }
 
-    /// A listener whose connections this drain knows: for `axum::serve` (feature `axum`), for tonic
-    /// (feature `tonic`: it is a stream, too) and for an accept loop by hand.
+    /// Wraps a listener, so that this drain counts its connections.
     ///
-    /// See [`DrainListener`].
+    /// Give it to `axum::serve` (feature `axum`) or to tonic (feature `tonic`, as a stream), or
+    /// accept from it in a loop of your own. See [`DrainListener`].
     pub fn listener<L>(&self, listener: L) -> DrainListener<L> {
         DrainListener::new(listener, self)
     }
 
-    /// A stream of connections that this drain knows: for tonic's `serve_with_incoming_shutdown`,
-    /// where the connections come from a stream already, such as tonic's `TcpIncoming`.
+    /// Wraps a stream of connections, so that this drain counts them.
     ///
-    /// See [`DrainIncoming`].
+    /// Use it for tonic's `serve_with_incoming_shutdown` if you have a stream and not a listener,
+    /// such as tonic's `TcpIncoming`. See [`DrainIncoming`].
     pub fn incoming<S>(&self, incoming: S) -> DrainIncoming<S> {
         DrainIncoming::new(incoming, self)
     }

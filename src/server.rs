@@ -53,7 +53,7 @@
 //! | `ErrServerClosed` | `Ok(`[`Drained`]`)` | |
 //! | `Close()` | [`Drain::force`], the second signal; or drop the server | |
 //! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | waited for, and given the deadline; a late one is run |
-//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::Left::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
+//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
 //! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
 //! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | 30 s unless told otherwise; in Go, none |
@@ -226,13 +226,13 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
 
 /// What all of a server's connections see.
-struct Shared {
+struct ServerShared {
     drain: Drain,
     settings: Settings,
     dropped: AtomicBool,
 }
 
-impl Shared {
+impl ServerShared {
     fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Acquire)
     }
@@ -603,12 +603,12 @@ where
             .into_iter()
             .map(|listen| listen(&settings, &drain))
             .collect();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerShared {
             drain: drain.clone(),
             settings,
             dropped: AtomicBool::new(false),
         });
-        shared.settings.keep_alive.tells(&shared);
+        shared.settings.keep_alive.add_server(&shared);
         let server = Server {
             ports,
             make,
@@ -630,7 +630,7 @@ where
 /// A server that runs; from [`Serve`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Serving {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     future: Pin<Box<dyn Future<Output = Result<Drained, DrainTimeout>> + Send>>,
 }
 
@@ -673,7 +673,7 @@ impl<S, F> fmt::Debug for Serve<S, F> {
 struct Server<S> {
     ports: Vec<Box<dyn Accept<S>>>,
     make: Box<dyn FnMut(&Peer) -> S + Send>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
 }
 
 impl<S> Unpin for Server<S> {}

@@ -1,4 +1,4 @@
-//! Streams and bodies that end with the drain, and not by being cut.
+//! Streams and bodies that end cleanly when the drain begins, instead of being aborted.
 
 use crate::drain::{Drain, Phase, Reached, Shared};
 use futures_core::Stream;
@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// When it is over.
+/// Tells when a stream has to end.
 struct End {
     shared: Arc<Shared>,
     reached: Reached,
@@ -29,12 +29,12 @@ impl End {
         }
     }
 
-    /// Asked before each item: a look, and no more.
+    /// Returns whether it is time to end, without registering a waker. Called before each item.
     fn has_come(&self) -> bool {
         self.shared.phase_by_now() >= Phase::Draining
     }
 
-    /// Asked when there is no item; wakes when it comes.
+    /// Waits for the time to end. Called when there is no item.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_come() {
             return Poll::Ready(());
@@ -44,12 +44,13 @@ impl End {
 }
 
 impl Drain {
-    /// A stream that ends at [`Phase::Draining`], between two items: its client sees an end, not a cut,
-    /// and the drain need not wait for its deadline.
+    /// Ends a stream at [`Phase::Draining`], between two items.
     ///
-    /// For event streams (the last chunk is sent), gRPC's server streams (with a
-    /// [last item](EndStream::with_last) that says why), subscriptions, and loops of one's own. What it has
-    /// not yielded by then is dropped with it.
+    /// The client sees a regular end, and the drain does not have to wait until its deadline. The
+    /// inner stream is dropped at the end, with all items that it has not yielded.
+    ///
+    /// Use it for event streams, for subscriptions and for loops of your own. A gRPC server stream
+    /// should have a [last item](EndStream::with_last) that tells the client why it ends.
     ///
     /// ```
     /// use axum::response::{Sse, sse::Event};
@@ -71,22 +72,23 @@ impl Drain {
         }
     }
 
-    /// A response body that ends at [`Phase::Draining`], between two frames.
+    /// Ends a response body at [`Phase::Draining`], between two frames.
     ///
-    /// A body that [says](Body::size_hint) how long it is, is left alone: to end it early is to break it. Of
-    /// any other one the client can not tell that it was ended early: so do not put it around downloads, nor
-    /// around gRPC, whose clients miss the trailers then; there, end the [stream](Self::end_stream). For event
-    /// streams there is [`end_response`](Self::end_response), which tells them from others.
+    /// A body with a [known length](Body::size_hint) is not ended, as an early end would break the
+    /// response. With any other body, the client cannot see that the end is early. So do not use
+    /// this for downloads. Do not use it for gRPC either, where the trailers would be missing: end
+    /// the [stream](Self::end_stream) instead. [`end_response`](Self::end_response) ends only event
+    /// streams.
     pub fn end_body<B: Body>(&self, body: B) -> EndBody<B> {
         let ends = body.size_hint().exact().is_none();
-        self.ending(body, ends)
+        self.end_body_if(ends, body)
     }
 
-    /// Ends the bodies of event streams (`text/event-stream`), and leaves all other responses as they are:
-    /// for handlers that one does not want to touch, by a layer around them all.
+    /// Ends the body of a response at [`Phase::Draining`] if it is an event stream
+    /// (`text/event-stream`), and changes no other response.
     ///
-    /// Left alone are those, too, that say how long they are, and those with a `Content-Encoding`, whose end
-    /// would be missed.
+    /// Use it in a layer around handlers that you do not want to change. An event stream with a
+    /// known length is not ended. Nor is one with a `Content-Encoding`, which would be incomplete.
     ///
     /// ```
     /// use axum::{Router, middleware::map_response, response::Response, routing::get};
@@ -115,11 +117,11 @@ impl Drain {
             && !headers.contains_key(CONTENT_ENCODING);
         response.map(|body| {
             let ends = ends && body.size_hint().exact().is_none();
-            self.ending(body, ends)
+            self.end_body_if(ends, body)
         })
     }
 
-    fn ending<B: Body>(&self, body: B, ends: bool) -> EndBody<B> {
+    fn end_body_if<B: Body>(&self, ends: bool, body: B) -> EndBody<B> {
         EndBody {
             body: Some(body),
             end: ends.then(|| End::new(self)),
@@ -129,7 +131,7 @@ impl Drain {
 }
 
 pin_project! {
-    /// A stream that ends with the drain; from [`Drain::end_stream`].
+    /// Ends the inner stream with the drain; made by [`Drain::end_stream`].
     #[must_use = "streams do nothing unless polled"]
     pub struct EndStream<S: Stream> {
         // `None` once it has ended.
@@ -141,8 +143,10 @@ pin_project! {
 }
 
 impl<S: Stream> EndStream<S> {
-    /// With a last item, if it is the drain that ends it: an event that says goodbye, or for a client of
-    /// gRPC that it should come again, elsewhere:
+    /// Adds a last item, which is yielded if the drain ends the stream.
+    ///
+    /// For example, an event that announces the end, or a gRPC status that makes the client call
+    /// again:
     ///
     /// ```
     /// # use tower_graceful::Drain;
@@ -178,7 +182,7 @@ impl<S: Stream> Stream for EndStream<S> {
                 Poll::Pending => {}
             }
         }
-        // What it holds is let go of before its client has read the end.
+        // Drop the inner stream, and all that it holds, before the client reads the end.
         this.stream.set(None);
         Poll::Ready(this.last.take())
     }
@@ -187,7 +191,7 @@ impl<S: Stream> Stream for EndStream<S> {
         let Some(stream) = &self.stream else {
             return (0, Some(0));
         };
-        // It may end now, or with one more.
+        // The stream may end now, or after the last item.
         let last = usize::from(self.last.is_some());
         let most = stream.size_hint().1;
         (0, most.and_then(|most| most.checked_add(last)))
@@ -195,20 +199,20 @@ impl<S: Stream> Stream for EndStream<S> {
 }
 
 pin_project! {
-    /// A body that ends with the drain; from [`Drain::end_body`].
+    /// Ends the inner body with the drain; made by [`Drain::end_body`].
     #[must_use = "bodies do nothing unless polled"]
     pub struct EndBody<B: Body> {
         // `None` once it has ended.
         #[pin]
         body: Option<B>,
-        // `None` if it ends by itself.
+        // `None` if the drain does not end it.
         end: Option<End>,
         last: Option<B::Data>,
     }
 }
 
 impl<B: Body> EndBody<B> {
-    /// With some last bytes, if it is the drain that ends it: `event: bye\ndata: moving\n\n`.
+    /// Adds last bytes, which are sent if the drain ends the body: `event: bye\ndata: moving\n\n`.
     pub fn with_last(mut self, data: B::Data) -> Self {
         self.last = Some(data);
         self
@@ -234,7 +238,7 @@ impl<B: Body> Body for EndBody<B> {
                     Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
                     Some(Err(_)) | None => true,
                 };
-                // By itself: nothing comes after that.
+                // The inner body has ended by itself, so the last bytes are not sent.
                 if ended {
                     *this.last = None;
                     this.body.set(None);
@@ -257,7 +261,7 @@ impl<B: Body> Body for EndBody<B> {
         match (&self.body, &self.end) {
             (None, _) => SizeHint::with_exact(0),
             (Some(body), None) => body.size_hint(),
-            // It may end now, or with some more.
+            // The body may end now, or after the last bytes.
             (Some(_), Some(_)) => SizeHint::default(),
         }
     }

@@ -1,7 +1,10 @@
-//! The connections that a drain knows: what each was last seen doing, who has to be waited for
-//! before servers are told, and how all of them are woken.
+//! Lists the connections of a drain: the state of each, its wakers, and its last-read check.
 //!
-//! No bytes and no sockets here: `net` looks at those, and says what it saw ([`ConnectionState`]).
+//! Servers get their shutdown signal only when no connection may still deliver a request that
+//! arrived in time. The *last-read check* finds that out: each connection has to look for bytes
+//! once more.
+//!
+//! This module sees neither bytes nor sockets. `net` does, and publishes a [`ConnectionState`].
 
 use super::{
     phase::Stage,
@@ -24,18 +27,18 @@ use tokio::time::Instant;
 use {std::sync::OnceLock, tokio::sync::OwnedSemaphorePermit};
 
 impl ConnectionState {
-    /// Whether a request may come, or has come in part.
+    /// Returns whether a first request may come, or a part of one has.
     fn awaits_request(self) -> bool {
         matches!(self, Self::Silent | Self::Reading)
     }
 }
 
-/// In a connection's word, beside its activity: the drain waits for it before it tells servers.
+/// In a connection's word: its last-read check is not done, and servers have to wait for it.
 const UNCHECKED: u8 = 1 << 7;
-/// Requests may come on it until it is closed, whatever else it does.
+/// In a connection's word: requests may arrive until it is closed, whatever its activity.
 const MULTIPLEXED: u8 = 1 << 6;
-/// A request is expected on it, whatever it was seen doing: one has been read of which no call has
-/// been made yet, or it is too young for anybody to know.
+/// In a connection's word: a request may be on its way, whatever its activity. There are unread
+/// bytes, or a head was read that is not a call yet, or the connection is too young to tell.
 const HAS_UNREAD: u8 = 1 << 5;
 
 fn activity(word: u8) -> ConnectionState {
@@ -46,36 +49,38 @@ fn has_unread(word: u8) -> bool {
     word & HAS_UNREAD != 0 || activity(word).awaits_request()
 }
 
-/// All of a drain's connections.
+/// Lists all connections of a drain.
 pub(super) struct ConnectionList {
     all: Registry<Connection>,
     multiplexed: AtomicUsize,
-    /// Those that carry [`UNCHECKED`], and one for the last-read check that is still to come.
+    /// How many carry [`UNCHECKED`]; plus 1 until all connections have been marked, so that it is
+    /// not 0 before the last-read check.
     unchecked: AtomicUsize,
 }
 
-/// One connection's part in it, which all that is done to it goes through.
+/// Holds what the drain knows of one connection.
 pub(crate) struct Connection {
     key: Key,
+    /// The activity and the flags above, in one word.
     word: AtomicU8,
     accepted: Instant,
-    /// Where it comes from, over TCP.
+    /// The peer's address, over TCP.
     peer: Option<SocketAddr>,
-    /// How many bytes were written to it.
+    /// How many bytes were written.
     sent: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    /// Of who drives it, where that is `serve`.
+    /// The task that drives the connection, under `serve`.
     driver: AtomicWaker,
-    /// How many calls have started on it and how many have finished, where somebody counts them.
+    /// How many HTTP/1 calls have started and finished. Only `serve` counts them.
     calls_started: AtomicU64,
     calls_finished: AtomicU64,
-    /// It is to be closed at the next occasion, drain or not.
+    /// Whether the connection closes once it is idle, drain or not.
     retires: AtomicBool,
     shared: Arc<Shared>,
 }
 
-/// The calls of a connection over HTTP/1, of which one at most is active.
+/// Counts the calls of an HTTP/1 connection, at most one of which is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallCounts {
     pub(crate) started: u64,
@@ -88,7 +93,7 @@ impl CallCounts {
     }
 }
 
-/// A connection that is counted, until the last clone of this is dropped.
+/// Keeps a connection counted until the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard {
     registration: Arc<Registration>,
@@ -96,9 +101,9 @@ pub(crate) struct ConnectionGuard {
 
 struct Registration {
     connection: Arc<Connection>,
-    /// Among as many as there may be, where there is a limit. Freed when this is dropped.
+    /// The permit of a server that limits its connections.
     #[cfg(feature = "server")]
-    place: OnceLock<OwnedSemaphorePermit>,
+    permit: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl ConnectionList {
@@ -127,39 +132,42 @@ impl ConnectionList {
         self.unchecked.load(Ordering::Acquire)
     }
 
-    /// The roll call: each connection is awaited until it has looked for bytes once more, and has
-    /// found none that belong to a request. To be called once.
+    /// Starts the last-read check. Called once.
+    ///
+    /// Each connection is unchecked until it has looked for bytes once more and has found none that
+    /// belong to a request.
     pub(super) fn start_last_read(&self) {
         self.all.each(|connection| {
-            // Who has left HTTP behind has no request to bring.
+            // An upgraded connection delivers no more requests.
             if activity(connection.word.load(Ordering::Acquire)) != ConnectionState::Upgraded {
-                self.expect_check(connection);
+                self.mark_unchecked(connection);
             }
         });
         self.unchecked.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Those who have not answered, and of whom nothing is expected, are not awaited any more.
+    /// Stops waiting for unchecked connections that have no request on its way.
     pub(super) fn skip_unchecked(&self) {
         self.all.each(|connection| {
-            // In one step with the look: who begins to say something meanwhile stays awaited.
-            let excused = |word| (!has_unread(word)).then_some(word & !UNCHECKED);
+            // In one atomic step: a request that begins to arrive meanwhile keeps the mark.
+            let skipped = |word| (!has_unread(word)).then_some(word & !UNCHECKED);
             let before = connection
                 .word
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, excused);
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, skipped);
             if before.is_ok_and(|word| word & UNCHECKED != 0) {
                 self.unchecked.fetch_sub(1, Ordering::AcqRel);
             }
         });
     }
 
+    /// Wakes every task that waits on a connection.
     pub(super) fn wake_all(&self) {
         let mut all = Vec::new();
         self.all.each(|connection| all.push(connection.clone()));
-        // As they lie in memory, more or less as they came: what they have beside this, here and in
-        // the kernel, lies in that order, too, and each of them is about to touch all of that.
+        // By address, which is roughly the order of their accepts. The other memory of each
+        // connection, here and in the kernel, has that order too, and is touched next.
         all.sort_unstable_by_key(Arc::as_ptr);
-        // Not under a lock: what a waker does is nobody's business here.
+        // Outside of the locks: a waker may run any code.
         for connection in all {
             connection.reader.wake();
             connection.writer.wake();
@@ -167,11 +175,13 @@ impl ConnectionList {
         }
     }
 
+    /// Counts the connections by state.
     pub(super) fn count(&self, left: &mut Counts) {
         self.all
             .each(|connection| left.add_connection(connection.state()));
     }
 
+    /// Appends each connection to a report's list.
     pub(super) fn list(&self, now: Instant, all: &mut Vec<Blocker>) {
         self.all.each(|connection| {
             let age = now.saturating_duration_since(connection.accepted);
@@ -183,15 +193,16 @@ impl ConnectionList {
         });
     }
 
-    /// True if it was awaited already, and nobody is any more.
-    fn expect_check(&self, connection: &Connection) -> bool {
-        // First counted, then marked: whoever finds the mark may take it back.
+    /// Marks a connection as unchecked. Returns whether the mark was set already and, by now, no
+    /// connection is unchecked.
+    fn mark_unchecked(&self, connection: &Connection) -> bool {
+        // Count first, then mark: a thread that takes back the mark subtracts from the count.
         self.unchecked.fetch_add(1, Ordering::AcqRel);
         connection.word.fetch_or(UNCHECKED, Ordering::AcqRel) & UNCHECKED != 0
             && self.unchecked.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// True if nobody is awaited any more.
+    /// Takes back the mark. Returns whether no connection is unchecked any more.
     fn checked(&self, connection: &Connection) -> bool {
         connection.word.fetch_and(!UNCHECKED, Ordering::AcqRel) & UNCHECKED != 0
             && self.unchecked.fetch_sub(1, Ordering::AcqRel) == 1
@@ -199,7 +210,7 @@ impl ConnectionList {
 }
 
 impl ConnectionGuard {
-    /// Counts a connection that has just been accepted; `None` once the drain admits nothing.
+    /// Counts a connection that has just been accepted. Returns `None` once the list is closed.
     pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
         let connection = shared.connections().all.add(|key| Connection {
             key,
@@ -215,23 +226,24 @@ impl ConnectionGuard {
             retires: AtomicBool::new(false),
             shared: shared.clone(),
         })?;
-        // Too late for the roll call, not too late to be served.
+        // The check may have marked all others before this one was in the list. If the stage
+        // changes after this look, the marking comes later and finds it in the list.
         if connection.stage() == Stage::LastRead {
-            connection.list().expect_check(&connection);
+            connection.list().mark_unchecked(&connection);
         }
         let registration = Arc::new(Registration {
             connection,
             #[cfg(feature = "server")]
-            place: OnceLock::new(),
+            permit: OnceLock::new(),
         });
         Some(Self { registration })
     }
 
-    /// It keeps its place until it is dropped.
+    /// Holds a permit until the connection is uncounted.
     #[cfg(feature = "server")]
-    pub(crate) fn keep(&self, place: Option<OwnedSemaphorePermit>) {
-        if let Some(place) = place {
-            let _ = self.registration.place.set(place);
+    pub(crate) fn keep_permit(&self, permit: Option<OwnedSemaphorePermit>) {
+        if let Some(permit) = permit {
+            let _ = self.registration.permit.set(permit);
         }
     }
 
@@ -249,14 +261,15 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let connection = &self.connection;
         let list = connection.list();
-        // First: what the roll call marks before this is taken back below, and after this it marks nothing.
+        // First leave the list: from here on the last-read check cannot mark this connection. A
+        // mark that was set before is taken back below.
         let emptied = list.all.remove(connection.key);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             list.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
         list.checked(connection);
         connection.shared.part_emptied(emptied);
-        // A waiter for connections may go on.
+        // The stage may be waiting for this connection.
         if connection.stage() != Stage::Serving {
             connection.shared.advance();
         }
@@ -273,19 +286,19 @@ impl Connection {
         self.accepted
     }
 
-    /// What the schedule says, as it stands.
+    /// Reads the schedule.
     pub(crate) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
         self.shared.look(look)
     }
 
-    /// Moves the schedule on, if it is time.
+    /// Advances the schedule to the present.
     pub(crate) fn advance(&self) {
         self.shared.advance();
     }
 
-    /// Says what it was seen doing, and whether a request is expected all the same.
-    pub(crate) fn publish(&self, activity: ConnectionState, expected: bool) {
-        let seen = activity as u8 | if expected { HAS_UNREAD } else { 0 };
+    /// Publishes what the connection was seen doing, and whether it [has unread](HAS_UNREAD) bytes.
+    pub(crate) fn publish(&self, activity: ConnectionState, unread: bool) {
+        let seen = activity as u8 | if unread { HAS_UNREAD } else { 0 };
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(now) = self.word.compare_exchange_weak(
             word,
@@ -295,47 +308,49 @@ impl Connection {
         ) {
             word = now;
         }
-        // After the roll call it has begun to say something: it is heard out.
-        if has_unread(seen) && self.stage() == Stage::LastRead && self.list().expect_check(self) {
+        // A request has begun to arrive, perhaps after the check of this connection: wait for it.
+        if has_unread(seen) && self.stage() == Stage::LastRead && self.list().mark_unchecked(self) {
             self.shared.advance();
         }
     }
 
-    /// Requests may come on it until it is closed. To be called once.
-    pub(crate) fn is_multiplexed(&self) {
+    /// Records that requests may arrive until the connection is closed. Called once.
+    pub(crate) fn mark_multiplexed(&self) {
         self.list().multiplexed.fetch_add(1, Ordering::AcqRel);
         self.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
     }
 
-    /// Whether it is to be closed at the next occasion.
+    /// Returns whether the connection closes once it is idle, drain or not.
     #[inline]
     pub(crate) fn retires(&self) -> bool {
         self.retires.load(Ordering::Acquire)
     }
 
-    /// Answers the roll call: it has been looked at.
+    /// Ends the last-read check of this connection, unless a request is on its way.
     pub(crate) fn checked(&self) {
-        let expected = has_unread(self.word.load(Ordering::Relaxed));
-        if !expected && self.list().checked(self) {
+        let unread = has_unread(self.word.load(Ordering::Relaxed));
+        if !unread && self.list().checked(self) {
             self.shared.advance();
         }
     }
 
-    /// Has it looked at again.
-    pub(crate) fn wake(&self) {
+    /// Wakes the task that reads.
+    pub(crate) fn wake_reader(&self) {
         self.reader.wake();
     }
 
-    /// To be woken when the schedule has changed; what has changed before is to be looked at after.
-    pub(crate) fn wake_reader(&self, waker: &Waker) {
+    /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
+    /// at the schedule after this call: an earlier change does not wake it.
+    pub(crate) fn register_reader(&self, waker: &Waker) {
         self.reader.register(waker);
     }
 
-    pub(crate) fn wake_writer(&self, waker: &Waker) {
+    /// Registers the task that writes; see [`register_reader`](Self::register_reader).
+    pub(crate) fn register_writer(&self, waker: &Waker) {
         self.writer.register(waker);
     }
 
-    /// So many bytes more were written to it. To be called by one at a time.
+    /// Counts written bytes. Not atomic as a whole, so only one task at a time may call it.
     #[inline]
     pub(crate) fn wrote(&self, bytes: usize) {
         let sent = self.sent.load(Ordering::Relaxed) + bytes as u64;
@@ -367,14 +382,14 @@ impl Connection {
     }
 }
 
-/// What `serve` asks and says, who sees calls, and not only bytes.
+/// The part for `serve`, which sees calls and not only bytes.
 #[cfg(feature = "server")]
 impl Connection {
     pub(crate) fn activity(&self) -> ConnectionState {
         activity(self.word.load(Ordering::Acquire))
     }
 
-    /// Whether a request is expected on it, whatever it was seen doing.
+    /// Returns whether a request is on its way, as far as it was published.
     pub(crate) fn has_unread(&self) -> bool {
         has_unread(self.word.load(Ordering::Acquire))
     }
@@ -388,23 +403,28 @@ impl Connection {
         self.peer
     }
 
-    pub(crate) fn wake_driver(&self, waker: &Waker) {
+    /// Registers the task that drives the connection; see
+    /// [`register_reader`](Self::register_reader).
+    pub(crate) fn register_driver(&self, waker: &Waker) {
         self.driver.register(waker);
     }
 
-    /// Counts a call over HTTP/1, where one call follows the other.
+    /// Counts the start of an HTTP/1 call.
     pub(crate) fn call_started(&self) {
         self.calls_started.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Counts the end of an HTTP/1 call.
     pub(crate) fn call_finished(&self) {
         self.calls_finished.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// See [`Shared::count_completed_late`].
     pub(crate) fn count_completed_late(&self) {
         self.shared.count_completed_late();
     }
 
+    /// Has the connection close once it is idle.
     pub(crate) fn retire(&self) {
         self.retires.store(true, Ordering::Release);
     }
@@ -416,7 +436,7 @@ mod tests {
     use crate::Drain;
     use std::{task::Wake, time::Duration};
 
-    /// Asks to be woken again whenever it is woken: a task that is polled at once, before the next
+    /// Registers itself again at each wake-up: like a task that is polled at once, before the next
     /// waker of its connection is used.
     struct PolledAtOnce {
         connection: Arc<Connection>,
@@ -426,7 +446,7 @@ mod tests {
     impl Wake for PolledAtOnce {
         fn wake(self: Arc<Self>) {
             self.wakes.fetch_add(1, Ordering::SeqCst);
-            self.connection.wake_driver(&self.clone().into());
+            self.connection.register_driver(&self.clone().into());
         }
     }
 
@@ -436,7 +456,7 @@ mod tests {
                 connection,
                 wakes: AtomicUsize::new(0),
             });
-            polled.connection.wake_driver(&polled.clone().into());
+            polled.connection.register_driver(&polled.clone().into());
             polled
         }
 
@@ -450,17 +470,19 @@ mod tests {
         let drain = Drain::new();
         let registered = ConnectionGuard::enter(drain.shared(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
-        registered.connection().wake_reader(&polled.clone().into());
+        registered
+            .connection()
+            .register_reader(&polled.clone().into());
         drain.wake_connections();
-        // By the reader's waker, and by its own.
+        // As the reader, and as the driver.
         assert_eq!(polled.wakes(), 2);
         drain.wake_connections();
         assert_eq!(polled.wakes(), 3);
     }
 
-    /// Else ten thousand that close wake each other ten thousand times.
+    /// Otherwise ten thousand connections that close wake each other ten thousand times.
     #[tokio::test]
-    async fn who_closes_during_the_roll_call_does_not_wake_the_others() {
+    async fn a_close_during_the_last_read_check_does_not_wake_the_others() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
         let mut all: Vec<_> = (0..100)
             .filter_map(|_| ConnectionGuard::enter(drain.shared(), None))

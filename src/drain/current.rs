@@ -1,13 +1,15 @@
-//! The drain that counts the request which this thread is polling.
+//! Records which drain counts the request that this thread is polling.
 //!
-//! `serve` counts its requests, and says so here during each poll. A layer of the same drain that stands
-//! below it then counts the request no second time. A layer says so, too, but only once the drain has
-//! begun: that is for a handler that waits for the drain, and so for itself.
+//! `serve` counts its requests and records the drain here during each poll. A layer of the same
+//! drain inside of `serve` then does not count the request again.
+//!
+//! A layer records its drain too, but only once the drain has begun. By that, a handler is found
+//! that waits for the drain of its own request, and so for itself.
 
 use super::{CounterHandle, counter::Token, shared::Shared};
 use std::cell::Cell;
 
-/// Set in an identity that `serve` makes. Blocks are aligned to more.
+/// Marks an identity made by `serve`. The bit is free, as the alignment of blocks is more than 1.
 const BY_SERVE: usize = 1;
 
 thread_local! {
@@ -15,24 +17,26 @@ thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// A drain, as far as it takes to tell it from another one: the address of its block.
+/// Identifies a drain by the address of its block.
 ///
-/// Another drain can have that block only after this one is gone, and it is not gone while it is current:
-/// the request that is polled is counted, which keeps the block. A layer of a drain that had the block
-/// before serves uncounted, as it would do otherwise.
+/// Another drain can get the block only when this one is gone and the block is not in use. The
+/// polled request is counted and keeps the block, so the identity is unique while it is current.
+///
+/// A layer of a drain that had the block before takes the identity for its own and does not count
+/// the request. It would not count the request anyway, as its handle is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity(usize);
 
 impl Identity {
-    /// Returns the identity by which `serve` says that it has counted the request.
+    /// Returns the identity that `serve` records for a request that it has counted.
     #[cfg(feature = "server")]
     #[inline]
     pub(crate) fn of(handle: &CounterHandle) -> Self {
         Self(handle.address() | BY_SERVE)
     }
 
-    /// Returns the identity by which a layer says that it has counted the request. What `serve` has said
-    /// of the same drain stays.
+    /// Returns the identity that a layer records for a request that it has counted. If `serve` has
+    /// recorded the same drain, its mark stays.
     pub(super) fn of_token(token: &Token<Shared>) -> Self {
         let current = CURRENT.get();
         match current & !BY_SERVE == token.address() {
@@ -41,7 +45,7 @@ impl Identity {
         }
     }
 
-    /// Makes it the current drain until the value that this returns is dropped.
+    /// Makes this the current drain until the returned value is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Current {
         Current {
@@ -50,7 +54,7 @@ impl Identity {
     }
 }
 
-/// Restores what was current before, also when a panic unwinds.
+/// Restores the drain that was current before. Its drop does that, also while a panic unwinds.
 #[must_use = "the drain is current until this is dropped"]
 pub(crate) struct Current {
     before: usize,
@@ -63,15 +67,15 @@ impl Drop for Current {
     }
 }
 
-/// Returns whether `serve` has counted the request that this thread is polling, for that drain.
+/// Returns whether `serve` has counted the polled request for this drain.
 #[cfg(feature = "server")]
 #[inline]
 pub(crate) fn is_current(handle: &CounterHandle) -> bool {
     CURRENT.get() == handle.address() | BY_SERVE
 }
 
-/// Returns whether this thread is polling a request that the drain counts. Without `serve`, it is only
-/// known once the drain has begun.
+/// Returns whether this thread is polling a request that the drain counts. Without `serve`, this is
+/// known only once the drain has begun.
 pub(super) fn is_inside(handle: &CounterHandle) -> bool {
     CURRENT.get() & !BY_SERVE == handle.address()
 }

@@ -1,4 +1,4 @@
-//! In place of `connections` where the crate is built without `net`: there are none.
+//! Replaces `connection` in a build without the feature `net`: there are no connections.
 
 use super::{
     registry::Emptied,
@@ -6,6 +6,7 @@ use super::{
 };
 use tokio::time::Instant;
 
+/// Lists no connections.
 pub(super) struct ConnectionList;
 
 impl ConnectionList {
@@ -17,7 +18,7 @@ impl ConnectionList {
         0
     }
 
-    /// There is nothing in it.
+    /// Closes the list, which is always empty.
     pub(super) fn close(&self) -> Option<Emptied> {
         Some(Emptied)
     }

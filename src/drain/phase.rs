@@ -1,7 +1,9 @@
 use std::fmt;
 
-/// How far a [`Drain`](crate::Drain) has come. Phases only ever go forward, and compare so; their
-/// numbers are not part of the API.
+/// Names how far a [`Drain`](crate::Drain) has come.
+///
+/// Phases only go forward, and a later phase compares as greater. Their discriminants are not part
+/// of the API.
 ///
 /// ```
 /// use tower_graceful::{Drain, Phase};
@@ -20,19 +22,22 @@ use std::fmt;
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Phase {
-    /// Nobody has asked to stop: everything is served.
+    /// The drain has not begun, and everything is served.
     Serving,
-    /// The end is announced and everything is still served: readiness says no, and HTTP/1
-    /// responses carry `Connection: close`, so that balancers and clients move elsewhere. Its last
-    /// moment is for the accept queue and for what is in the pipe, where there is a listener.
+    /// The drain has begun, and everything is still served.
+    ///
+    /// Readiness fails and HTTP/1 responses carry `Connection: close`, so that balancers and
+    /// clients move elsewhere. If there is a listener, it empties its accept queue at the end of
+    /// this phase, and requests in transit get a moment to arrive.
     LameDuck,
-    /// New work is refused; what is in flight is waited for. (A request that arrived in time, on a
-    /// connection that the drain knows, is not new.)
+    /// New work is refused, and the drain waits for what is in flight.
+    ///
+    /// A request that arrived in time, on a connection that the drain knows, is not new.
     Draining,
-    /// The deadline has passed, or [`Drain::force`](crate::Drain::force) was called: what is left
-    /// is cut.
+    /// The deadline has passed, or [`Drain::force`](crate::Drain::force) was called: connections
+    /// that are left are aborted.
     Forced,
-    /// It is over, and every waiter has the same outcome.
+    /// The drain is over, and every waiter gets the same outcome.
     Done,
 }
 
@@ -49,7 +54,7 @@ impl Phase {
 }
 
 impl Phase {
-    /// As in JSON.
+    /// Returns the phase's name in JSON.
     #[cfg(feature = "tracing")]
     pub(super) fn as_label(self) -> &'static str {
         match self {
@@ -59,30 +64,29 @@ impl Phase {
     }
 }
 
-/// In lower case: `lame duck`.
+/// Prints in lower case: `lame duck`.
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-/// The phases as the crate itself sees them: what happens to connections lies between two of them.
-/// Only ever goes forward.
+/// Divides the phases into the steps that connections go through. Stages only go forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stage {
     Serving,
     LameDuck,
-    /// Listeners take what is in their accept queues.
+    /// Listeners accept what is in their queues.
     Backlog,
-    /// What is in the pipe is given a moment to arrive. A listener that has handshakes to wait for is
-    /// still open, and closes at the end.
+    /// Requests in transit get a moment to arrive. A listener that waits for handshakes is still
+    /// open, and closes at the end.
     Settling,
-    /// Those who asked are told. Requests are still admitted, for the sake of connections that
-    /// have sent a part of one, or are so young that they may: they are awaited.
+    /// Waiters for `Phase::Draining` wake. Requests are still admitted: each connection looks for
+    /// bytes once more, and those that may still deliver a request are waited for.
     LastRead,
-    /// Servers are told. Requests are still admitted, as long as there are HTTP/2 connections:
-    /// until their peers know that they have to go elsewhere, they may open streams.
+    /// Servers get their shutdown signal. Requests are still admitted while there are HTTP/2
+    /// connections: a peer may open streams until it has got the GOAWAY.
     ClosingConnections,
     /// New requests are refused.
     Draining,
@@ -101,7 +105,7 @@ impl Stage {
         }
     }
 
-    /// The stage whose discriminant this is; the last one for any number beyond it.
+    /// Returns the stage with this discriminant, or the last stage if there is none.
     #[inline]
     pub(crate) fn from_u8(discriminant: u8) -> Self {
         match discriminant {

@@ -1,16 +1,17 @@
-//! A list of what is inside: in shards, a thread's own, so that what comes and goes on many threads
-//! does not stand in line.
+//! Lists and counts entries in shards, so that threads do not wait for one lock.
 //!
-//! A registry counts its entries, too: it can be closed, and says when the last one has left. That is
-//! what [`counter`](super::counter) does for requests, but under the locks that the lists have anyway.
+//! A registry can be closed, and reports when it is closed and its last entry has been removed. The
+//! [counter](super::counter) does the same for requests with atomics. A registry needs locks for
+//! its lists anyway, and counts under them.
 
 use super::sync::{Arc, AtomicUsize, Ordering, thread_index};
 use slab::Slab;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Lists entries until they are removed. It admits none once it is closed.
 pub(super) struct Registry<T> {
     shards: [Shard<T>; SHARDS],
-    /// How many shards are open, or have an entry.
+    /// How many shards are open or not empty.
     open_shards: AtomicUsize,
 }
 
@@ -24,22 +25,23 @@ struct List<T> {
 
 const SHARDS: usize = 16;
 
-/// An empty shard keeps memory for so many entries.
+/// The number of entries whose memory an empty shard keeps.
 const KEPT: usize = 1024;
 
-/// Where an entry stands.
+/// Locates an entry.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     shard: u32,
     slot: u32,
 }
 
-/// The last entry of a closed registry has left. Returned once.
+/// Says that a registry is closed and empty. Returned once.
 #[must_use = "the drain waits for it"]
 pub(super) struct Emptied;
 
 impl<T> Registry<T> {
-    /// Adds an entry, which is told the key by which to [remove](Self::remove) it; `None` once closed.
+    /// Adds an entry, made from the key by which it is [removed](Self::remove). Returns `None` once
+    /// the registry is closed.
     pub(super) fn add(&self, make: impl FnOnce(Key) -> T) -> Option<Arc<T>> {
         let shard = thread_index() % self.shards.len();
         let mut list = self.shards[shard].lock();
@@ -49,29 +51,30 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Adds an entry beside one that is there, closed or not.
+    /// Adds an entry while another one is listed, also to a closed registry.
     pub(super) fn add_beside(&self, other: Key, make: impl FnOnce(Key) -> T) -> Arc<T> {
-        // In its shard, which is not empty and so has not been counted as emptied.
+        // To the other one's shard: it is not empty, so it has not been counted as emptied.
         let mut list = self.shards[other.shard as usize].lock();
         list.add(other.shard, make)
     }
 
+    /// Removes an entry.
     pub(super) fn remove(&self, key: Key) -> Option<Emptied> {
         let mut list = self.shards[key.shard as usize].lock();
         let removed = list.entries.try_remove(key.slot as usize);
         let is_empty = list.entries.is_empty();
-        // A list that was long once need not keep the memory, and be walked through.
+        // Otherwise a list that was long once keeps its memory, and each visit walks through it.
         if is_empty && list.entries.capacity() > KEPT {
             list.entries.shrink_to_fit();
         }
         let emptied = is_empty && list.closed && removed.is_some();
         drop(list);
-        // When the lock is free again.
+        // Outside of the lock: the entry's own drop may run any code.
         drop(removed);
         emptied.then(|| self.shard_emptied()).flatten()
     }
 
-    /// Admits nothing more. Again does no harm.
+    /// Closes the registry: it admits no more entries. A second call does nothing.
     pub(super) fn close(&self) -> Option<Emptied> {
         let mut emptied = None;
         for shard in &self.shards {
@@ -109,7 +112,7 @@ impl<T> Registry<T> {
 impl<T> List<T> {
     fn add(&mut self, shard: u32, make: impl FnOnce(Key) -> T) -> Arc<T> {
         let vacancy = self.entries.vacant_entry();
-        // Each entry has memory of its own: there is no room for more than 2^32.
+        // Cannot overflow: the entries are allocated, and 2^32 of them do not fit into memory.
         let slot = vacancy.key() as u32;
         let entry = Arc::new(make(Key { shard, slot }));
         vacancy.insert(entry.clone());

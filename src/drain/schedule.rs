@@ -1,8 +1,10 @@
-//! The schedule of phases: what happens when, as a value. It does not look at the clock and waits for
-//! nothing; whoever looks at it says what time it is and what is left, and it says what follows.
+//! Decides when the drain enters each stage: a pure state machine.
 //!
-//! So nobody has to be there to drive it: the first one who looks after the hour has struck moves
-//! it on, be it a waiter whose timer ran out, a request, or a call to [`Drain::phase`].
+//! A [`Schedule`] does not read the clock, and neither waits nor wakes. Its callers pass it the
+//! time and the open counts, and act on the stage that follows.
+//!
+//! So no task has to drive it. The first caller after a step is due takes that step: a waiter whose
+//! timer has fired, a request, or a call to [`Drain::phase`].
 //!
 //! [`Drain::phase`]: crate::Drain::phase
 
@@ -15,103 +17,107 @@ use super::{
 use std::{borrow::Cow, time::Duration};
 use tokio::time::Instant;
 
-/// For how long listeners may take connections out of their accept queues at the end of LameDuck.
-/// One that is not polled holds the drain up for no longer than that.
+/// Limits how long listeners may accept from their queues at the end of LameDuck. A listener that
+/// is not polled delays the drain by no more than that.
 const BACKLOG_LIMIT: Duration = Duration::from_millis(100);
 
-/// For how long connections that are not polled may leave the roll call unanswered, after the last
-/// one that has answered: a server that is busy answers one after the other.
+/// Limits how long the last-read check waits for the next connection to be checked. A busy server
+/// polls its connections one after the other, so each check starts this time anew.
 const LAST_READ_SILENCE: Duration = Duration::from_millis(100);
 
-/// How long the rest of a request's head may take, once draining; a trickle does not extend it.
+/// Limits how long the rest of a request's head may take in a drain. Further bytes do not extend
+/// it.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
-/// When the deadline has passed and no work is left, only a server or an idle connection that has
-/// not yet noticed: how long they may take to end by themselves. A server that was idle all along
-/// ends within a few turns of the scheduler, and that is no failed drain. It is also how long the
-/// connections that are cut may take to be dropped by their server.
+/// Limits how long the drain goes on after its deadline.
+///
+/// If no work is left, servers and idle connections get this time to end by themselves. An idle
+/// server ends as soon as it is polled, and such a drain has not failed. If work is left, servers
+/// get this time to drop the connections that are aborted.
 const WIND_UP: Duration = Duration::from_millis(500);
 
-/// What a drain is built with.
+/// Holds what a drain is built with.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
-    /// For how long what is in the pipe is waited for before idle connections are closed.
+    /// How long to wait for requests in transit before idle connections are closed.
     pub(super) settle: Duration,
-    /// For how long, from its accept on, a connection may take to send its first byte.
+    /// How long after its accept a connection may take to send its first byte.
     pub(super) grace: Duration,
 }
 
+/// Holds the stage of a drain and the times of the next ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     settings: Settings,
     stage: Stage,
-    /// The last handle was dropped before the drain began: it never will.
+    /// Whether the last handle was dropped before the drain began. It never begins then.
     abandoned: bool,
     /// When this stage began.
     since: Option<Instant>,
     /// When the drain began.
     begun: Option<Instant>,
-    /// When LameDuck ends; `None` is never.
+    /// When LameDuck ends; `None` for never.
     draining_at: Option<Instant>,
-    /// When it is over; `None` is never. Set while Serving, it stands in for the timeout.
+    /// When Forced begins; `None` for never. If set while Serving, it replaces the timeout.
     deadline: Option<Instant>,
     deadline_set: bool,
     last_read_at: Option<Instant>,
-    /// How many were awaited when that last changed, and when that was; `None` once those who did
-    /// not answer the roll call are not waited for any more.
+    /// The number of unchecked connections when it last fell, and when that was. `None` once
+    /// connections that have not been checked are skipped.
     last_read: Option<(usize, Instant)>,
     closing_at: Option<Instant>,
-    /// What was left when the deadline had passed, if any of it was work.
+    /// What was left at the deadline, if that included work.
     aborted: Option<Aborted>,
     outcome: Option<Outcome>,
-    /// What has ended the waiting.
+    /// What has forced the drain, once something has.
     forced_by: Option<ForcedBy>,
-    /// The phases that it has come through, for those who are told.
+    /// The phases that the drain has entered, for the reporter.
     entered: Vec<Entered>,
-    /// When it is to be said again what is left.
+    /// When progress is reported next.
     progress_at: Option<Instant>,
 }
 
+/// Holds what was left at the deadline, for the outcome.
 #[derive(Clone, Debug)]
 struct Aborted {
     left: Counts,
     blockers: Vec<Blocker>,
-    /// Until then. What ends after it, was left.
+    /// Requests completed by then. A request that ends later is among those left.
     completed: u64,
     self_waiting: usize,
 }
 
-/// A phase, and how long after the beginning it came.
+/// Records a phase, and how long after the beginning of the drain it was entered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entered {
     pub(super) phase: Phase,
     pub(super) elapsed: Duration,
 }
 
-/// What there is of the connection side.
+/// Counts the listeners and connections that the schedule depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Open {
     /// Listeners that have not closed.
     pub(super) listeners: usize,
-    /// Of them, those whose accept queue may not be empty.
+    /// Of these, listeners that may have connections in their accept queue.
     pub(super) unemptied: usize,
-    /// Until the settling is over.
+    /// Connections; 0 once the settling is over.
     pub(super) connections: usize,
-    /// Of them, those that may still bring a request that has arrived in time.
+    /// Connections that may still deliver a request that arrived in time.
     pub(super) unchecked: usize,
-    /// Of them, those on which requests may come until they are closed.
+    /// Connections that may deliver requests until they are closed.
     pub(super) multiplexed: usize,
 }
 
-/// What happened during the drain, for its outcome.
+/// Counts what happened during the drain, for its outcome.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Figures {
     pub(super) completed: u64,
     pub(super) refused: u64,
-    /// Requests whose handlers wait for this drain.
+    /// Requests with a handler that waits for this drain.
     pub(super) self_waiting: usize,
 }
 
@@ -154,19 +160,19 @@ impl Schedule {
         self.abandoned
     }
 
-    /// Records that no handle is left that could begin the drain. Returns whether that matters.
+    /// Records that no handle is left to begin the drain. Returns whether it had not begun.
     pub(super) fn abandon(&mut self) -> bool {
         self.abandoned = self.stage == Stage::Serving;
         self.abandoned
     }
 
-    /// Serving ends. Nothing happens if it has ended before.
+    /// Begins the drain. Does nothing if it has begun before.
     pub(super) fn begin(&mut self, now: Instant) {
         if self.stage > Stage::Serving {
             return;
         }
         self.begun = Some(now);
-        // An instant that can not be represented is one that does not come.
+        // An instant that cannot be represented never comes.
         self.draining_at = now.checked_add(self.settings.lame_duck);
         if !self.deadline_set {
             self.deadline = now.checked_add(self.settings.timeout);
@@ -174,14 +180,15 @@ impl Schedule {
         self.enter(Stage::LameDuck, now);
     }
 
-    /// Begins if need be, and does not wait for the end of LameDuck.
+    /// Ends LameDuck now. Begins the drain first if it has not begun.
     pub(super) fn skip_lame_duck(&mut self, now: Instant) {
         self.begin(now);
         self.draining_at = Some(now);
     }
 
-    /// Moves the deadline to now; what that means, [`settle`](Self::settle) says. The first of
-    /// several that force is the one that a report names.
+    /// Moves the deadline to now; [`enforce_deadline`](Self::enforce_deadline) does the rest.
+    ///
+    /// If the drain is forced more than once, reports name the first cause.
     pub(super) fn force(&mut self, now: Instant, by: ForcedBy) {
         if self.stage < Stage::Forced {
             self.forced_by.get_or_insert(by);
@@ -190,7 +197,7 @@ impl Schedule {
         self.skip_lame_duck(now);
     }
 
-    /// Too late once it has passed: phases do not go back.
+    /// Sets the deadline. Does nothing once the deadline has passed: phases do not go back.
     pub(super) fn set_deadline(&mut self, at: Instant) {
         if self.stage >= Stage::Forced {
             return;
@@ -199,7 +206,7 @@ impl Schedule {
         self.deadline_set = true;
     }
 
-    /// Like [`set_deadline`](Self::set_deadline), but an earlier deadline stays.
+    /// Sets the deadline, unless the one that is set is earlier.
     pub(super) fn shorten(&mut self, at: Option<Instant>) {
         let earlier = match (self.deadline, at) {
             (Some(now), Some(at)) => Some(now.min(at)),
@@ -210,7 +217,7 @@ impl Schedule {
         }
     }
 
-    /// Sets a deadline for a drain that has not begun; shortens that of one that has.
+    /// Begins the drain with this timeout. If it has begun, shortens its deadline to the timeout.
     pub(super) fn shut_down(&mut self, now: Instant, timeout: Duration) {
         let at = now.checked_add(timeout);
         if self.stage == Stage::Serving {
@@ -222,22 +229,24 @@ impl Schedule {
         }
     }
 
-    /// What time and connections have come to, up to the closing of the count. Stops at
-    /// [`Stage::LastRead`], where somebody has to say first who is [unchecked](Open::unchecked).
+    /// Advances up to [`Stage::Draining`], as far as the time and the open counts allow.
+    ///
+    /// Always stops when it enters [`Stage::LastRead`]. The caller has to mark the
+    /// [unchecked](Open::unchecked) connections before it calls this again.
     pub(super) fn advance(&mut self, now: Instant, open: Open) {
-        // The deadline ends all of these stages.
-        let over = due(self.deadline, now);
+        // The deadline ends each of these stages.
+        let past_deadline = due(self.deadline, now);
         let waited = |since: Option<Instant>, limit| due(add(since, limit), now);
-        if self.stage == Stage::LameDuck && (over || due(self.draining_at, now)) {
+        if self.stage == Stage::LameDuck && (past_deadline || due(self.draining_at, now)) {
             self.enter(Stage::Backlog, now);
         }
         if self.stage == Stage::Backlog
-            && (over || open.unemptied == 0 || waited(self.since, BACKLOG_LIMIT))
+            && (past_deadline || open.unemptied == 0 || waited(self.since, BACKLOG_LIMIT))
         {
             self.enter(Stage::Settling, now);
         }
         if self.stage == Stage::Settling
-            && (over
+            && (past_deadline
                 || open.listeners + open.connections == 0
                 || waited(self.since, self.settings.settle))
         {
@@ -246,21 +255,23 @@ impl Schedule {
             self.last_read = Some((usize::MAX, now));
             return self.enter(Stage::LastRead, now);
         }
-        // Listeners that were emptied and are still open look into their queues once more. They have
-        // the time of the roll call for that.
-        let looked = open.listeners <= open.unemptied || self.last_read.is_none();
+        // A listener that was emptied and is still open accepts once more at the end of the
+        // settling, and closes. This stage waits for it until unchecked connections are skipped.
+        let are_closed = open.listeners <= open.unemptied || self.last_read.is_none();
         if self.stage == Stage::LastRead
-            && (over || (open.unchecked == 0 && looked) || due(self.last_read_until(), now))
+            && (past_deadline
+                || (open.unchecked == 0 && are_closed)
+                || due(self.last_read_until(), now))
         {
             self.closing_at = Some(now);
             self.enter(Stage::ClosingConnections, now);
         }
-        if self.stage == Stage::ClosingConnections && (over || open.multiplexed == 0) {
+        if self.stage == Stage::ClosingConnections && (past_deadline || open.multiplexed == 0) {
             self.enter(Stage::Draining, now);
         }
     }
 
-    /// True once: when connections that have not answered are not to be waited for any more.
+    /// Returns `true` once: when the drain stops waiting for connections that were not checked.
     pub(super) fn skip_unchecked(&mut self, now: Instant, open: Open) -> bool {
         let Some((unchecked, since)) = self.last_read.filter(|_| self.stage == Stage::LastRead)
         else {
@@ -277,8 +288,9 @@ impl Schedule {
         ends
     }
 
-    /// Each connection that is awaited has a limit of its own, and keeps it; this one is for those
-    /// that nobody polls.
+    /// Returns when the last-read check ends at the latest.
+    ///
+    /// A connection that is polled keeps to a limit of its own. This one is for those that are not.
     fn last_read_until(&self) -> Option<Instant> {
         add(
             self.last_read_at,
@@ -289,8 +301,8 @@ impl Schedule {
         )
     }
 
-    /// The last one has left.
-    pub(super) fn vacated(&mut self, now: Instant, figures: Figures) {
+    /// Ends the drain, as nothing is left. Called when its last part has become empty.
+    pub(super) fn emptied(&mut self, now: Instant, figures: Figures) {
         if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
@@ -300,13 +312,16 @@ impl Schedule {
                 completed: figures.completed,
                 refused: figures.refused,
             }),
-            Some(cut) => Err(self.timed_out(now, cut, figures.refused)),
+            Some(aborted) => Err(self.timed_out(now, aborted, figures.refused)),
         };
         self.end(outcome, now);
     }
 
-    /// What the deadline means for a drain in which this is left.
-    pub(super) fn settle(
+    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed.
+    ///
+    /// The drain cannot abort requests, guards or tasks. If some are left, but no connection, it is
+    /// done at once. Otherwise it goes on for up to [`WIND_UP`].
+    pub(super) fn enforce_deadline(
         &mut self,
         now: Instant,
         left: Counts,
@@ -316,7 +331,7 @@ impl Schedule {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
-        let cut = Aborted {
+        let now_left = Aborted {
             left,
             blockers,
             completed: figures.completed,
@@ -328,17 +343,18 @@ impl Schedule {
             self.enter(Stage::Forced, now);
         }
         let has_work = match is_first {
-            true => cut.left.has_work(),
+            true => now_left.left.has_work(),
             false => self.aborted.is_some(),
         };
-        // Connections end by being cut, the others only by themselves.
-        let ends = cut.left.connections() > 0 || !has_work;
-        if ends && !due(add(self.since, WIND_UP), now) {
-            self.aborted = self.aborted.take().or(Some(cut).filter(|_| has_work));
+        // Connections end because they are aborted, the rest only by itself.
+        let may_end = now_left.left.connections() > 0 || !has_work;
+        if may_end && !due(add(self.since, WIND_UP), now) {
+            let work = Some(now_left).filter(|_| has_work);
+            self.aborted = self.aborted.take().or(work);
             return;
         }
-        let cut = self.aborted.take().unwrap_or(cut);
-        let outcome = Err(self.timed_out(now, cut, figures.refused));
+        let aborted = self.aborted.take().unwrap_or(now_left);
+        let outcome = Err(self.timed_out(now, aborted, figures.refused));
         self.end(outcome, now);
     }
 
@@ -346,7 +362,7 @@ impl Schedule {
         self.deadline
     }
 
-    /// When to look again if nothing happens until then.
+    /// Returns when the next step is due if nothing else happens before.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
@@ -363,7 +379,7 @@ impl Schedule {
         [limit, self.deadline].into_iter().flatten().min()
     }
 
-    /// Whether the next step is to be made.
+    /// Returns whether the next step is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         due(self.next_step(), now)
     }
@@ -383,7 +399,7 @@ impl Schedule {
         self.enter(Stage::Done, now);
     }
 
-    /// Whether everything is served for a while after the beginning.
+    /// Returns whether LameDuck has a duration. Called after the beginning.
     #[cfg(feature = "tracing")]
     pub(super) fn has_lame_duck(&self) -> bool {
         self.draining_at.is_none_or(|at| Some(at) > self.begun)
@@ -393,7 +409,7 @@ impl Schedule {
         &self.entered
     }
 
-    /// When somebody who waits has to look again: for the next step, or to say how it goes on.
+    /// Returns when a waiter has to wake: for the next step, or to report progress.
     pub(super) fn next_look(&self) -> Option<Instant> {
         let progress = self.progress_at.filter(|_| self.stage < Stage::Done);
         [self.next_step(), progress].into_iter().flatten().min()
@@ -403,7 +419,7 @@ impl Schedule {
         self.stage < Stage::Done && due(self.progress_at, now)
     }
 
-    /// True for the first who asks after the hour.
+    /// Returns whether progress is due, and sets its next time. So of several callers one reports.
     pub(super) fn progress(&mut self, now: Instant) -> bool {
         let due = self.progress_is_due(now);
         if due {
@@ -412,15 +428,15 @@ impl Schedule {
         due
     }
 
-    fn timed_out(&self, now: Instant, cut: Aborted, refused: u64) -> DrainTimeout {
+    fn timed_out(&self, now: Instant, aborted: Aborted, refused: u64) -> DrainTimeout {
         let figures = Figures {
-            completed: cut.completed,
+            completed: aborted.completed,
             refused,
-            self_waiting: cut.self_waiting,
+            self_waiting: aborted.self_waiting,
         };
         DrainTimeout::new(Report {
             remaining: None,
-            ..self.report(now, cut.left, cut.blockers, figures)
+            ..self.report(now, aborted.left, aborted.blockers, figures)
         })
     }
 
@@ -431,11 +447,11 @@ impl Schedule {
         blockers: Vec<Blocker>,
         figures: Figures,
     ) -> Report {
-        // What ends after the cut was left.
+        // A request that ends after the deadline is among those left, and does not count.
         let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
             (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
-            (None, Some(cut)) => (self.elapsed(now), cut.completed),
+            (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
         Report {
@@ -449,7 +465,7 @@ impl Schedule {
             completed,
             refused: figures.refused,
             forced_by: self.forced_by,
-            // At Draining, all servers have been told.
+            // From Draining on, every server has got its shutdown signal.
             server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
                 && left.servers > 0
                 && !left.has_work(),
@@ -468,22 +484,23 @@ impl Schedule {
     }
 }
 
-/// What connections have to know.
+/// The times that connections need.
 #[cfg(feature = "net")]
 impl Schedule {
-    /// Whether what is left is cut now. Before that, after the deadline, it is given a moment to
-    /// end by itself, if none of it is work.
+    /// Returns whether connections are aborted now.
+    ///
+    /// If no work is left at the deadline, they have [`WIND_UP`] to end by themselves before that.
     pub(crate) fn aborts(&self) -> bool {
         self.stage == Stage::Done || self.aborted.is_some()
     }
 
-    /// How long a connection has to have been idle to be closed.
+    /// Returns how long a connection has to be idle before it is closed.
     #[cfg(feature = "server")]
     pub(crate) fn settle_time(&self) -> Duration {
         self.settings.settle
     }
 
-    /// When the settling ends that goes on, if one does.
+    /// Returns when the settling ends; `None` in any other stage.
     #[cfg(feature = "server")]
     pub(crate) fn settling_until(&self) -> Option<Instant> {
         match self.stage {
@@ -492,18 +509,18 @@ impl Schedule {
         }
     }
 
-    /// When a connection that has not sent a byte, and was accepted then, is closed.
+    /// Returns when to close a connection that has sent nothing since its accept.
     pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
         accepted.checked_add(self.settings.grace)
     }
 
-    /// When a connection is closed that has sent a part of a head.
+    /// Returns when to close a connection that has sent a part of a head.
     pub(crate) fn head_until(&self) -> Option<Instant> {
         add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
     }
 
-    /// When an HTTP/2 connection is closed that has had no streams since then and has not answered
-    /// the PING.
+    /// Returns when to close an HTTP/2 connection that has not answered the PING, and that has had
+    /// no streams since the given instant.
     pub(crate) fn pong_until(&self, since: Option<Instant>) -> Option<Instant> {
         // `None` is less than any instant.
         add(self.closing_at.max(since), HEAD_LIMIT)
@@ -514,7 +531,7 @@ fn due(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
 }
 
-/// An instant that can not be represented is one that does not come.
+/// Adds a duration. An instant that cannot be represented never comes, so the sum is `None`.
 fn add(at: Option<Instant>, duration: Duration) -> Option<Instant> {
     at?.checked_add(duration)
 }

@@ -1,4 +1,4 @@
-//! What all clones of a drain share: its phase, its schedule, what is inside, its figures.
+//! Holds what all clones of a drain share: the schedule, the counts and lists, the figures.
 
 use super::{
     connection::ConnectionList,
@@ -27,34 +27,36 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+/// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
     /// The requests.
     counter: Counter<Shared>,
     works: Registry<Work>,
     connections: ConnectionList,
-    /// How many of these three are open, or have something inside.
+    /// How many of the three parts above are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
-    /// All three of them are closed.
+    /// Whether all three parts are closed.
     closed: AtomicBool,
-    /// Listeners are not inside: that one exists holds nothing up.
+    /// How many listeners are open. Only the stages up to `LastRead` wait for them.
     listeners: AtomicUsize,
-    /// Of them, those whose accept queue may not be empty.
+    /// How many of these listeners may have connections in their accept queue.
     unemptied: AtomicUsize,
-    /// Requests that have ended and were counted by their connection alone.
+    /// How many requests have completed that were not counted as requests: the drain waited for
+    /// their connection instead.
     completed_late: AtomicU64,
-    /// Requests whose handlers wait for this drain.
+    /// How many requests have a handler that waits for this drain.
     self_waiting: AtomicUsize,
     reporter: Reporter,
     schedule: watch::Sender<Schedule>,
 }
 
-/// What requests read and write, without a way to [`Shared`].
+/// Holds what the request path reads and writes without a reference to [`Shared`].
 #[derive(Default)]
 pub(crate) struct RequestData {
-    /// The schedule's stage once more, to be read without a lock.
+    /// A copy of the schedule's stage, read without a lock.
     stage: AtomicU8,
     refused: AtomicU64,
-    /// Those that have a name.
+    /// The requests that have a name.
     requests: Registry<Asked>,
 }
 
@@ -85,21 +87,23 @@ impl Owner for Shared {
 }
 
 impl CounterHandle<Shared> {
-    /// Returns the stage as it was last seen. A drain that was dropped before it began serves.
+    /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.
     pub(crate) fn stage(&self) -> Stage {
         self.data().map_or(Stage::Serving, RequestData::stage)
     }
 
-    /// Counts a request in or refuses it, once the drain has begun. One that would open what is about
-    /// to be closed (`is_late_upgrade`) is refused a little earlier than others.
+    /// Counts a request or refuses it, after the drain has begun.
+    ///
+    /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
+    /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
     pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Entry<Shared> {
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
-                // Nobody else may be there to say that it is time. No further than to the close: the
-                // outcome is to count this request, if it is refused.
+                // Perhaps no waiter is there to advance the schedule. This stops before the close:
+                // an outcome that is set now would not count this request as refused.
                 if shared.is_due() {
-                    shared.step(Instant::now());
+                    shared.advance_to_close(Instant::now());
                 }
             }
             let stage = self.stage();
@@ -138,7 +142,7 @@ impl Shared {
         self.counter.handle()
     }
 
-    /// Returns the stage as it was last seen; a LameDuck may be over without anybody having looked.
+    /// Returns the last recorded stage. It does not look at the clock, so a later one may be due.
     #[inline]
     pub(crate) fn stage(&self) -> Stage {
         self.counter.data().stage()
@@ -148,7 +152,7 @@ impl Shared {
         self.stage().phase()
     }
 
-    /// Returns the phase as it is by now, for a caller that does not wait for it.
+    /// Returns the phase. Ends a LameDuck first whose time is over.
     pub(crate) fn phase_by_now(self: &Arc<Self>) -> Phase {
         let phase = self.phase();
         if phase > Phase::Serving && phase < Phase::Draining && self.is_due() {
@@ -157,20 +161,21 @@ impl Shared {
         self.phase()
     }
 
-    /// Counts a request as completed that was counted by its connection alone.
+    /// Counts a completed request that was not counted as a request, only by its connection.
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
         self.completed_late.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A listener is there that will have to close.
+    /// Counts a listener that has opened.
     #[cfg(feature = "net")]
     pub(crate) fn listener_opened(&self) {
         self.unemptied.fetch_add(1, Ordering::AcqRel);
         self.listeners.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Counts one of the listeners as emptied, once for each. It may still be open.
+    /// Records that a listener's accept queue is empty. Called once for each listener, which may
+    /// still be open.
     #[cfg(feature = "net")]
     pub(crate) fn listener_emptied(&self) {
         self.unemptied.fetch_sub(1, Ordering::AcqRel);
@@ -181,6 +186,7 @@ impl Shared {
         self.connections.len() > 0
     }
 
+    /// Records that a listener has closed.
     #[cfg(feature = "net")]
     pub(crate) fn listener_closed(&self) {
         self.listeners.fetch_sub(1, Ordering::AcqRel);
@@ -208,7 +214,7 @@ impl Shared {
         look(&self.schedule.borrow())
     }
 
-    /// Returns the figures for so many requests in flight.
+    /// Returns the figures, given the number of requests in flight.
     fn figures(&self, in_flight: usize) -> Figures {
         let late = self.completed_late.load(Ordering::Relaxed);
         Figures {
@@ -218,14 +224,17 @@ impl Shared {
         }
     }
 
-    /// A report that does not say what blocks.
+    /// Returns a report without blockers.
     pub(super) fn brief(&self, left: Counts) -> Report {
         let (now, figures) = (Instant::now(), self.figures(left.requests));
         self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
     }
 
-    /// Changes the schedule; there is no other way. The requests' copy of the stage is set before any
-    /// waiter is woken, so that no request is admitted after one of them has seen the change.
+    /// Changes the schedule, and does what a new stage requires.
+    ///
+    /// Every change of the stage or of the deadline goes through here. The requests' copy of the
+    /// stage is stored before any waiter wakes. So no request is admitted by the old stage after a
+    /// waiter has seen the new one.
     pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
         let mut starts_last_read = false;
         let changed = self.schedule.send_if_modified(|schedule| {
@@ -235,12 +244,14 @@ impl Shared {
             let stage = &self.counter.data().stage;
             stage.store(schedule.stage() as u8, Ordering::Release);
             if before.0 == Stage::Serving && schedule.stage() > Stage::Serving {
-                // Under the schedule's lock: nobody closes before that has been done.
+                // Under the schedule's lock. Only a later change under this lock reaches
+                // `Draining`, so no thread closes the counter before `begin` has returned.
                 self.counter.begin(self.clone());
             }
             starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
-            // Who waits for a step that comes later now, looks in vain and waits again. To wake all
-            // for that would be to wake all whenever one of them answers the roll call.
+            // Moving a step later needs no wake-up: a waiter that wakes at the old time finds
+            // nothing due and sleeps again. With a wake-up, each connection that has done its
+            // last-read check would wake all others.
             let sooner = schedule
                 .next_step()
                 .is_some_and(|at| next.is_none_or(|next| at < next));
@@ -257,21 +268,21 @@ impl Shared {
         }
     }
 
-    /// Moves the schedule on, up to the closing of the count.
-    fn step(self: &Arc<Self>, now: Instant) {
+    /// Advances the schedule up to [`Stage::Draining`], and closes nothing.
+    fn advance_to_close(self: &Arc<Self>, now: Instant) {
         loop {
             let mut before = Stage::Done;
             let mut skipped = false;
             self.update(|schedule| {
                 before = schedule.stage();
                 schedule.advance(now, self.open());
-                // Not before the muster: then nobody is awaited yet.
+                // Not in the change that enters `LastRead`: no connection is marked yet.
                 skipped = before == Stage::LastRead && schedule.skip_unchecked(now, self.open());
             });
             if skipped {
                 self.connections.skip_unchecked();
             }
-            // Then there is more to say about who is awaited.
+            // Both change the number of unchecked connections, so look at it again.
             let started_last_read = before < Stage::LastRead && self.stage() == Stage::LastRead;
             if !(started_last_read || skipped) {
                 return;
@@ -283,7 +294,8 @@ impl Shared {
         Open {
             listeners: self.listeners.load(Ordering::Acquire),
             unemptied: self.unemptied.load(Ordering::Acquire),
-            // Later stages do not ask, and each connection that ends comes by here.
+            // Counting takes every lock of the list, and each connection that ends gets here.
+            // Stages after `Settling` do not need the number.
             connections: match self.stage() <= Stage::Settling {
                 true => self.connections.len(),
                 false => 0,
@@ -293,48 +305,50 @@ impl Shared {
         }
     }
 
-    /// Whether the next step is to be made. Looked at first: those who come by shall not stand in line
-    /// to change nothing.
+    /// Returns whether a step of the schedule is due.
+    ///
+    /// Callers ask before they change the schedule. This takes the lock for reading, so callers
+    /// that find nothing due do not wait for each other.
     pub(super) fn is_due(&self) -> bool {
         self.look(|schedule| schedule.is_due(Instant::now()))
     }
 
-    /// To be woken by each change.
+    /// Returns a receiver that wakes at each change of the schedule.
     pub(super) fn changes(&self) -> watch::Receiver<Schedule> {
         self.schedule.subscribe()
     }
 
-    /// Has them look again.
+    /// Wakes every waiter, without a change.
     pub(super) fn wake_waiters(&self) {
         self.schedule.send_modify(|_| ());
     }
 
-    /// The last handle was dropped: nobody can begin the drain any more.
+    /// Records that the last handle was dropped. A drain that has not begun can never begin then.
     pub(super) fn abandon(&self) {
         self.schedule.send_if_modified(Schedule::abandon);
     }
 
-    /// Moves the schedule on to where it should be by now.
+    /// Advances the schedule to the present, and ends the drain if that is due.
     pub(crate) fn advance(self: &Arc<Self>) {
         if matches!(self.stage(), Stage::Serving | Stage::Done) {
             return;
         }
         let now = Instant::now();
-        self.step(now);
+        self.advance_to_close(now);
         if self.stage() >= Stage::Draining {
-            // Before the deadline is judged: only what is closed is empty for good.
+            // Before the deadline is enforced: only a closed part stays empty.
             self.close();
             if self.stage() < Stage::Done && self.look(|schedule| schedule.is_due(now)) {
                 let left = self.left();
                 let figures = self.figures(left.requests);
                 let blockers = self.blockers(now);
-                self.update(|schedule| schedule.settle(now, left, blockers, figures));
+                self.update(|schedule| schedule.enforce_deadline(now, left, blockers, figures));
             }
         }
         self.observe(|| self.left());
     }
 
-    /// Admits nothing more.
+    /// Closes all three parts: none admits anything more.
     fn close(self: &Arc<Self>) {
         if self.closed.load(Ordering::Acquire) {
             return;
@@ -342,17 +356,17 @@ impl Shared {
         self.counter.close();
         self.part_emptied(self.works.close());
         self.part_emptied(self.connections.close());
-        // After that: a thread that finds it set finds nothing open.
+        // Last: a thread that reads `true` finds all three parts closed.
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Ends the drain if that was the last part of it that had something inside.
+    /// Ends the drain if the last of the three parts has become empty.
     pub(super) fn part_emptied(self: &Arc<Self>, emptied: Option<Emptied>) {
         if emptied.is_none() || self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
         let figures = self.figures(0);
-        self.update(|schedule| schedule.vacated(Instant::now(), figures));
+        self.update(|schedule| schedule.emptied(Instant::now(), figures));
         self.observe(Counts::default);
     }
 
@@ -382,13 +396,13 @@ impl Shared {
         }
     }
 
-    /// Waits until the schedule has what `look` is after, and moves the schedule on meanwhile.
+    /// Waits until `look` returns a value, and advances the schedule meanwhile.
     pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Schedule) -> Option<T>) -> T {
         let mut changes = self.schedule.subscribe();
         loop {
-            // First this, then the look: what changes from here on, wakes. (The other way round, a
-            // request that ends the lame duck in between would go unnoticed, and nobody would
-            // close.)
+            // Mark first, then look: every later change wakes this task. In the other order, a
+            // request that ends the lame duck in between goes unnoticed, and nothing closes the
+            // counter.
             changes.mark_unchanged();
             self.advance();
             self.observe_progress(Instant::now());
@@ -419,11 +433,11 @@ impl Shared {
     }
 }
 
-/// A handler that waits for the drain that counts its request, until this is dropped.
+/// Counts a handler that waits for the drain of its own request, until this is dropped.
 pub(super) struct SelfWaiting(Arc<Shared>);
 
 impl SelfWaiting {
-    /// To be called where a waiter is polled.
+    /// Counts the polled task once, if it handles a request of the drain.
     pub(super) fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
         if seen.is_none() && is_inside(&shared.counter_handle()) {
             shared.self_waiting.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The primitives that [`counter`](super::counter) stands on, in one place, so that the loom tests in
-//! `tests/loom` can compile the very same `counter.rs` over loom's.
+//! Exports the primitives of [`counter`](super::counter). The loom tests in `tests/loom` compile
+//! the same `counter.rs` over loom's primitives instead.
 
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -8,7 +8,7 @@ pub(crate) use std::sync::{
 
 use std::cell::Cell;
 
-/// Returns a small number of this thread's own; threads get them in turn, so that neighbours differ.
+/// Returns this thread's number. Threads are numbered one after the other, so neighbours differ.
 #[inline]
 pub(crate) fn thread_index() -> usize {
     const UNSET: usize = usize::MAX;

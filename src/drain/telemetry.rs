@@ -1,9 +1,11 @@
-//! Says how a drain goes on: to `tracing`, to `metrics`, or to nobody.
+//! Reports how a drain goes on, to `tracing` and `metrics`.
 //!
-//! It is asked after each change of the schedule, whoever made it, and says each phase once and in order. It
-//! is said under no lock that anybody waits for, and without letting a panic out: what a subscriber does
-//! is nobody's business here. Only who waits for the end waits for it to be said, and not for ever: the
-//! process may exit as soon as that returns.
+//! [`Shared::observe`] runs after each change of the schedule, on any thread. It reports each phase
+//! once and in order. A subscriber may run any code. So it is called under no lock that another
+//! thread waits for, and its panics are contained.
+//!
+//! A waiter for the outcome also waits until the end has been reported, because the process may
+//! exit as soon as the wait returns. It does not wait for longer than [`PATIENCE`].
 
 use super::{
     phase::Phase,
@@ -24,65 +26,67 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Whether anybody is told.
+/// Whether there is anything to report to.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
-/// How often it is said, while draining, what is left.
+/// How often progress is reported while draining.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
-/// For how long who waits for the end waits for it to be said, too: a log may be stuck.
+/// Limits how long a waiter for the outcome waits for the report of the end. A log may be stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Runs what calls a subscriber or a recorder, and lets no panic out.
+/// Calls a subscriber or a recorder, and contains its panics.
 pub(crate) fn contained(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-        // The panic hook has reported it. Its payload might panic, too, when dropped.
+        // The panic hook has reported it. The payload is not dropped, as its drop might panic.
         std::mem::forget(panic);
     }
 }
 
-/// What has been said.
+/// Records what has been reported.
 #[derive(Default)]
 pub(super) struct Reporter {
-    /// The last phase.
-    told: AtomicU8,
-    telling: Mutex<()>,
+    /// The last phase that has been reported.
+    reported: AtomicU8,
+    /// Held by the thread that reports. No thread waits for it.
+    reporting: Mutex<()>,
 }
 
 impl Shared {
-    /// Says what has come about, if it has not been said.
+    /// Reports each phase that has been entered and not reported.
     pub(super) fn observe(self: &Arc<Self>, left: impl Fn() -> Counts) {
         if !ENABLED {
             return;
         }
         let reporter = self.reporter();
-        if reporter.has_told(self.phase()) {
+        if reporter.has_reported(self.phase()) {
             return;
         }
-        // Who finds somebody telling may go: whoever tells looks once more when it is done. (At the schedule
-        // itself, under its lock: who has changed it before, is seen.)
-        while !reporter.has_told(self.look(|schedule| schedule.phase())) {
-            let _telling = match reporter.telling.try_lock() {
-                Ok(telling) => telling,
-                Err(TryLockError::Poisoned(telling)) => telling.into_inner(),
+        // A thread that finds another one reporting may return. The other one looks again after it
+        // has released `reporting`, and under the schedule's lock, so it sees every change made
+        // before.
+        while !reporter.has_reported(self.look(|schedule| schedule.phase())) {
+            let _reporting = match reporter.reporting.try_lock() {
+                Ok(reporting) => reporting,
+                Err(TryLockError::Poisoned(reporting)) => reporting.into_inner(),
                 Err(TryLockError::WouldBlock) => return,
             };
-            let told = reporter.told.load(Ordering::Acquire);
-            let news: Vec<_> = self.look(|schedule| {
+            let reported = reporter.reported.load(Ordering::Acquire);
+            let unreported: Vec<_> = self.look(|schedule| {
                 let entered = schedule.entered().iter();
                 entered
-                    .filter(|it| it.phase as u8 > told)
+                    .filter(|it| it.phase as u8 > reported)
                     .copied()
                     .collect()
             });
-            for Entered { phase, elapsed } in news {
+            for Entered { phase, elapsed } in unreported {
                 let report = Report {
                     phase,
                     elapsed,
                     ..self.brief(left())
                 };
-                contained(|| self.say(&report));
-                reporter.told.store(phase as u8, Ordering::Release);
+                contained(|| self.report_phase(&report));
+                reporter.reported.store(phase as u8, Ordering::Release);
                 if phase == Phase::Done {
                     self.wake_waiters();
                 }
@@ -90,7 +94,7 @@ impl Shared {
         }
     }
 
-    fn say(&self, report: &Report) {
+    fn report_phase(&self, report: &Report) {
         #[cfg(feature = "tracing")]
         {
             let (outcome, has_lame_duck) =
@@ -102,13 +106,13 @@ impl Shared {
         let _ = report;
     }
 
-    /// Says what is left, if it is time to.
+    /// Reports progress, if that is due.
     pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
         if !ENABLED || !self.look(|schedule| schedule.progress_is_due(now)) {
             return;
         }
         let mut due = false;
-        // Of all who look after the hour, one says it.
+        // Of several threads that find it due, one reports.
         self.update(|schedule| due = schedule.progress(now));
         if due {
             contained(|| {
@@ -120,24 +124,25 @@ impl Shared {
         }
     }
 
+    /// Records a report as metrics.
     #[cfg(feature = "metrics")]
     pub(super) fn record(&self, report: &Report) {
-        let cut = self.look(|schedule| match schedule.outcome() {
+        let aborted = self.look(|schedule| match schedule.outcome() {
             Some(Err(timeout)) => timeout.report().left.clone(),
             _ => Counts::default(),
         });
-        to_metrics::record(report, &cut);
+        to_metrics::record(report, &aborted);
     }
 }
 
 impl Reporter {
-    fn has_told(&self, phase: Phase) -> bool {
-        self.told.load(Ordering::Acquire) >= phase as u8
+    fn has_reported(&self, phase: Phase) -> bool {
+        self.reported.load(Ordering::Acquire) >= phase as u8
     }
 }
 
 impl Shared {
-    /// Waits until the end has been said, if somebody is told: once it has come.
+    /// Waits, once the drain is over, until that has been reported, or until [`PATIENCE`] is over.
     pub(super) async fn until_told(self: Arc<Self>) {
         if !ENABLED {
             return;
@@ -147,7 +152,7 @@ impl Shared {
         loop {
             changes.mark_unchanged();
             self.observe(|| self.left());
-            if self.reporter().has_told(Phase::Done) {
+            if self.reporter().has_reported(Phase::Done) {
                 return;
             }
             if patience.is_none() {
@@ -176,11 +181,11 @@ mod to_tracing {
     use crate::drain::{outcome::Outcome, report::ForcedBy};
     use tracing::{Level, enabled, info, warn};
 
-    /// More are a number.
-    const CUT: usize = 20;
+    /// How many blockers are logged one by one. Of the others, only the number is logged.
+    const LISTED: usize = 20;
 
-    /// All that the crate says is under one target, which users filter by.
-    macro_rules! tell {
+    /// Emits an event with the figures of a report. All events have one target, for filters.
+    macro_rules! emit {
         ($level:ident, $report:expr, $message:literal $(, $($more:tt)*)?) => {{
             let Report { name, elapsed, completed, refused, left, .. } = $report;
             $level!(
@@ -200,8 +205,10 @@ mod to_tracing {
         }};
     }
 
-    /// Returns a time in seconds, rounded to so many parts of one. What has passed is a measurement, and
-    /// most drains are over within milliseconds; what remains is a countdown, for which tenths are enough.
+    /// Returns a duration in seconds, rounded to that many parts of a second.
+    ///
+    /// The elapsed time needs milliseconds, as most drains are over within some. For the remaining
+    /// time, tenths are enough.
     fn rounded(duration: Duration, parts: f64) -> f64 {
         (duration.as_secs_f64() * parts).round() / parts
     }
@@ -214,7 +221,7 @@ mod to_tracing {
         let (remaining, forced_by) = (remaining(report), report.forced_by.map(ForcedBy::as_label));
         match (report.phase, outcome) {
             (Phase::Done, Some(Err(timeout))) => {
-                tell!(
+                emit!(
                     warn,
                     timeout.report(),
                     "the drain was given up",
@@ -223,50 +230,51 @@ mod to_tracing {
                     hint = timeout.report().hint()
                 );
                 let name = timeout.report().name.as_deref();
-                for blocker in timeout.report().blockers.iter().take(CUT) {
+                for blocker in timeout.report().blockers.iter().take(LISTED) {
                     warn!(target: "tower_graceful", drain = name, %blocker, "cut");
                 }
-                let more = timeout.report().blockers.len().saturating_sub(CUT);
+                let more = timeout.report().blockers.len().saturating_sub(LISTED);
                 if more > 0 {
                     warn!(target: "tower_graceful", drain = name, more, "cut");
                 }
             }
             (Phase::Serving, _) => {}
-            (Phase::LameDuck, _) => tell!(
+            (Phase::LameDuck, _) => emit!(
                 info,
                 report,
                 "the drain begins",
-                // Without one it is not Draining either, until the listeners have closed.
+                // Without a lame duck, no phase is named: Draining comes when the listeners are
+                // closed.
                 phase = has_lame_duck.then_some("lame_duck"),
                 remaining_seconds = remaining
             ),
-            (Phase::Draining, _) => tell!(
+            (Phase::Draining, _) => emit!(
                 info,
                 report,
                 "draining",
                 phase = "draining",
                 remaining_seconds = remaining
             ),
-            (Phase::Forced, _) => tell!(
+            (Phase::Forced, _) => emit!(
                 warn,
                 report,
                 "what is left is cut",
                 phase = "forced",
                 forced_by
             ),
-            (Phase::Done, _) => tell!(info, report, "drained", phase = "done"),
+            (Phase::Done, _) => emit!(info, report, "drained", phase = "done"),
         }
     }
 
     pub(super) fn progress(report: impl Fn() -> Report) {
-        // It takes a walk through all that there is.
+        // The report visits every entry, so it is not made for a level that is off.
         if !enabled!(target: "tower_graceful", Level::INFO) {
             return;
         }
         let report = report();
         let first = report.blockers.first().map(ToString::to_string);
         let remaining = remaining(&report);
-        tell!(
+        emit!(
             info,
             &report,
             "still draining",
@@ -284,7 +292,7 @@ mod to_metrics {
     use crate::drain::report::ConnectionState;
     use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
 
-    pub(super) fn record(report: &Report, cut: &Counts) {
+    pub(super) fn record(report: &Report, aborted: &Counts) {
         describe();
         let labels = || -> Vec<Label> {
             let name = report.name.clone();
@@ -311,7 +319,7 @@ mod to_metrics {
         }
         counter!("graceful_refused_total", labels()).absolute(report.refused);
         counter!("graceful_completed_total", labels()).absolute(report.completed);
-        for (kind, count) in by_kind(cut) {
+        for (kind, count) in by_kind(aborted) {
             counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
         }
     }
@@ -326,7 +334,7 @@ mod to_metrics {
         ]
     }
 
-    /// Each time, as a recorder may be installed at any time.
+    /// Describes the metrics. Called for each record, as a recorder may be installed at any time.
     fn describe() {
         describe_gauge!(
             "graceful_drain_phase",

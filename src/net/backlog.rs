@@ -1,10 +1,12 @@
-//! An accept queue that is emptied: without a look at tokio's readiness, as the event that says
-//! "there is one" may not have been heard yet, and a task's budget may be used up.
+//! Empties an accept queue with non-blocking accepts.
 //!
-//! The listener is taken from tokio first, so that nothing lies between the last look into the queue
-//! and the close. A client that connects between the two is reset: it is a microsecond, which a storm
-//! of clients that reconnect finds in one of ten shutdowns or so. Where the socket is this process's
-//! alone, [`refuse_new`](Backlog::refuse_new) closes that gap, too.
+//! Tokio's readiness is no help: its event for a new connection may not have arrived yet, and a
+//! task's budget may be used up.
+//!
+//! The listener is taken from tokio first, so that the close follows directly on the last accept. A
+//! client that connects between the two is reset. That is about a microsecond, but many clients
+//! that reconnect at once hit it in about one of ten shutdowns. If no other process has the socket,
+//! [`refuse_new`](Backlog::refuse_new) prevents this too.
 
 use socket2::{SockRef, Socket};
 #[cfg(feature = "axum")]
@@ -17,6 +19,7 @@ use {
     tokio::net::{UnixListener, UnixStream},
 };
 
+/// Accepts from the queue of a listener that was taken from tokio.
 #[derive(Debug)]
 pub(super) enum Backlog {
     Tcp(net::TcpListener),
@@ -25,7 +28,7 @@ pub(super) enum Backlog {
 }
 
 impl Backlog {
-    /// Whether that of such a listener can be looked into.
+    /// Returns whether the queue of a listener of this type can be read.
     #[cfg(feature = "axum")]
     pub(super) fn is_of<L: Any>() -> bool {
         let listener = TypeId::of::<L>();
@@ -36,19 +39,20 @@ impl Backlog {
         listener == TypeId::of::<TcpListener>()
     }
 
-    /// Keeps new connections out while those that are in the queue are taken. False if that is not
-    /// possible.
+    /// Refuses new connections while those in the queue are accepted. Returns `false` if the system
+    /// does not allow that.
     ///
-    /// The socket is bound to an interface that there is not: for those who come from here on, nobody
-    /// listens on theirs, and the kernel refuses them at once. Handshakes that have begun complete (but for those
-    /// of SYN cookies, of which the kernel keeps nothing).
+    /// This binds the socket to a network interface that does not exist. On the interfaces of new
+    /// clients nothing listens then, and the kernel refuses them at once. Handshakes that have
+    /// begun can complete, except those by SYN cookies, of which the kernel keeps nothing.
     ///
-    /// Not everywhere is that allowed (before Linux 5.7, and to a socket that is bound to an interface
-    /// already, only with CAP_NET_RAW), nor does it keep those out whom a group of sockets with
-    /// `SO_REUSEPORT` gives to this one. So, besides, the kernel is asked to drop SYNs: their clients
-    /// try again after a second, and find the port closed, or another one of the group.
+    /// The binding is not always allowed: before Linux 5.7, and for a socket that is bound to an
+    /// interface already, it needs CAP_NET_RAW. It also keeps no client out that a `SO_REUSEPORT`
+    /// group assigns to this socket. So a socket filter drops SYNs as well. Those clients try again
+    /// after a second, and find the port closed or another socket of the group.
     ///
-    /// Not for a socket that another process has, too: it would be deaf from then on.
+    /// If another process has the socket too, this must not be called: it would get no connections
+    /// either.
     #[cfg(target_os = "linux")]
     pub(super) fn refuse_new(listener: &TcpListener) -> bool {
         use socket2::SockFilter;
@@ -58,11 +62,12 @@ impl Backlog {
         const AND: u16 = 0x54;
         const JUMP_IF_EQUAL: u16 = 0x15;
         const RETURN: u16 = 0x06;
-        /// In a TCP header, where the flags are; and of them, SYN, and SYN with ACK.
+        /// The offset of the flags in a TCP header; then the flag SYN, and SYN with ACK.
         const FLAGS: u32 = 13;
         const SYN: u32 = 0x02;
         const SYN_AND_ACK: u32 = 0x12;
-        /// The greatest there could be: they are counted from 1. (Of both IPv4 and IPv6, on Linux.)
+        /// The highest possible index of an interface; they are assigned from 1 on. On Linux, one
+        /// call binds both IPv4 and IPv6.
         const NO_INTERFACE: Option<NonZeroU32> = NonZeroU32::new(i32::MAX as u32);
 
         let dropping_syns = [
@@ -83,7 +88,8 @@ impl Backlog {
         false
     }
 
-    /// That of a listener, if it is one whose queue can be looked into; else, itself again.
+    /// Takes the queue of a listener. Fails with the listener if its queue cannot be read, and with
+    /// `None` if tokio does not give its socket back.
     pub(super) fn of<L: Any>(listener: L) -> Result<Self, Option<L>> {
         let listener = match cast(listener) {
             Ok(tcp) => return TcpListener::into_std(tcp).map(Self::Tcp).map_err(|_| None),
@@ -101,8 +107,8 @@ impl Backlog {
         Err(Some(listener))
     }
 
-    /// The next connection, as the listener would have accepted it; an error of the kind
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) at the end of the queue.
+    /// Accepts the next connection. Returns an error of the kind
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the queue is empty.
     pub(super) fn take<C: Any>(&self) -> io::Result<C> {
         let other = || io::Error::other("another kind of connection than the listener's");
         match self {
@@ -128,7 +134,7 @@ fn accept(listener: SockRef<'_>) -> io::Result<(Socket, socket2::SockAddr)> {
     Ok((socket, address))
 }
 
-/// The same value, of a type that is known to be another name of its own.
+/// Returns the value as type `U` if that is its type, and as `T` otherwise.
 fn cast<T: Any, U: Any>(value: T) -> Result<U, T> {
     let mut slot = Some(value);
     let any: &mut dyn Any = &mut slot;
@@ -138,8 +144,8 @@ fn cast<T: Any, U: Any>(value: T) -> Result<U, T> {
     }
 }
 
-/// Whether a client has begun a handshake with this port and not ended it: the kernel lists such a
-/// connection as SYN_RECV. `None` where its list cannot be read.
+/// Returns whether a client has begun a handshake with this port and not ended it. The kernel lists
+/// such a connection as SYN_RECV. Returns `None` if the list cannot be read.
 #[cfg(target_os = "linux")]
 pub(super) fn has_half_done_handshake(port: u16) -> Option<bool> {
     use std::{
@@ -157,7 +163,7 @@ pub(super) fn has_half_done_handshake(port: u16) -> Option<bool> {
     };
     let mut seen = None;
     for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-        // One of them is missing where there is no IPv6.
+        // The second one is missing on a system without IPv6.
         let Ok(list) = File::open(path) else { continue };
         if BufReader::new(list).lines().any(is_half_done) {
             return Some(true);

@@ -1,3 +1,5 @@
+//! Decides when a listener stops listening, and when a server learns of it.
+
 use super::backlog::has_half_done_handshake;
 use crate::{
     drain::{Drain, Reached, Shared, Stage},
@@ -17,49 +19,52 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a queue that cannot be looked into has to stay silent to be taken for empty; and how
-/// long handshakes are waited for where it cannot be seen whether there are any.
+/// How long a listener without a readable queue has to accept nothing until its queue counts as
+/// empty. Also how long to wait for handshakes if the kernel does not list them.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long to wait before the next look into a queue: for a handshake to end there, or, after an
-/// accept that failed, for file descriptors to become free.
+/// How long to wait before the next accept from a queue: for a handshake to end, or after an error,
+/// for file descriptors to become free.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// The end of listening, for whatever is listened to.
+/// Tracks how far a listener of any type is on its way to be closed.
 ///
-/// While it is open, connections come as they do. At the end of LameDuck what waits in the accept
-/// queue is taken out. Then the listener closes, or, where handshakes may still be going on that have
-/// begun before, at the end of the settling.
+/// At the end of LameDuck the listener empties its accept queue. It closes after that, or at the
+/// end of the settling if handshakes may still be going on that began before.
 pub(super) struct ListenerState {
     shared: Arc<Shared>,
     stage: ListenerStage,
-    /// The end of LameDuck, then the end of the settling, then the moment when servers are told.
+    /// Completes at the end of LameDuck, then at the end of the settling, then when servers get
+    /// their shutdown signal.
     next: Reached,
     pause: Option<Pin<Box<Sleep>>>,
-    /// The drain knows that the queue is empty.
+    /// Whether the drain has recorded that the queue is empty.
     emptied: bool,
     handshakes: Handshakes,
 }
 
+/// Names the stages of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(super) enum ListenerStage {
     Open,
+    /// The accept queue is being emptied.
     Backlog,
     Closed,
+    /// Closed, and servers have got their shutdown signal.
     Ended,
 }
 
-/// What is known of handshakes that may still end in the queue, when new ones are kept out of it.
+/// Tells what is known of handshakes that may still end in the queue, if no new ones can begin.
 enum Handshakes {
-    /// They are not waited for: there is always a next one.
+    /// They are not waited for: new ones can begin, or none is half done.
     Ignored,
-    /// None has been looked for, which is to be done by this port.
+    /// The kernel's list has not been read; this is the port to look for.
     Unknown(u16),
-    /// The kernel's list is read, on a thread for blocking work: it has a line for each socket of the
+    /// The list is being read on a thread for blocking work. It has a line for each socket of the
     /// machine, and ten thousand lines take the kernel 40 ms.
-    Looking(JoinHandle<Option<bool>>),
+    Reading(JoinHandle<Option<bool>>),
     HalfDone,
-    /// It cannot be seen: they have until then.
+    /// The kernel does not list them: they are waited for until this instant.
     Until(Instant),
 }
 
@@ -82,7 +87,8 @@ impl ListenerState {
         &self.shared
     }
 
-    /// Where it stands by now. It is to be [closed](Self::close) by whoever finds the queue empty.
+    /// Polls for the end of LameDuck, and returns the stage. In the stage `Backlog`, the caller
+    /// empties the queue and then calls [`close`](Self::close).
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> ListenerStage {
         if self.stage == ListenerStage::Open && self.poll_next(cx).is_ready() {
             self.stage = ListenerStage::Backlog;
@@ -95,37 +101,39 @@ impl ListenerState {
         self.stage
     }
 
-    /// Waits for handshakes that have begun: they may end in the queue until the settling is over. To be
-    /// called when new clients are kept out, before the queue is emptied.
+    /// Keeps the listener open for handshakes that have begun, until the settling is over at the
+    /// latest. Called when new clients are kept out, before the queue is emptied.
     pub(super) fn wait_for_handshakes(&mut self, port: u16) {
         self.handshakes = Handshakes::Unknown(port);
     }
 
-    /// What comes out of a queue that is being emptied; `None` when it is to be closed.
-    pub(super) fn poll_queue<T>(
+    /// Takes the next connection out of the queue. Returns `None` when the listener has to be
+    /// closed.
+    pub(super) fn poll_backlog<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut take: impl FnMut() -> io::Result<T>,
     ) -> Poll<Option<T>> {
         loop {
-            if self.is_late() {
+            if self.must_close() {
                 return Poll::Ready(None);
             }
-            // Asked first, so that the last look comes after the end.
-            let over = self.is_over(cx);
+            // Before the accept, so that the last accept comes after the end of the settling.
+            let is_last = self.settling_is_over(cx);
             match take() {
                 Ok(connection) => return Poll::Ready(Some(connection)),
                 Err(error) if is_of_the_connection(&error) => continue,
-                Err(_) if over => return Poll::Ready(None),
+                Err(_) if is_last => return Poll::Ready(None),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let looks = matches!(
+                    let reads_list = matches!(
                         self.handshakes,
-                        Handshakes::Unknown(_) | Handshakes::Looking(_)
+                        Handshakes::Unknown(_) | Handshakes::Reading(_)
                     );
                     match ready!(self.poll_handshakes(cx)) {
-                        true => self.say_emptied(),
-                        // One may have ended between the two looks: into the queue, then here.
-                        false if looks => continue,
+                        true => self.record_emptied(),
+                        // A handshake may have ended after the accept and before the list was read.
+                        // Its connection is in the queue then.
+                        false if reads_list => continue,
                         false => return Poll::Ready(None),
                     }
                 }
@@ -135,17 +143,17 @@ impl ListenerState {
         }
     }
 
-    /// Says whether a handshake may still end in the empty queue. While a connection is open, the
-    /// settling lasts anyway, so the kernel's list need not be read.
+    /// Returns whether a handshake may still end in the empty queue. While a connection is open,
+    /// the settling takes its full time anyway, so the kernel's list is not read.
     fn poll_handshakes(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Handshakes::Unknown(port) = self.handshakes {
             if self.shared.has_connections() {
                 return Poll::Ready(true);
             }
             let list = spawn_blocking(move || has_half_done_handshake(port));
-            self.handshakes = Handshakes::Looking(list);
+            self.handshakes = Handshakes::Reading(list);
         }
-        if let Handshakes::Looking(list) = &mut self.handshakes {
+        if let Handshakes::Reading(list) = &mut self.handshakes {
             // It errs if the runtime shuts down.
             let half_done = ready!(Pin::new(list).poll(cx)).unwrap_or_default();
             self.handshakes = match half_done {
@@ -157,54 +165,57 @@ impl ListenerState {
         Poll::Ready(match self.handshakes {
             Handshakes::HalfDone => true,
             Handshakes::Until(at) => Instant::now() < at,
-            Handshakes::Ignored | Handshakes::Unknown(_) | Handshakes::Looking(_) => false,
+            Handshakes::Ignored | Handshakes::Unknown(_) | Handshakes::Reading(_) => false,
         })
     }
 
-    /// What still comes, where the queue cannot be looked into; `None` when it is to be closed.
+    /// Accepts the next connection from an inner listener whose queue cannot be read. Returns
+    /// `None` when the listener has to be closed.
     ///
-    /// Silence ends the emptying, and not the wait: a listener inside may have accepted connections
-    /// that it has not handed over, in the middle of a TLS handshake, say.
-    pub(super) fn poll_silence<T>(
+    /// If it accepts nothing for a while, the queue counts as empty. It is polled until the end of
+    /// the settling all the same: it may hold connections that it has accepted and not yet
+    /// returned, in the middle of a TLS handshake for example.
+    pub(super) fn poll_inner<T>(
         &mut self,
         cx: &mut Context<'_>,
         accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
     ) -> Poll<Option<T>> {
-        if self.is_late() {
+        if self.must_close() {
             return Poll::Ready(None);
         }
-        // Asked first, so that the last look comes after the end.
-        let over = self.is_over(cx);
-        // A task's budget shall not pass for an empty queue.
+        // Before the accept, so that the last accept comes after the end of the settling.
+        let is_last = self.settling_is_over(cx);
+        // Unconstrained: otherwise a used-up task budget would look like an empty queue.
         let accept = pin!(unconstrained(poll_fn(accept)));
         if let Poll::Ready(connection) = accept.poll(cx) {
             self.pause = None;
             return Poll::Ready(connection);
         }
-        if over {
+        if is_last {
             return Poll::Ready(None);
         }
         if !self.emptied {
             ready!(self.poll_pause(cx, QUIET));
-            // Wakes the task if that was the end of the settling, too.
-            self.say_emptied();
+            // If this ends the settling too, it wakes the task.
+            self.record_emptied();
         }
         Poll::Pending
     }
 
-    /// Has the task woken for another try after an accept that failed. True if it is too late for one.
+    /// Wakes the task for another accept after one that failed. Returns `true` if it was the last
+    /// one.
     pub(super) fn retry(&mut self, cx: &mut Context<'_>) -> bool {
         self.pause = None;
         let _ = self.poll_pause(cx, RETRY);
-        self.is_over(cx)
+        self.settling_is_over(cx)
     }
 
-    /// The settling is over, and with it the time for the last look.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Returns whether the settling is over. The next accept is the last one then.
+    fn settling_is_over(&mut self, cx: &mut Context<'_>) -> bool {
         self.drain_stage() >= Stage::LastRead || self.poll_next(cx).is_ready()
     }
 
-    fn say_emptied(&mut self) {
+    fn record_emptied(&mut self) {
         if !self.emptied {
             self.emptied = true;
             self.shared.listener_emptied();
@@ -216,8 +227,8 @@ impl ListenerState {
         self.shared.stage()
     }
 
-    /// A queue that never runs dry ends here.
-    fn is_late(&self) -> bool {
+    /// Returns whether the listener has to close even if its queue is not empty.
+    fn must_close(&self) -> bool {
         self.drain_stage() >= Stage::ClosingConnections
     }
 
@@ -228,7 +239,7 @@ impl ListenerState {
         Poll::Ready(())
     }
 
-    /// To be called when the listener has been dropped.
+    /// Records that the listener has been dropped.
     pub(super) fn close(&mut self) {
         if self.stage < ListenerStage::Closed {
             self.stage = ListenerStage::Closed;
@@ -242,8 +253,8 @@ impl ListenerState {
         }
     }
 
-    /// Waits, once closed, for the moment when servers are told: a stream that ends before tells
-    /// tonic to close its connections.
+    /// Waits, once closed, until servers get their shutdown signal. A stream that ends before that
+    /// makes tonic close its connections.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.stage != ListenerStage::Ended {
             ready!(self.poll_next(cx));
@@ -271,7 +282,8 @@ impl fmt::Debug for ListenerState {
     }
 }
 
-/// An error of one connection, which was gone before it was accepted: the next one may be fine.
+/// Returns whether an accept failed because of one connection, which was gone before it was
+/// accepted. The next accept may succeed.
 pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

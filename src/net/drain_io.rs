@@ -20,52 +20,53 @@ use tokio::{
 };
 
 pin_project! {
-    /// A connection that a drain knows: counted from its accept to its drop, and cut at the deadline.
+    /// Wraps a connection that a drain counts from its accept to its drop, and aborts at the
+    /// deadline.
     ///
-    /// From a [`DrainListener`](crate::DrainListener) or a [`DrainIncoming`](crate::DrainIncoming).
-    /// It is read and written like the connection inside of it, and stays so when a server hands it
-    /// on: a WebSocket is counted, too.
+    /// It comes from a [`DrainListener`](crate::DrainListener) or a
+    /// [`DrainIncoming`](crate::DrainIncoming), and reads and writes like the inner connection. If
+    /// the server hands it on, as a WebSocket, it is still counted.
     ///
     /// # What it does during a drain
     ///
-    /// * It closes for a peer that has never sent a byte, once its
-    ///   [grace](crate::DrainBuilder::grace) is over; that has sent half a head for 5 s; that
-    ///   speaks HTTP/2, has no streams and does not answer the server's PING for 5 s. To the server
-    ///   that looks like a peer that has closed; after a part of HTTP/2's preface, like an error of the
-    ///   kind [`TimedOut`](io::ErrorKind::TimedOut).
-    /// * At the [deadline](crate::Drain::set_deadline) everything that is done with it ends with an
-    ///   error of kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), and the server drops
+    /// * It closes if the peer has sent nothing when its [grace](crate::DrainBuilder::grace) is
+    ///   over; if the peer has not sent the rest of a head for 5 s; or if an HTTP/2 peer has no
+    ///   streams and has not answered the server's PING for 5 s. The server reads an end of file.
+    ///   After a part of the HTTP/2 preface, it gets an error of the kind
+    ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
+    /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
+    ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
     ///   it.
     ///
     /// # What it does at any time
     ///
-    /// When the server closes it while the peer may still be sending, it *lingers*: it closes its write
-    /// half, then reads and discards what comes. Without that, the peer would get a reset in place of
-    /// its response, or of the end of it ([RFC 9112, section
-    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)). Lingering ends
+    /// If the server closes it while the peer may still be sending, it *lingers*: it closes its
+    /// write half, then reads and discards. Otherwise the peer could get a reset instead of its
+    /// response ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+    /// Lingering ends
     ///
     /// * with the end of the request, over HTTP/1;
     /// * when nothing has come for 500 ms, over HTTP/2 for 1 s;
-    /// * after 5 s, or 16 MiB (4 MiB over HTTP/2), whatever comes;
-    /// * with the end of what the peer sends, and at the drain's deadline.
+    /// * after 5 s or 16 MiB, over HTTP/2 after 4 MiB;
+    /// * when the peer closes its half, and at the drain's deadline.
     ///
-    /// A connection whose bytes cannot be read, as with TLS around it, lingers after it was dropped,
-    /// in a task of its own, if it is a `TcpStream` whose write half was shut down: only then is it
-    /// certain that no part of the server reads it any more.
+    /// With TLS around it, its bytes cannot be read, and the server may go on reading after it has
+    /// shut down the write half. If it is a `TcpStream`, it then lingers once it was dropped, in a
+    /// task of its own.
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime with its time driver, once the drain has begun or while
-    /// it lingers.
+    /// When polled outside of a tokio runtime with its time driver, once the drain has begun or
+    /// while it lingers.
     #[derive(Debug)]
     pub struct DrainIo<T> {
         #[pin]
         io: T,
-        // Whether it has something to be read that the runtime has not heard of.
+        // Whether the kernel has bytes that the runtime may not have seen.
         has_unread_bytes: fn(&T) -> bool,
-        // How a reset is noticed by a server that does not read while it handles a request.
+        // Finds a reset while the server handles a request and does not read.
         error: Option<ErrorOf<T>>,
-        // Duplicates its socket, where that is possible.
+        // Duplicates the socket, if that is possible.
         duplicate: fn(&T) -> Option<net::TcpStream>,
         monitor: Monitor,
     }
@@ -74,39 +75,39 @@ pin_project! {
 /// See [`socket::error`](super::socket::error).
 type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
 
-/// All but the connection itself. It is dropped after that: what is not counted any more has been
-/// closed.
+/// Holds everything except the inner connection. Declared last in [`DrainIo`], so that the socket
+/// is closed before the connection is uncounted.
 struct Monitor {
     sniffer: Sniffer,
-    /// The last write had to wait.
+    /// Whether the last write is pending.
     stalled: bool,
-    /// Likewise, the last flush.
+    /// Whether the last flush is pending.
     unflushed: bool,
-    /// The head of a request was read, of which the server has not made a call yet: it could
-    /// still be refused.
+    /// Whether a head was read for which the server may not have called its service yet. The call
+    /// could still be refused.
     delivering: bool,
-    /// Something is there to be read that the runtime has not heard of.
+    /// Whether the kernel has bytes that the runtime has not seen.
     unread: bool,
-    /// Since when HTTP/2 has had no streams, as far as that was seen while parting.
+    /// Since when an HTTP/2 connection has had no streams, as seen from `ClosingConnections` on.
     idle_since: Option<Instant>,
-    /// The last read had to wait: its waker will do.
-    reading: bool,
-    /// What was said of it last; and whether a request is expected.
-    shown: (ConnectionState, bool),
+    /// Whether the last read is pending. Its waker is registered then.
+    read_pending: bool,
+    /// What was published last: the activity, and whether a request is on its way.
+    published: (ConnectionState, bool),
     multiplexed: bool,
-    /// Nothing more is read: the peer has ended, or it was closed from here.
+    /// Whether nothing more is read: the peer has closed its half, or a limit has passed.
     ended: bool,
-    /// Its write half is closed, and it lingers.
+    /// Set while the connection lingers.
     linger: Option<Linger>,
-    /// For the next limit of one who reads, or lingers.
+    /// Fires at the next limit, for a task that reads or lingers.
     reading_timer: Timer,
-    /// For the next step of the schedule, while something else is waited for.
+    /// Fires at the next step of the schedule, for a task that waits for something else.
     waiting_timer: Timer,
     registered: Lingering,
 }
 
 impl<T: 'static> DrainIo<T> {
-    /// A connection of a listener, of which nothing is known but its type.
+    /// Wraps a connection that was accepted from a listener of any type.
     pub(super) fn accepted(io: T, registered: ConnectionGuard) -> Self {
         Self {
             duplicate: socket::duplicate,
@@ -133,8 +134,8 @@ impl<T> DrainIo<T> {
                 delivering: false,
                 unread: false,
                 idle_since: None,
-                reading: false,
-                shown: (ConnectionState::Silent, false),
+                read_pending: false,
+                published: (ConnectionState::Silent, false),
                 multiplexed: false,
                 ended: false,
                 linger: None,
@@ -145,31 +146,32 @@ impl<T> DrainIo<T> {
         }
     }
 
-    /// Looks for errors of the connection when it is flushed while a request is handled.
+    /// Has each flush look for a reset while a request is handled.
     #[cfg(feature = "server")]
     pub(crate) fn notice_errors(mut self, error: ErrorOf<T>) -> Self {
         self.error = Some(error);
         self
     }
 
-    /// The connection itself.
+    /// Returns the inner connection.
     pub fn get_ref(&self) -> &T {
         &self.io
     }
 
-    /// The connection itself, to set its options. What is read or written this way goes unseen.
+    /// Returns the inner connection, to set its options. The drain does not see bytes that are read
+    /// or written this way.
     pub fn get_mut(&mut self) -> &mut T {
         &mut self.io
     }
 
-    /// The connection itself, which the drain forgets.
+    /// Returns the inner connection, which is not counted any more.
     pub fn into_inner(mut self) -> T {
         self.monitor.registered.release();
         self.io
     }
 }
 
-/// Not there before a drain.
+/// Sleeps until an instant that may change. Allocates at the first poll, so not before a drain.
 #[derive(Default)]
 pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
@@ -184,9 +186,10 @@ impl Timer {
 }
 
 impl Monitor {
-    /// Before anything is done with the connection: errs if it is to be cut.
+    /// Returns the stage, or fails if the connection has to be aborted. Called before each
+    /// operation.
     #[inline]
-    fn enter(&mut self) -> io::Result<Stage> {
+    fn live_stage(&mut self) -> io::Result<Stage> {
         let connection = self.registered.connection();
         let stage = connection.stage();
         if stage >= Stage::Forced && connection.schedule(|schedule| schedule.aborts()) {
@@ -198,17 +201,17 @@ impl Monitor {
         Ok(stage)
     }
 
-    /// Likewise, before something is written or flushed. A server comes by here when it has made a
-    /// call of what it has read, and not before.
+    /// Does what [`live_stage`](Self::live_stage) does, before a write or a flush. A server gets
+    /// here only after it has called its service with the head that it has read.
     #[inline]
-    fn enter_write(&mut self) -> io::Result<Stage> {
-        let stage = self.enter()?;
+    fn before_write(&mut self) -> io::Result<Stage> {
+        let stage = self.live_stage()?;
         self.delivering = false;
         if stage >= Stage::LastRead {
-            self.show(stage);
-            // The others have to look for bytes first.
+            self.update(stage);
+            // In other states, the connection has to look for bytes before it counts as checked.
             if matches!(
-                self.shown.0,
+                self.published.0,
                 ConnectionState::Handling | ConnectionState::Stalled | ConnectionState::Upgraded
             ) {
                 self.registered.connection().checked();
@@ -217,49 +220,50 @@ impl Monitor {
         Ok(stage)
     }
 
-    /// Says what it was seen doing.
+    /// Publishes what the connection is doing, if that has changed.
     #[inline]
-    fn show(&mut self, stage: Stage) {
+    fn update(&mut self, stage: Stage) {
         let activity = match self.stalled || self.unflushed {
             true => ConnectionState::Stalled,
             false => self.sniffer.activity(),
         };
-        // Of interest to a drain only.
-        let expected =
+        // Outside of a drain, this does not matter.
+        let has_request =
             self.unread || (stage >= Stage::LastRead && (self.delivering || self.is_young()));
-        if (activity, expected) != self.shown {
-            self.publish(activity, expected);
+        if (activity, has_request) != self.published {
+            self.publish(activity, has_request);
         }
     }
 
-    /// Of what cannot be read, a handshake may be going on, and a request be on its way.
+    /// Returns whether an opaque connection is within its grace. It may be making a handshake, with
+    /// a request on its way.
     fn is_young(&self) -> bool {
         let young = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-        self.sniffer.is_opaque() && young(self.graced_until())
+        self.sniffer.is_opaque() && young(self.grace_until())
     }
 
-    fn graced_until(&self) -> Option<Instant> {
+    fn grace_until(&self) -> Option<Instant> {
         let connection = self.registered.connection();
         connection.schedule(|schedule| schedule.first_byte_until(connection.accepted()))
     }
 
-    fn publish(&mut self, activity: ConnectionState, expected: bool) {
+    fn publish(&mut self, activity: ConnectionState, has_request: bool) {
         let connection = self.registered.connection();
         if self.sniffer.is_multiplexed() && !self.multiplexed {
             self.multiplexed = true;
-            connection.is_multiplexed();
+            connection.mark_multiplexed();
         }
-        connection.publish(activity, expected);
-        self.shown = (activity, expected);
+        connection.publish(activity, has_request);
+        self.published = (activity, has_request);
     }
 
     #[inline]
     fn saw_read(&mut self, bytes: &[u8], stage: Stage) {
-        self.reading = false;
+        self.read_pending = false;
         let awaited_response = self.sniffer.awaits_response();
         self.sniffer.read(bytes);
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
-        self.show(stage);
+        self.update(stage);
         if stage >= Stage::ClosingConnections {
             self.saw_closing();
         }
@@ -285,9 +289,9 @@ impl Monitor {
                 }
             }
         }
-        self.show(stage);
+        self.update(stage);
         if self.stalled {
-            self.poll_changes(cx)?;
+            self.wake_at_abort(cx)?;
         } else if stage >= Stage::ClosingConnections {
             self.saw_closing();
         }
@@ -299,25 +303,26 @@ impl Monitor {
         if !self.sniffer.waits_for_pong() {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
-            // Its last stream has ended: only now there is a limit, for one who reads.
+            // The last stream has ended. Only now does the limit for the PONG apply: wake the task
+            // that reads, to set its timer.
             self.idle_since = Some(Instant::now());
-            self.registered.connection().wake();
+            self.registered.connection().wake_reader();
         }
     }
 
-    /// A write has to wait, or a server with nothing to read or write has to wait for something
-    /// else: errs if it is to be cut, and sees to it that the task is woken when it is.
-    fn poll_changes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Fails if the connection has to be aborted, and otherwise wakes the task when it has to be.
+    /// Called if a write is pending, or if the server waits for something else than the connection.
+    fn wake_at_abort(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = self.registered.connection();
-        connection.wake_writer(cx.waker());
-        // After that: whoever changes the stage from here on, wakes.
-        while self.enter()? >= Stage::LastRead {
+        connection.register_writer(cx.waker());
+        // After the registration: a later change of the stage wakes the task.
+        while self.live_stage()? >= Stage::LastRead {
             let next = self
                 .registered
                 .connection()
                 .schedule(|schedule| schedule.next_step());
             match next {
-                // Nobody else may be there to say that it is time.
+                // Perhaps no waiter is there to advance the schedule.
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
                 }
@@ -327,46 +332,49 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether it matters what is there to be read, and has not been: the connection is closed soon.
-    fn looks_closely(&self, stage: Stage) -> bool {
+    /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,
+    /// and would lose a request.
+    fn may_lose_request(&self, stage: Stage) -> bool {
         let closes = stage >= Stage::Settling || self.registered.connection().retires();
-        // HTTP/2 says by itself which requests it has not seen, and what is upgraded has none.
-        let has_turns = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded);
-        closes && stage < Stage::Forced && has_turns
+        // A GOAWAY names the last request that was seen, and an upgraded connection has no
+        // requests.
+        let loses = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded);
+        closes && stage < Stage::Forced && loses
     }
 
-    /// Something is there to be read, and the runtime will hear of it.
+    /// Has the task read again: the kernel has bytes that the runtime has not seen yet.
     #[cold]
-    fn expect(&mut self, cx: &mut Context<'_>) {
-        self.reading = false;
+    fn read_again(&mut self, cx: &mut Context<'_>) {
+        self.read_pending = false;
         self.unread = true;
-        self.publish(self.shown.0, true);
+        self.publish(self.published.0, true);
         cx.waker().wake_by_ref();
     }
 
-    /// Nothing is there to be read: ready if nothing more is waited for.
+    /// Handles a read that is pending. Ready if the connection is not waited for any longer.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.reading = true;
+        self.read_pending = true;
         let connection = self.registered.connection();
-        connection.wake_reader(cx.waker());
-        // After that: whoever changes the stage from here on, wakes.
+        connection.register_reader(cx.waker());
+        // After the registration: a later change of the stage wakes the task.
         if connection.stage() < Stage::LastRead {
             return Poll::Pending;
         }
         self.poll_limits(cx)
     }
 
+    /// Enforces the limits of a drain on a connection that has nothing to read.
     #[cold]
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let stage = self.enter()?;
-            self.show(stage);
+            let stage = self.live_stage()?;
+            self.update(stage);
             let connection = self.registered.connection();
             connection.checked();
             let (sniffer, idle_since) = (&self.sniffer, self.idle_since);
             let (limit, next_step) = connection.schedule(|schedule| {
                 let limit = match sniffer.activity() {
-                    // There is nothing to cut, and nothing more to wait for.
+                    // Without any work, it need not be aborted: it just ends.
                     ConnectionState::Silent | ConnectionState::Idle if stage >= Stage::Forced => {
                         Some(Instant::now())
                     }
@@ -380,23 +388,23 @@ impl Monitor {
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
                 return Poll::Ready(match self.sniffer.is_in_preface() {
-                    // At an end a server may take it for HTTP/1 and answer 400.
+                    // At an end of file, a server may take it for HTTP/1 and answer 400.
                     true => Err(io::ErrorKind::TimedOut.into()),
                     false => Ok(()),
                 });
             }
-            // That it is not young any more is worth a look, too.
-            let grown = self.graced_until().filter(|_| self.is_young());
-            let Some(next) = [limit, next_step, grown].into_iter().flatten().min() else {
+            // The end of the grace changes what is published.
+            let grace = self.grace_until().filter(|_| self.is_young());
+            let Some(next) = [limit, next_step, grace].into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             ready!(self.reading_timer.poll(next, cx));
-            // Nobody else may be there to say that it is time.
+            // Perhaps no waiter is there to advance the schedule.
             self.registered.connection().advance();
         }
     }
 
-    /// After its write half was closed: how the rest of what the peer sends is read here, if it is.
+    /// Returns how the connection lingers after its write half was closed, if it does.
     fn lingers(&mut self, stage: Stage, has_unread_bytes: bool) -> Option<Linger> {
         let linger = match &self.sniffer {
             // The server may go on reading.
@@ -407,7 +415,7 @@ impl Monitor {
             sniffer => (sniffer.is_mid_request() || has_unread_bytes).then(Linger::http1),
         };
         if linger.is_some() {
-            // No request is expected any more. Its response is still being read, perhaps.
+            // No more requests are served. The peer may still be reading its response.
             self.publish(ConnectionState::Streaming, false);
         }
         linger
@@ -432,7 +440,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         let monitor = this.monitor;
-        let stage = monitor.enter()?;
+        let stage = monitor.live_stage()?;
         if monitor.ended {
             return Poll::Ready(Ok(()));
         }
@@ -441,13 +449,13 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
         let read = if stage < Stage::Settling {
             io.as_mut().poll_read(cx, buf)
         } else {
-            // A task's budget shall not pass for a peer that has nothing to say.
+            // Otherwise a used-up task budget would look like a peer that has sent nothing.
             read_unconstrained(io.as_mut(), cx, buf)
         };
         monitor.unread = false;
         match read {
-            Poll::Pending if monitor.looks_closely(stage) && (this.has_unread_bytes)(&io) => {
-                monitor.expect(cx);
+            Poll::Pending if monitor.may_lose_request(stage) && (this.has_unread_bytes)(&io) => {
+                monitor.read_again(cx);
                 Poll::Pending
             }
             Poll::Pending => monitor.poll_idle(cx),
@@ -469,7 +477,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        let stage = this.monitor.enter_write()?;
+        let stage = this.monitor.before_write()?;
         let result = this.io.poll_write(cx, buf);
         this.monitor.saw_write(result, [buf], stage, cx)
     }
@@ -481,7 +489,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        let stage = this.monitor.enter_write()?;
+        let stage = this.monitor.before_write()?;
         let result = this.io.poll_write_vectored(cx, bufs);
         let slices = bufs.iter().map(|buf| &**buf);
         this.monitor.saw_write(result, slices, stage, cx)
@@ -494,9 +502,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        let stage = this.monitor.enter_write()?;
+        let stage = this.monitor.before_write()?;
         if let Some(error) = *this.error {
-            // Not once it is upgraded: its reader may be another task, whose waker this would take.
+            // Not after an upgrade: another task may read then, and this would replace its waker.
             if this.monitor.sniffer.is_in_request() {
                 if let Some(error) = error(&this.io, cx) {
                     return Poll::Ready(Err(error));
@@ -504,15 +512,15 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             }
         }
         let result = this.io.poll_flush(cx);
-        // What TLS holds has not been written.
+        // A pending flush counts as stalled: TLS buffers what it could not write.
         if result.is_pending() != this.monitor.unflushed {
             this.monitor.unflushed = result.is_pending();
-            this.monitor.show(stage);
+            this.monitor.update(stage);
         }
-        // A server with nothing to read or write, but a handler to wait for, comes by here: it has
-        // to hear of the deadline. The waker of a read will do, until it has been used.
-        if result.is_pending() || !this.monitor.reading || stage >= Stage::LastRead {
-            this.monitor.poll_changes(cx)?;
+        // A server that only waits for its handler flushes, and its task has to wake at the
+        // deadline. If a read is pending, its waker does that until it has been used.
+        if result.is_pending() || !this.monitor.read_pending || stage >= Stage::LastRead {
+            this.monitor.wake_at_abort(cx)?;
         }
         result
     }
@@ -520,12 +528,12 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let monitor = this.monitor;
-        let stage = monitor.enter_write()?;
+        let stage = monitor.before_write()?;
         if monitor.linger.is_none() {
             match this.io.as_mut().poll_shutdown(cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
-                    monitor.poll_changes(cx)?;
+                    monitor.wake_at_abort(cx)?;
                     return Poll::Pending;
                 }
             }
@@ -538,8 +546,8 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             return Poll::Ready(Ok(()));
         };
         let connection = monitor.registered.connection();
-        connection.wake_reader(cx.waker());
-        // After that: a change of the stage from here on wakes the task.
+        connection.register_reader(cx.waker());
+        // After the registration: a later change of the stage wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(Ok(()));
         }

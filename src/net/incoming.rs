@@ -13,11 +13,11 @@ use std::{
 };
 
 pin_project! {
-    /// A stream of connections that a drain knows; from [`Drain::incoming`].
+    /// Yields connections and counts them for a drain; made by [`Drain::incoming`].
     ///
-    /// It does what a [`DrainListener`](crate::DrainListener) does, for a stream of connections
-    /// where that is a stream over a listener, as tonic's `TcpIncoming`. It ends when servers are to
-    /// be told; tonic then stops.
+    /// It does for a stream of connections, such as tonic's `TcpIncoming`, what a
+    /// [`DrainListener`](crate::DrainListener) does for a listener. It ends when servers get their
+    /// shutdown signal, and tonic stops then.
     ///
     #[cfg_attr(feature = "tonic", doc = "```no_run")]
     #[cfg_attr(not(feature = "tonic"), doc = "```ignore")]
@@ -39,10 +39,10 @@ pin_project! {
     /// # }
     /// ```
     ///
-    /// The accept queue behind a stream cannot be seen. So the stream is polled until the
-    /// [settling](crate::DrainBuilder::settle) is over, then dropped; what it yields until then is
-    /// served. A [listener](Drain::listener) is a stream, too, and looks into its queue: where you
-    /// have one, give tonic that.
+    /// The accept queue of the inner stream cannot be read. So the stream is polled until the
+    /// [settling](crate::DrainBuilder::settle) is over, and then dropped. Connections that it
+    /// yields until then are served. A [`DrainListener`](crate::DrainListener) is a stream too, and
+    /// reads its queue: if you have a listener, give tonic that.
     #[derive(Debug)]
     pub struct DrainIncoming<S> {
         // `None` once it is closed.
@@ -92,14 +92,14 @@ where
                 ListenerStage::Open => ready!(incoming.poll_next(cx)),
                 _ => {
                     let accept = |cx: &mut Context<'_>| incoming.as_mut().poll_next(cx);
-                    ready!(this.state.poll_silence(cx, accept))
+                    ready!(this.state.poll_inner(cx, accept))
                 }
             };
             match next {
                 Some(Err(error)) if this.state.stage() == ListenerStage::Open => {
                     return Poll::Ready(Some(Err(error)));
                 }
-                // At the end, the server is not told, and the next one may be fine.
+                // While closing, an error is not returned: the next connection may succeed.
                 Some(Err(_)) if !this.state.retry(cx) => return Poll::Pending,
                 Some(Ok(io)) => {
                     let peer = socket::peer(&io);

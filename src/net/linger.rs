@@ -1,8 +1,8 @@
-//! Lingering: after the write half of a connection was closed, what the peer still sends is read and
-//! discarded ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+//! Lingers: after the write half of a connection is closed, reads and discards what the peer still
+//! sends ([RFC 9112, section 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
 //!
-//! A socket that is closed with unread bytes, or that gets some later, answers with a reset. A reset
-//! destroys what the peer has not read yet: its response.
+//! A socket that is closed with unread bytes, or that gets bytes later, sends a reset. A reset
+//! destroys the part of the response that the peer has not read.
 
 use super::drain_io::Timer;
 use crate::drain::{ConnectionGuard, ConnectionState, Stage};
@@ -22,12 +22,12 @@ use tokio::{
     time::Instant,
 };
 
-/// The longest time of lingering, whatever comes.
+/// Limits how long a connection lingers.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// One connection that lingers.
+/// Limits the lingering of one connection.
 pub(super) struct Linger {
-    /// Ends when nothing has come for so long.
+    /// Lingering ends when nothing has come for this long.
     quiet: Duration,
     quiet_at: Instant,
     ends_at: Instant,
@@ -37,12 +37,12 @@ pub(super) struct Linger {
 }
 
 impl Linger {
-    /// The peer is in the middle of its upload, and may look for a response only after it.
+    /// Returns the limits for HTTP/1: the peer may read its response only after its upload.
     pub(super) fn http1() -> Self {
         Self::new(Duration::from_millis(500), 16 << 20)
     }
 
-    /// A peer that is still reading sends WINDOW_UPDATE frames.
+    /// Returns the limits for HTTP/2: a peer that is still reading sends WINDOW_UPDATE frames.
     pub(super) fn http2() -> Self {
         Self::new(Duration::from_secs(1), 4 << 20)
     }
@@ -58,8 +58,8 @@ impl Linger {
         }
     }
 
-    /// Reads and discards. Ready when lingering is over, at the latest when `is_last` says so of the
-    /// bytes that it is given.
+    /// Reads and discards until a limit is reached, the peer has ended, or `is_last` returns `true`
+    /// for the bytes that were read.
     pub(super) fn poll<T: AsyncRead>(
         &mut self,
         mut io: Pin<&mut T>,
@@ -76,7 +76,7 @@ impl Linger {
             let read = ready!(io.as_mut().poll_read(cx, &mut discarded));
             let discarded = discarded.filled();
             self.left = self.left.saturating_sub(discarded.len());
-            // An error is an end, too: the response is read, or lost.
+            // After an error, the response has been read or is lost.
             let ends = read.is_err() || discarded.is_empty() || self.left == 0;
             if ends || is_last(&io, discarded) {
                 return Poll::Ready(());
@@ -86,7 +86,8 @@ impl Linger {
     }
 }
 
-/// A counted connection that may go on when its server has dropped it: see [`hold`](Self::hold).
+/// Holds a counted connection that may linger after its server has dropped it; see
+/// [`hold`](Self::hold).
 pub(super) struct Lingering {
     /// `None` only while this is dropped.
     registered: Option<ConnectionGuard>,
@@ -101,13 +102,13 @@ impl Lingering {
         }
     }
 
-    /// Keeps a duplicate of its socket, which lingers when this is dropped: until then its server may
-    /// go on reading, as a tunnel does whose other direction has ended.
+    /// Keeps a duplicate of the socket, which lingers when this is dropped. Until then, the server
+    /// may go on reading: a tunnel does if only its other direction has ended.
     pub(super) fn hold(&mut self, socket: Option<net::TcpStream>) {
         self.held = socket;
     }
 
-    /// Forgets the socket: it stays in use elsewhere.
+    /// Drops the duplicate, as the socket stays in use elsewhere.
     pub(super) fn release(&mut self) {
         self.held = None;
     }
@@ -127,14 +128,14 @@ impl Drop for Lingering {
         let Some((registered, socket)) = self.registered.take().zip(self.held.take()) else {
             return;
         };
-        // Without a runtime, what is dropped is closed.
+        // Without a runtime, the socket is closed at once.
         if let Ok(runtime) = runtime::Handle::try_current() {
             runtime.spawn(linger(registered, socket));
         }
     }
 }
 
-/// The socket is dropped before the connection is uncounted.
+/// Lingers on a socket, and drops it before the connection is uncounted.
 async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     let Ok(mut tcp) = TcpStream::from_std(socket) else {
         return;
@@ -143,8 +144,8 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     connection.publish(ConnectionState::Opaque, false);
     let mut linger = Linger::http1();
     poll_fn(|cx| {
-        connection.wake_reader(cx.waker());
-        // After that: a change of the stage from here on wakes the task.
+        connection.register_reader(cx.waker());
+        // After the registration: a later change of the stage wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(());
         }

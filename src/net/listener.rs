@@ -27,26 +27,25 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A listener whose connections a drain knows; from [`Drain::listener`].
+/// Accepts connections and counts them for a drain; made by [`Drain::listener`].
 ///
 /// # What it does
 ///
-/// * Each connection that it accepts is [counted](crate::Left::connections) until it is dropped,
-///   also when it has become a WebSocket or a tunnel, and is cut at the deadline: see [`DrainIo`].
-/// * At the end of the lame duck it takes what waits in the accept queue, for up to 100 ms, and
-///   then closes: the kernel refuses clients that connect from then on, and those that were there
-///   before are served. (A client that comes in the microsecond between is reset, and so is one whose
-///   TCP handshake is half done, unless the listener is [exclusive](DrainListener::exclusive).) It
-///   says that it is done by accepting nothing more.
-/// * TCP_NODELAY is set on what it accepts: see [`tcp_nodelay`](Self::tcp_nodelay).
+/// * Each connection that it accepts is [counted](crate::report::Counts::connections) until it is dropped,
+///   also as a WebSocket or a tunnel. At the deadline it is aborted: see [`DrainIo`].
+/// * At the end of the lame duck it accepts what is in the accept queue, for up to 100 ms, and then
+///   closes. Those clients are served, and the kernel refuses clients that connect later. A client
+///   that connects in the microsecond between is reset, and so is one with a half-done TCP
+///   handshake, unless the listener is [exclusive](DrainListener::exclusive).
+/// * TCP_NODELAY is set on each connection: see [`tcp_nodelay`](Self::tcp_nodelay).
 ///
-/// Give the server [`Drain::shutdown_signal`] as its signal: it comes when no connection has
-/// anything to say any more that it might lose.
+/// Give the server [`Drain::shutdown_signal`]. It completes when no connection may still deliver a
+/// request that the server would lose.
 ///
 /// # Servers
 ///
 /// With the feature `axum` it implements axum's `serve::Listener`, over TCP and Unix listeners and
-/// any other that axum can serve:
+/// any other listener that axum can serve:
 ///
 #[cfg_attr(feature = "axum", doc = "```no_run")]
 #[cfg_attr(not(feature = "axum"), doc = "```ignore")]
@@ -59,7 +58,7 @@ use tokio::{
 /// let app = Router::new().route("/", get("hello")).layer(drain.layer());
 /// let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 ///
-/// // Where nobody else has the socket, bind it so: `drain.bind("127.0.0.1:3000").await?`.
+/// // If no other process has the socket: `drain.bind("127.0.0.1:3000").await?`.
 /// let server = axum::serve(drain.listener(tcp), app)
 ///     .with_graceful_shutdown(drain.shutdown_signal());
 /// println!("{}", drain.run(server, signal::terminate()).await?);
@@ -67,27 +66,28 @@ use tokio::{
 /// # }
 /// ```
 ///
-/// With the feature `tonic` it is a stream of connections for `serve_with_incoming_shutdown`. And
-/// in a loop by hand there is [`accept`](Self::accept).
+/// With the feature `tonic`, give it to `serve_with_incoming_shutdown`, as it is a stream of
+/// connections. In a loop of your own, use [`accept`](Self::accept).
 ///
 /// # Listeners inside of others
 ///
-/// What axum's `ListenerExt` has, belongs around it, `drain.listener(tcp).tap_io(..)`, and so does
-/// TLS: the guide of axum has a listener that makes handshakes around this one. A connection is then
-/// counted from its accept on, and its handshake has the [grace](crate::DrainBuilder::grace).
+/// Put axum's `ListenerExt` around this listener, as `drain.listener(tcp).tap_io(..)`, and TLS too:
+/// the axum guide has a listener that makes handshakes around this one. A connection is then
+/// counted from its accept on, and its handshake may take the [grace](crate::DrainBuilder::grace).
 ///
-/// Of a listener inside that it does not know, this one can see neither the accept queue nor
-/// connections that are accepted and not handed over, in the middle of a handshake say. So, at the end
-/// of the lame duck, it polls that listener until the [settling](crate::DrainBuilder::settle) is over,
-/// then drops it. Whatever is handed over within the settling is served: lengthen that where
-/// handshakes take longer. A server with such a listener takes the settling in full even if no
-/// connection is open. The `accept` of the listener inside has to be cancel safe, as for axum itself:
-/// a server may drop its future and call it again.
+/// If the inner listener is of an unknown type, its accept queue cannot be read. It may also hold
+/// connections that it has accepted and not yet returned, in the middle of a handshake for example.
+/// So it is polled until the [settling](crate::DrainBuilder::settle) is over, and then dropped. A
+/// connection that it returns within the settling is served: set a longer one if handshakes take
+/// longer. The settling then takes its full time even if no connection is open.
+///
+/// The `accept` of the inner listener has to be cancel safe, as for axum itself: a server may drop
+/// its future and call it again.
 #[derive(Debug)]
 pub struct DrainListener<L> {
     listening: Listening<L>,
     exclusive: bool,
-    /// The socket that a listener of one's own is around, if it says so.
+    /// Returns the TCP listener inside of a custom listener, if it has one.
     tcp: fn(&L) -> Option<&TcpListener>,
     options: SocketOptions,
     state: ListenerState,
@@ -96,7 +96,7 @@ pub struct DrainListener<L> {
 
 #[derive(Debug)]
 enum Listening<L> {
-    To(L),
+    Inner(L),
     Backlog(Backlog),
     Closed,
 }
@@ -104,7 +104,7 @@ enum Listening<L> {
 impl<L> DrainListener<L> {
     pub(super) fn new(listener: L, drain: &Drain) -> Self {
         Self {
-            listening: Listening::To(listener),
+            listening: Listening::Inner(listener),
             exclusive: false,
             tcp: |_| None,
             options: SocketOptions::default(),
@@ -113,10 +113,10 @@ impl<L> DrainListener<L> {
         }
     }
 
-    /// The listener itself, as long as it is one: at the end it is emptied, and closed.
+    /// Returns the inner listener; `None` once its queue is being emptied or it is closed.
     pub fn get_ref(&self) -> Option<&L> {
         match &self.listening {
-            Listening::To(listener) => Some(listener),
+            Listening::Inner(listener) => Some(listener),
             Listening::Backlog(_) | Listening::Closed => None,
         }
     }
@@ -130,11 +130,11 @@ impl<L> DrainListener<L> {
         })
     }
 
-    /// Sets whether TCP_NODELAY is set on accepted TCP connections. Default: `true`, as in Go and in
-    /// tonic's own server.
+    /// Sets whether TCP_NODELAY is set on accepted TCP connections. Default: `true`, as in Go and
+    /// in tonic's own server.
     ///
-    /// With `false`, a small write may wait for the acknowledgement of the one before, which a client
-    /// may delay by 40 ms.
+    /// With `false`, a small write may wait for the acknowledgement of the one before, which a
+    /// client may delay by 40 ms.
     pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
         self.options.nodelay = nodelay;
         self
@@ -143,7 +143,7 @@ impl<L> DrainListener<L> {
     /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive.
     /// Default: `None`, no keep-alive.
     ///
-    /// The number of probes and the time between them are the system's.
+    /// The number of probes and the time between them are settings of the system.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.options.keepalive = keepalive.into();
         self
@@ -163,51 +163,54 @@ impl<L> DrainListener<L> {
     }
 
     fn close(&mut self) {
-        // In this order: who is told that it has closed may connect to see.
+        // Close the socket first: a waiter that learns of the close may connect to check it.
         self.listening = Listening::Closed;
         self.state.close();
     }
 }
 
 impl DrainListener<TcpListener> {
-    /// Says that this process alone has the socket, as after [`Drain::bind`]: it was not inherited,
-    /// from systemd or a parent, and is not passed on to a successor.
+    /// Declares that no other process has the socket, as after [`Drain::bind`]: it was not
+    /// inherited from systemd or a parent, and is not passed on to a successor.
     ///
-    /// Then no client is reset that connects at the very end: while the accept queue is emptied, on
-    /// Linux, new clients are refused, as they are after that. (Where the system does not allow that,
-    /// before Linux 5.7, their SYNs are dropped, by a socket filter: they try again after a second,
-    /// and are refused.)
+    /// Then no client is reset that connects while the listener closes. On Linux, new clients are
+    /// refused from the time on when the accept queue is emptied. Where the system does not allow
+    /// that, before Linux 5.7, a socket filter drops their SYNs: they try again after a second, and
+    /// are refused.
     ///
-    /// A client whose TCP handshake is half done at that moment is served if the handshake ends within
-    /// the [settling](crate::DrainBuilder::settle), which is a matter of round-trip time. A server
-    /// without a connection and without such a handshake closes at once.
+    /// A client with a half-done TCP handshake is served if the handshake ends within the
+    /// [settling](crate::DrainBuilder::settle). That depends on its round-trip time. Without such a
+    /// handshake and without an open connection, the settling ends at once.
     ///
-    /// A shared socket can have none of that: a filter or a binding would make it deaf for the other
-    /// processes, too, and without them there is always another half-done handshake, so the last ones
-    /// are reset. Let the other process accept them: keep a duplicate of the socket there.
+    /// A shared socket cannot have this, as the filter or the binding would stop the other
+    /// processes from accepting too. Without them new handshakes go on, and the last ones are
+    /// reset. To avoid that, keep a duplicate of the socket in the other process, which accepts
+    /// those connections.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
     }
 
-    /// Returns the address that it listens on.
+    /// Returns the address that the listener is bound to.
     ///
     /// # Errors
     ///
-    /// Those of [`TcpListener::local_addr`], and one of the kind
+    /// Fails as [`TcpListener::local_addr`] does, and with the kind
     /// [`NotConnected`](io::ErrorKind::NotConnected) once the drain has closed the listener.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.open()?.local_addr()
     }
 
-    /// The next connection, and where it comes from; `None` once the drain has closed the listener.
-    /// Then tell your connections to stop at [`Drain::shutdown_signal`].
+    /// Accepts the next connection, and returns it with its peer's address. Returns `None` once the
+    /// drain has closed the listener.
     ///
-    /// Errors of a connection are skipped, as in `axum::serve`; when none can be accepted (for want
-    /// of file descriptors), it tries again after 5 ms, then after twice as long, up to a second, as
-    /// Go does.
+    /// After that, wait for [`Drain::shutdown_signal`] and shut down the open connections.
     ///
-    /// Cancel safe: what was not returned is still in the queue.
+    /// Errors of one connection are skipped, as in `axum::serve`. After any other error, such as a
+    /// lack of file descriptors, it tries again after 5 ms, then after twice as long, up to a
+    /// second, as Go does.
+    ///
+    /// Cancel safe: a connection that was not returned is still in the queue.
     ///
     /// ```
     /// use tower_graceful::Drain;
@@ -231,17 +234,21 @@ impl DrainListener<TcpListener> {
 
 #[cfg(unix)]
 impl DrainListener<UnixListener> {
-    /// Returns the address that it listens on: see [the other
-    /// one](DrainListener::<TcpListener>::local_addr).
+    /// Returns the address that the listener is bound to; see
+    /// [`local_addr`](DrainListener::<TcpListener>::local_addr) of TCP.
     ///
     /// # Errors
     ///
-    /// Likewise.
+    /// Fails as [`UnixListener::local_addr`] does, and with the kind
+    /// [`NotConnected`](io::ErrorKind::NotConnected) once the drain has closed the listener.
     pub fn local_addr(&self) -> io::Result<unix::SocketAddr> {
         self.open()?.local_addr()
     }
 
-    /// Likewise, for a Unix socket: see [the other one](DrainListener::<TcpListener>::accept).
+    /// Accepts the next connection of a Unix socket; see
+    /// [`accept`](DrainListener::<TcpListener>::accept) of TCP.
+    ///
+    /// Cancel safe, as that one.
     pub async fn accept(&mut self) -> Option<(DrainIo<UnixStream>, unix::SocketAddr)> {
         poll_fn(|cx| self.poll_accept(cx, |unix, cx| unix.poll_accept(cx))).await
     }
@@ -259,19 +266,19 @@ impl<L: 'static> DrainListener<L> {
         })
     }
 
-    /// Whether connections come as they do: it is neither emptied nor closed.
+    /// Returns whether the listener is neither being emptied nor closed.
     #[cfg(feature = "server")]
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
         self.state.poll(cx) == ListenerStage::Open
     }
 
-    /// What was accepted, and counted.
+    /// Accepts the next connection, and counts it. Returns `None` once the listener is closed.
     pub(crate) fn poll_registered<T: 'static, A: 'static>(
         &mut self,
         cx: &mut Context<'_>,
         accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<(T, A, ConnectionGuard)>> {
-        self.poll_door(cx);
+        self.poll_stop(cx);
         let Self {
             listening,
             state,
@@ -279,34 +286,35 @@ impl<L: 'static> DrainListener<L> {
             ..
         } = self;
         let next = match listening {
-            Listening::To(listener) if state.stage() == ListenerStage::Open => {
+            Listening::Inner(listener) if state.stage() == ListenerStage::Open => {
                 Some(ready!(backoff.poll(cx, |cx| accept(listener, cx))))
             }
-            Listening::To(listener) => ready!(state.poll_silence(cx, |cx| {
+            Listening::Inner(listener) => ready!(state.poll_inner(cx, |cx| {
                 backoff.poll(cx, |cx| accept(listener, cx)).map(Some)
             })),
-            Listening::Backlog(queue) => ready!(state.poll_queue(cx, || queue.take())),
+            Listening::Backlog(queue) => ready!(state.poll_backlog(cx, || queue.take())),
             Listening::Closed => return Poll::Ready(None),
         };
         Poll::Ready(self.admit(next))
     }
 
-    /// When it is time, keeps new clients out and takes the queue from the listener, if that is
-    /// possible.
-    fn poll_door(&mut self, cx: &mut Context<'_>) {
+    /// At the end of LameDuck, refuses new clients and takes the accept queue, as far as possible.
+    fn poll_stop(&mut self, cx: &mut Context<'_>) {
         if self.state.poll(cx) != ListenerStage::Backlog
-            || !matches!(self.listening, Listening::To(_))
+            || !matches!(self.listening, Listening::Inner(_))
         {
             return;
         }
-        if let Listening::To(listener) = std::mem::replace(&mut self.listening, Listening::Closed) {
-            // Once.
+        if let Listening::Inner(listener) =
+            std::mem::replace(&mut self.listening, Listening::Closed)
+        {
+            // Once: a listener without a readable queue gets here again.
             if std::mem::take(&mut self.exclusive) {
                 self.refuse_new(&listener);
             }
             self.listening = match Backlog::of(listener) {
                 Ok(queue) => Listening::Backlog(queue),
-                Err(Some(listener)) => Listening::To(listener),
+                Err(Some(listener)) => Listening::Inner(listener),
                 Err(None) => return self.state.close(),
             };
         }
@@ -322,7 +330,8 @@ impl<L: 'static> DrainListener<L> {
         }
     }
 
-    /// Counts what was accepted; closes if that was the last one.
+    /// Counts an accepted connection. Closes the listener if there is none, or if the drain admits
+    /// none.
     fn admit<T: 'static, A: 'static>(
         &mut self,
         next: Option<(T, A)>,
@@ -351,7 +360,7 @@ impl<L: 'static> DrainListener<L> {
     }
 }
 
-/// Ends when servers are told, not before.
+/// Yields connections, and ends when servers get their shutdown signal.
 impl Stream for DrainListener<TcpListener> {
     type Item = io::Result<DrainIo<TcpStream>>;
 
@@ -361,7 +370,7 @@ impl Stream for DrainListener<TcpListener> {
     }
 }
 
-/// Ends when servers are told, not before.
+/// Yields connections, and ends when servers get their shutdown signal.
 #[cfg(unix)]
 impl Stream for DrainListener<UnixListener> {
     type Item = io::Result<DrainIo<UnixStream>>;
@@ -372,7 +381,7 @@ impl Stream for DrainListener<UnixListener> {
     }
 }
 
-/// Once closed it accepts nothing, for ever: the server stops at its own signal.
+/// Accepts connections, and stays pending once closed: the server stops at its own signal.
 #[cfg(feature = "axum")]
 impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     type Io = DrainIo<L::Io>;
@@ -381,7 +390,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             poll_fn(|cx| {
-                self.poll_door(cx);
+                self.poll_stop(cx);
                 Poll::Ready(())
             })
             .await;
@@ -389,21 +398,21 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
                 listening, state, ..
             } = self;
             let next = match listening {
-                Listening::To(listener) => {
+                Listening::Inner(listener) => {
                     let mut accept = pin!(listener.accept());
                     let next = poll_fn(|cx| match state.poll(cx) {
                         ListenerStage::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
                         _ if Backlog::is_of::<L>() => Poll::Ready(Err(())),
-                        // What has begun in it goes on: a handshake, perhaps.
+                        // The same future goes on, as it may be in the middle of a handshake.
                         _ => state
-                            .poll_silence(cx, |cx| accept.as_mut().poll(cx).map(Some))
+                            .poll_inner(cx, |cx| accept.as_mut().poll(cx).map(Some))
                             .map(Ok),
                     });
                     let Ok(next) = next.await else { continue };
                     next
                 }
                 Listening::Backlog(queue) => {
-                    poll_fn(|cx| state.poll_queue(cx, || queue.take())).await
+                    poll_fn(|cx| state.poll_backlog(cx, || queue.take())).await
                 }
                 Listening::Closed => return std::future::pending().await,
             };
@@ -418,7 +427,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     }
 }
 
-/// What is done about an accept that fails: Go's, see `Server.Serve`.
+/// Retries an accept that fails, with the delays of Go's `Server.Serve`.
 #[derive(Debug, Default)]
 struct Backoff {
     last: Duration,

@@ -1,9 +1,9 @@
-//! What the bytes of a connection say about it: they are looked at as they go by, never kept.
+//! Tells from the bytes of a connection what it is doing. The bytes are not kept.
 //!
-//! No server says which of its connections is idle, or has half a header. The bytes do, and they
-//! do so for any server. This reads of HTTP/1 the requests' framing and the responses' status, of
-//! HTTP/2 the frames' headers, and takes the rest as it comes. It is no parser that has to be
-//! right: a server that errs on the same bytes answers 400 and closes.
+//! A server does not tell which of its connections is idle or has sent a part of a head. The bytes
+//! do, under any server. Of HTTP/1, this reads the framing of requests and the status of responses;
+//! of HTTP/2, the headers of frames. It need not reject what is invalid: the server does, which
+//! answers 400 and closes.
 
 mod header_block;
 mod http1;
@@ -15,13 +15,14 @@ use self::{
 };
 use crate::drain::ConnectionState;
 
-/// What an HTTP/2 client sends first ([RFC 9113, section
+/// The connection preface of an HTTP/2 client ([RFC 9113, section
 /// 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Follows the bytes of one connection, in both directions.
 #[derive(Debug)]
 pub(super) enum Sniffer {
-    /// So many bytes have come, all of them HTTP/2's preface.
+    /// The number of bytes that have come, all of which match the HTTP/2 preface.
     Unknown(usize),
     Http1(Http1),
     Http2(Http2),
@@ -34,7 +35,7 @@ impl Sniffer {
         Self::Unknown(0)
     }
 
-    /// These bytes were read from the peer.
+    /// Follows bytes that were read from the peer.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         if let Self::Unknown(seen) = self {
             let rest = &PREFACE[*seen..];
@@ -67,7 +68,7 @@ impl Sniffer {
         }
     }
 
-    /// These bytes were written to the peer.
+    /// Follows bytes that were written to the peer.
     #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         match self {
@@ -82,6 +83,7 @@ impl Sniffer {
         }
     }
 
+    /// Returns what the connection is doing.
     pub(super) fn activity(&self) -> ConnectionState {
         match self {
             Self::Unknown(0) => ConnectionState::Silent,
@@ -96,33 +98,33 @@ impl Sniffer {
         }
     }
 
-    /// A whole head has come to which no response has begun. Of HTTP/1: the streams of HTTP/2 have
-    /// no order.
+    /// Returns whether an HTTP/1 head has come to which no response has begun.
     pub(super) fn awaits_response(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.activity() == ConnectionState::Handling)
     }
 
-    /// A part of HTTP/2's preface has come.
+    /// Returns whether a part of the HTTP/2 preface has come.
     pub(super) fn is_in_preface(&self) -> bool {
         matches!(self, Self::Unknown(seen) if *seen > 0)
     }
 
-    /// HTTP/1 that has come to a request and has not left HTTP behind.
+    /// Returns whether this is HTTP/1 and not upgraded.
     pub(super) fn is_in_request(&self) -> bool {
         matches!(self, Self::Http1(_))
     }
 
-    /// Requests may come at any time, until it is closed.
+    /// Returns whether requests may come at any time until the connection is closed.
     pub(super) fn is_multiplexed(&self) -> bool {
         matches!(self, Self::Http2(_) | Self::Opaque)
     }
 
-    /// HTTP/2 without a stream whose peer has not said yet that it knows of the end.
+    /// Returns whether this is HTTP/2 without streams, and the final GOAWAY has not been sent. The
+    /// server sends it when the peer has answered its PING.
     pub(super) fn waits_for_pong(&self) -> bool {
         matches!(self, Self::Http2(http2) if !http2.has_streams() && !http2.goaway_sent())
     }
 
-    /// The peer is in the middle of a request, and may still be sending.
+    /// Returns whether the peer is in the middle of an HTTP/1 request.
     pub(super) fn is_mid_request(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
     }
@@ -132,7 +134,8 @@ impl Sniffer {
     }
 }
 
-/// An HTTP/1 request begins with a method, a token; a line break before it is tolerated.
+/// Returns whether an HTTP/1 request may begin with this byte: the first one of a method, or of a
+/// line break before it, which is tolerated.
 fn starts_request(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"\r\n!#$%&'*+-.^_`|~".contains(byte)
 }
@@ -143,21 +146,25 @@ mod tests {
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-    /// What it says after these bytes, however they are cut: reads start with `>`, writes `<`.
+    /// Returns the state after these reads (`>`) and writes (`<`), whatever the size of the reads.
     fn after(steps: &[(char, &[u8])]) -> ConnectionState {
         let whole = run(steps, usize::MAX);
-        for cut in 1..7 {
-            assert_eq!(run(steps, cut).activity(), whole.activity(), "cut to {cut}");
+        for size in 1..7 {
+            assert_eq!(
+                run(steps, size).activity(),
+                whole.activity(),
+                "reads of {size}"
+            );
         }
         whole.activity()
     }
 
-    fn run(steps: &[(char, &[u8])], cut: usize) -> Sniffer {
+    fn run(steps: &[(char, &[u8])], size: usize) -> Sniffer {
         let mut sniffer = Sniffer::new();
         for (direction, bytes) in steps {
             match direction {
                 '>' => bytes
-                    .chunks(cut.min(bytes.len()))
+                    .chunks(size.min(bytes.len()))
                     .for_each(|part| sniffer.read(part)),
                 // A server writes a response's head at once.
                 _ => sniffer.wrote(bytes),
@@ -203,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelined_requests_are_answered_in_turn() {
+    fn pipelined_requests_are_answered_in_order() {
         let upgrade = [GET, b"GET /ws HTTP/1.1\r\nupgrade: x\r\n\r\n"].concat();
         let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
@@ -247,9 +254,9 @@ mod tests {
             let steps = [('>', &head[..]), ('>', &body[..sent])];
             assert!(run(&steps, usize::MAX).is_mid_request(), "{sent}");
         }
-        for cut in 1..9 {
+        for size in 1..9 {
             let steps = [('>', &head[..]), ('>', &body[..])];
-            assert!(!run(&steps, cut).is_mid_request(), "cut to {cut}");
+            assert!(!run(&steps, size).is_mid_request(), "reads of {size}");
         }
     }
 
@@ -321,7 +328,8 @@ mod tests {
         assert_eq!(after(&more), ConnectionState::Handling);
         let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
         assert_eq!(after(&all), ConnectionState::Idle);
-        // Half a head is none: neither a part of its frame nor a frame that says that more is to come.
+        // Half a head is none: neither a part of its frame nor a frame that says that more is to
+        // come.
         let half = frame(1, 0x1, 3, b"abc");
         let rest = frame(9, 0x4, 3, b"de");
         assert_eq!(
@@ -343,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_has_parted_with_the_second_goaway() {
+    fn http2_waits_for_the_second_goaway() {
         let sniffer = |goaways: &[[u8; 4]]| {
             let mut sniffer = run(&[('>', PREFACE)], usize::MAX);
             for last in goaways {
@@ -359,22 +367,22 @@ mod tests {
 
     /// SETTINGS_ENABLE_CONNECT_PROTOCOL after another one.
     const ENABLES: &[u8] = &[0, 3, 0, 0, 0, 200, 0, 8, 0, 0, 0, 1];
-    /// `:protocol: websocket`, its name as it is, and in Huffman's code.
+    /// `:protocol: websocket`, with a plain name and with one in Huffman code.
     const PROTOCOL: &[u8] = b"\x40\x09:protocol\x09websocket";
     const PROTOCOL_HUFFMAN: &[u8] = b"\x40\x87\xb9\x5d\x87\x49\xc8\x7a\x3f\x09websocket";
     /// `a: b`, which is inserted into the table.
     const OTHER: &[u8] = b"\x40\x01a\x01b";
 
-    /// What a connection is after these frames of both sides; its client's are cut anywhere.
+    /// Returns the state after these frames of both sides, whatever the size of the reads.
     fn tunnels(enables: bool, frames: &[(char, Vec<u8>)]) -> ConnectionState {
         let settings = frame(4, 0, 0, if enables { ENABLES } else { &ENABLES[..6] });
         let mut steps = vec![('>', PREFACE), ('<', &settings[..])];
         steps.extend(frames.iter().map(|(side, frame)| (*side, &frame[..])));
         let state = after(&steps);
-        for cut in 7..30 {
-            assert_eq!(run(&steps, cut).activity(), state, "cut to {cut}");
+        for size in 7..30 {
+            assert_eq!(run(&steps, size).activity(), state, "reads of {size}");
         }
-        // What the server writes may be cut, too.
+        // Writes may be of any size, too.
         let mut sniffer = Sniffer::new();
         for (side, bytes) in &steps {
             for byte in bytes.chunks(1) {
@@ -466,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn i69_what_is_odd_is_nothing() {
+    fn i69_an_invalid_block_opens_no_tunnel() {
         for block in [
             &b"\x40\x09:protocoX\x09websocket"[..],
             b"\x40\x08:protoco\x09websocket",
@@ -485,7 +493,7 @@ mod tests {
                 "{block:?}"
             );
         }
-        // After an odd one, nothing is found.
+        // After an invalid block, nothing is found.
         let steps = [connect(1, b"\x40\x00\x01a"), ('<', frame(3, 0, 1, &[0; 4]))];
         let steps = [&steps[..], &[connect(3, PROTOCOL), answers(3)]].concat();
         assert_eq!(tunnels(true, &steps), ConnectionState::Handling);

@@ -1,5 +1,4 @@
-//! A look into a socket, of whatever kind it is: what the kernel has, the runtime may not have heard of
-//! yet.
+//! Asks the kernel about a socket of any type. The runtime may not have seen the latest event yet.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::{
@@ -17,7 +16,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// Whether there is something to be read; false where it cannot be seen, too.
+/// Returns whether the socket has unread bytes; `false` also for a type that is not known.
 pub(crate) fn has_unread_bytes<T: Any>(io: &T) -> bool {
     let io: &dyn Any = io;
     if let Some(tcp) = io.downcast_ref::<TcpStream>() {
@@ -30,17 +29,17 @@ pub(crate) fn has_unread_bytes<T: Any>(io: &T) -> bool {
     false
 }
 
-/// At the end of what the peer sends there is nothing to be read.
+/// Returns whether a socket has unread bytes. The peer's FIN is none.
 fn has_unread_bytes_in(socket: SockRef<'_>) -> bool {
     socket
         .peek(&mut [MaybeUninit::uninit()])
         .is_ok_and(|seen| seen > 0)
 }
 
-/// Returns the error that the peer has ended the connection with; an end of what it sends is none.
+/// Returns the error of a connection that the peer has reset. A FIN is no error.
 ///
-/// The task is woken by the next event of the socket, unless there is something to be read already: then
-/// it has to ask again by itself.
+/// The next event of the socket wakes the task. If the socket is readable already, no event comes,
+/// and the caller has to ask again by itself.
 #[cfg(feature = "server")]
 pub(crate) fn error<T: Any>(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
     let io: &dyn Any = io;
@@ -60,20 +59,20 @@ pub(crate) fn error<T: Any>(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
     }
 }
 
-/// Where it comes from, if that can be seen.
+/// Returns the peer's address, if this is a TCP connection.
 pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
     let io: &dyn Any = io;
     io.downcast_ref::<TcpStream>()?.peer_addr().ok()
 }
 
-/// A second handle of its socket, if it is a TCP connection.
+/// Duplicates the socket, if this is a TCP connection.
 pub(super) fn duplicate<T: Any>(io: &T) -> Option<net::TcpStream> {
     let io: &dyn Any = io;
     let tcp = io.downcast_ref::<TcpStream>()?;
     Some(SockRef::from(tcp).try_clone().ok()?.into())
 }
 
-/// The options that are set on each TCP connection that is accepted.
+/// Holds the options that are set on each accepted TCP connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SocketOptions {
     pub(crate) nodelay: bool,
@@ -90,8 +89,8 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// Sets them, if it is a TCP connection. A connection that does not take an option is served
-    /// without it.
+    /// Sets the options, if this is a TCP connection. If setting one fails, the connection is
+    /// served without it.
     pub(super) fn set<T: Any>(self, io: &T) {
         let io: &dyn Any = io;
         let Some(tcp) = io.downcast_ref::<TcpStream>() else {

@@ -1,7 +1,7 @@
-//! One listener of a server: takes on what comes, as long as there is place for it.
+//! Accepts the connections of one listener, within the limit of the server.
 
 use super::{
-    Shared, connection,
+    ServerShared, connection,
     listener::{Handshake, Listener, Peer},
     service::HttpService,
 };
@@ -14,24 +14,25 @@ use std::{
 };
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// One, of whatever kind.
+/// Runs an [`AcceptLoop`] over any type of listener.
 pub(super) trait Accept<S>: Send {
-    /// Takes on what has come. Ready once it is closed.
+    /// Accepts connections and spawns a task for each. Ready once the listener is closed.
     fn poll(
         &mut self,
         make: &mut (dyn FnMut(&Peer) -> S + Send),
-        shared: &Arc<Shared>,
+        shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()>;
 }
 
+/// Accepts from one listener.
 pub(super) struct AcceptLoop<L, H> {
     listener: DrainListener<L>,
     handshake: H,
     permit: Permit,
 }
 
-/// Among as many connections as there may be.
+/// Holds the permit for the next connection, if the number of connections is limited.
 #[derive(Default)]
 enum Permit {
     #[default]
@@ -59,7 +60,7 @@ impl Permit {
             };
         }
         if let Self::Waiting(permit) = self {
-            // It errs only if it is closed, which nobody does.
+            // It fails only if the semaphore is closed, which never happens.
             if let Ok(permit) = ready!(permit.as_mut().poll(cx)) {
                 *self = Self::Found(permit);
             }
@@ -84,12 +85,12 @@ where
     fn poll(
         &mut self,
         make: &mut (dyn FnMut(&Peer) -> S + Send),
-        shared: &Arc<Shared>,
+        shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         loop {
-            // At the end, what is in the queue is taken without regard to the limit: it arrived in
-            // time, and there is no later.
+            // While the queue is emptied, the limit does not apply: those connections arrived in
+            // time, and this is the last chance to accept them.
             if let Some(permits) = &shared.settings.limits.permits {
                 if self.listener.poll_open(cx) {
                     ready!(self.permit.poll(permits, cx));
@@ -99,7 +100,7 @@ where
                 .listener
                 .poll_registered(cx, |listener, cx| listener.poll_accept(cx));
             let Poll::Ready(accepted) = accepted else {
-                // Whoever waits for a connection keeps no other from it.
+                // Give the permit back while waiting: another listener may use it.
                 self.permit = Permit::None;
                 return Poll::Pending;
             };
@@ -107,7 +108,7 @@ where
                 return Poll::Ready(());
             };
             let peer = address.into();
-            registered.keep(self.permit.take());
+            registered.keep_permit(self.permit.take());
             let service = make(&peer);
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.

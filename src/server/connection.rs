@@ -1,7 +1,7 @@
-//! One connection, from its handshake to its end: a task of its own.
+//! Serves one connection, from its handshake to its end, in a task of its own.
 
 use super::{
-    Shared, info,
+    ServerShared, info,
     listener::{Handshake, Peer, Protocol},
     service::{ConnectionService, HttpService},
 };
@@ -21,15 +21,15 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Ends when the connection has ended, or has become something else (a WebSocket).
+/// Serves a connection until it ends or is upgraded.
 pub(super) async fn serve<T, H, S>(
-    // First, so that it is dropped last: what is not counted any more has been closed.
+    // First, so that it is dropped last: the socket is closed before the connection is uncounted.
     registered: ConnectionGuard,
     io: T,
     peer: Peer,
     handshake: H,
     service: S,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
 ) where
     H: Handshake<T>,
     S: HttpService,
@@ -38,10 +38,10 @@ pub(super) async fn serve<T, H, S>(
     let connection = registered.handle();
     let mut driver = Driver::new(connection.clone(), &shared);
     let io = {
-        let mut shake = pin!(handshake.shake(io, connection.clone()));
-        match poll_fn(|cx| driver.poll_handshake(shake.as_mut(), cx)).await {
+        let mut handshake = pin!(handshake.start(io, connection.clone()));
+        match poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await {
             Some(Ok(io)) => io,
-            // The peer is told why by the protocol of the handshake.
+            // The handshake's own protocol has told the peer why.
             Some(Err(error)) => return log::handshake_error(&peer, &error),
             None if shared.is_dropped() => return,
             None => return log::handshake_error(&peer, &"it took too long"),
@@ -94,38 +94,43 @@ pub(super) async fn serve<T, H, S>(
     }
 }
 
-/// How often to look for a reset of a client that has closed its half, or has sent the next request: the
-/// runtime does not wake for it then.
-const RESET_LOOK: Duration = Duration::from_secs(1);
+/// How often to look for a reset during a call. The runtime does not wake for a reset if the client
+/// has closed its half before, or has sent its next request.
+const RESET_CHECK: Duration = Duration::from_secs(1);
 
-/// Sees to it that a connection ends in time.
+/// Polls a connection, and shuts it down in time.
 ///
-/// Whoever is told by it is idle: hyper closes such a connection without another look. So that look
-/// comes first, and both happen in one task, in which a connection is either read or closed.
+/// hyper's graceful shutdown closes an idle HTTP/1 connection without looking for unread bytes. So
+/// the driver looks first. It does both in one poll of one task: in between, no request can be
+/// read.
 struct Driver<'a> {
     connection: Arc<Connection>,
-    shared: &'a Shared,
-    /// Since when it is idle, and what turn that was seen in.
+    shared: &'a ServerShared,
+    /// Since when the connection is idle, and its calls by then.
     idle: Option<(CallCounts, Instant)>,
-    /// Likewise, since when a head is read.
+    /// Since when a head is being read, and the calls by then.
     reading: Option<(CallCounts, Instant)>,
-    /// It was told to shut down.
+    /// Whether hyper's graceful shutdown has begun.
     shutdown_sent: bool,
-    /// When it is too old.
+    /// When the connection is too old.
     retires_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is to be done about a connection that waits.
+/// Names what to do with a connection that is pending.
 enum Action {
+    /// Wait until an instant, or only for the connection.
     Wait(Option<Instant>),
+    /// Poll it again.
     Recheck,
+    /// Begin its graceful shutdown.
     Shutdown,
+    /// Drop it.
     Close,
 }
 
 impl<'a> Driver<'a> {
-    fn new(connection: Arc<Connection>, shared: &'a Shared) -> Self {
+    fn new(connection: Arc<Connection>, shared: &'a ServerShared) -> Self {
         let retires_at = shared.settings.limits.retirement(connection.accepted());
         Self {
             connection,
@@ -138,7 +143,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// `None` if it has taken too long.
+    /// Waits for the handshake. Returns `None` if it has taken too long.
     fn poll_handshake<F: Future>(
         &mut self,
         handshake: Pin<&mut F>,
@@ -148,7 +153,7 @@ impl<'a> Driver<'a> {
             return Poll::Ready(Some(io));
         }
         loop {
-            let stage = self.listen(cx);
+            let stage = self.watch_stage(cx);
             if self.shared.is_dropped() || stage >= Stage::Forced {
                 return Poll::Ready(None);
             }
@@ -169,16 +174,20 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Errs if the connection has failed; one that is closed here has not.
-    async fn drive<C, E>(mut self, mut http: Pin<&mut C>, tell: fn(Pin<&mut C>)) -> Result<(), E>
+    /// Polls the connection to its end. Fails if it fails, but not if it is closed here.
+    async fn drive<C, E>(
+        mut self,
+        mut http: Pin<&mut C>,
+        shutdown: fn(Pin<&mut C>),
+    ) -> Result<(), E>
     where
         C: Future<Output = Result<(), E>>,
     {
         poll_fn(|cx| {
             loop {
-                let stage = self.listen(cx);
-                // Before it is polled: a call that comes now says so, and what is read is looked at
-                // closely.
+                let stage = self.watch_stage(cx);
+                // Before the poll: its responses carry `Connection: close` then, and its reads look
+                // for bytes that the runtime has not seen.
                 let closes = self.closes(stage);
                 if self.shared.is_dropped() {
                     return Poll::Ready(Ok(()));
@@ -186,7 +195,7 @@ impl<'a> Driver<'a> {
                 if let Poll::Ready(end) = http.as_mut().poll(cx) {
                     return Poll::Ready(end);
                 }
-                match self.look(stage, closes) {
+                match self.next_action(stage, closes) {
                     Action::Wait(until) => {
                         if !self.poll_timer(until, cx) {
                             return Poll::Pending;
@@ -196,7 +205,7 @@ impl<'a> Driver<'a> {
                     Action::Shutdown => {
                         self.shutdown_sent = true;
                         self.idle = None;
-                        tell(http.as_mut());
+                        shutdown(http.as_mut());
                     }
                     Action::Close => return Poll::Ready(Ok(())),
                 }
@@ -205,16 +214,16 @@ impl<'a> Driver<'a> {
         .await
     }
 
-    /// The stage; when it changes, the task is woken.
+    /// Returns the stage. The task wakes when it changes.
     #[inline]
-    fn listen(&mut self, cx: &Context<'_>) -> Stage {
+    fn watch_stage(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.wake_driver(cx.waker());
-        // After that: whoever changes the stage from here on, wakes.
+        connection.register_driver(cx.waker());
+        // After the registration: a later change of the stage wakes the task.
         connection.stage()
     }
 
-    /// Whether it is to be closed at the next occasion.
+    /// Returns whether the connection closes once it is idle.
     fn closes(&self, stage: Stage) -> bool {
         let is_old = self.retires_at.is_some_and(|at| at <= Instant::now());
         if is_old || !self.shared.settings.keep_alive.is_enabled() {
@@ -223,7 +232,8 @@ impl<'a> Driver<'a> {
         stage >= Stage::Settling || self.connection.retires()
     }
 
-    fn look(&mut self, stage: Stage, closes: bool) -> Action {
+    /// Returns what to do with a connection that is pending.
+    fn next_action(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
         let limits = &self.shared.settings.limits;
         if let Some(at) = self.retires_at {
@@ -238,8 +248,8 @@ impl<'a> Driver<'a> {
         let activity = connection.activity();
         let calls = connection.calls();
         let http2 = connection.speaks_http2();
-        let handles = self.shared.settings.half_close && calls.is_active();
-        let reset = handles.then(|| Instant::now() + RESET_LOOK);
+        let checks_reset = self.shared.settings.half_close && calls.is_active();
+        let reset = checks_reset.then(|| Instant::now() + RESET_CHECK);
         let until =
             |limit: Option<Instant>| Action::Wait([limit, age, reset].into_iter().flatten().min());
         if activity != ConnectionState::Reading {
@@ -253,15 +263,15 @@ impl<'a> Driver<'a> {
             at => until(at),
         };
         if http2 && closes && !self.shutdown_sent {
-            // Nothing is lost by that: HTTP/2 says which requests it has not seen.
+            // No request is lost: the GOAWAY names the last one that was seen.
             return Action::Shutdown;
         }
         match activity {
-            // In a drain there are other limits for these, too, which are kept where it is read.
+            // In a drain, `DrainIo` enforces further limits on these states.
             ConnectionState::Silent => {
                 let mut limit = limits.head_until(connection.accepted());
                 if connection.retires() {
-                    // Its request may be on its way, as in a drain.
+                    // As in a drain, its first request may be on its way.
                     let grace =
                         |schedule: &Schedule| schedule.first_byte_until(connection.accepted());
                     limit = [limit, connection.schedule(grace)]
@@ -271,7 +281,7 @@ impl<'a> Driver<'a> {
                 }
                 over(limit, Action::Close)
             }
-            // Not while a response is on: then it is the beginning of the next head.
+            // Not during a call: the response goes on, and the client has begun its next head.
             ConnectionState::Reading if !calls.is_active() => {
                 let first = calls.started == 0 && !http2;
                 let began = match first {
@@ -280,7 +290,7 @@ impl<'a> Driver<'a> {
                 };
                 over(limits.head_until(began), Action::Close)
             }
-            // Whoever does not answer the PING that came with the GOAWAY is gone.
+            // A peer that does not answer the PING after the GOAWAY is gone.
             ConnectionState::Idle if self.shutdown_sent && http2 => {
                 let since = since(&mut self.idle, calls);
                 over(
@@ -297,7 +307,7 @@ impl<'a> Driver<'a> {
                 )
             }
             ConnectionState::Streaming if !calls.is_active() && !connection.has_unread() => {
-                // Whoever has just had an answer may have written the next request by now.
+                // A client that has just got its response may have sent its next request.
                 let (limit, settling) = match closes {
                     true => connection.schedule(|schedule| {
                         (Some(schedule.settle_time()), schedule.settling_until())
@@ -305,8 +315,8 @@ impl<'a> Driver<'a> {
                     false => (limits.idle, None),
                 };
                 let since = since(&mut self.idle, calls);
-                // A client that has long been idle may have sent one just before the drain began. (`None`
-                // is less than any instant.)
+                // A client that has been idle for long may have sent a request just before the
+                // drain began. (`None` is less than any instant.)
                 let mut at = limit
                     .and_then(|limit| since.checked_add(limit))
                     .max(settling);
@@ -316,7 +326,8 @@ impl<'a> Driver<'a> {
                 if closes {
                     return over(at, Action::Shutdown);
                 }
-                // Once more, closely: what the runtime has not heard of does not show in a read.
+                // Poll again after `retire`: only then do reads look for bytes that the runtime has
+                // not seen.
                 let next = over(at, Action::Recheck);
                 if let Action::Recheck = next {
                     connection.retire();
@@ -327,11 +338,11 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// True if it has fired: then it may be time for something.
+    /// Returns whether the timer has fired. Then the next action may be due.
     fn poll_timer(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
         let Some(at) = at else { return false };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // One that fires too early costs a look, and is not moved for each request.
+        // A timer that fires too early costs one poll. Moving it would cost more, for each request.
         if timer.is_elapsed() || timer.deadline() > at {
             timer.as_mut().reset(at);
         }
@@ -339,7 +350,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Since when it has been so in this turn.
+/// Returns since when a state lasts. It starts anew when the calls change.
 fn since(seen: &mut Option<(CallCounts, Instant)>, calls: CallCounts) -> Instant {
     match seen {
         Some((then, since)) if *then == calls => *since,

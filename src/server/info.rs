@@ -1,9 +1,9 @@
-//! What each request on a connection knows of it, in the types that axum and tonic ask for.
+//! Inserts what requests know of their connection, in the types that axum and tonic look for.
 
 use super::listener::Established;
 use http::Extensions;
 
-/// Inserts the peer, and for tonic the local address, too.
+/// Inserts the peer, and for tonic also the local address.
 pub(super) fn insert(connection: Established<'_>, extensions: &mut Extensions) {
     #[cfg(feature = "axum")]
     {
@@ -34,7 +34,8 @@ pub(super) fn insert(connection: Established<'_>, extensions: &mut Extensions) {
     let _ = (connection, extensions);
 }
 
-/// Inserts what tonic says of a connection over TLS of its own: that, and the peer's certificates.
+/// Inserts what tonic inserts for its own TLS connections: the addresses and the peer's
+/// certificates.
 #[cfg(feature = "rustls")]
 pub(super) fn insert_tls<T: 'static>(
     stream: &tokio_rustls::server::TlsStream<T>,

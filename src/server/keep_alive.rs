@@ -1,4 +1,6 @@
-use super::Shared as Server;
+//! Switches keep-alive of running servers on and off.
+
+use super::ServerShared;
 use std::{
     fmt,
     sync::{
@@ -7,12 +9,11 @@ use std::{
     },
 };
 
-/// Whether connections are kept for another request: Go's `SetKeepAlivesEnabled`, for any number of
-/// servers, while they run.
+/// Switches whether connections are kept for another request, for any number of running servers.
 ///
-/// While it is disabled, responses over HTTP/1 say `Connection: close`, HTTP/2 connections are told
-/// to go away, and idle ones are closed; new ones are accepted all the same. That moves clients
-/// elsewhere, and is no shutdown.
+/// It is Go's `SetKeepAlivesEnabled`. While it is disabled, HTTP/1 responses carry `Connection:
+/// close`, HTTP/2 connections get a GOAWAY, and idle connections are closed. New connections are
+/// still accepted. So this moves clients elsewhere, and is no shutdown.
 ///
 /// ```no_run
 /// use tower_graceful::server::KeepAlive;
@@ -27,55 +28,56 @@ use std::{
 /// ```
 #[derive(Clone)]
 pub struct KeepAlive {
-    shared: Arc<Shared>,
+    state: Arc<KeepAliveState>,
 }
 
-struct Shared {
+struct KeepAliveState {
     enabled: AtomicBool,
-    /// Whose connections are to be told.
-    servers: Mutex<Vec<Weak<Server>>>,
+    /// The servers whose connections wake at a change.
+    servers: Mutex<Vec<Weak<ServerShared>>>,
 }
 
 impl KeepAlive {
-    /// Enabled.
+    /// Creates a switch that is enabled.
     pub fn new() -> Self {
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(KeepAliveState {
                 enabled: AtomicBool::new(true),
                 servers: Mutex::default(),
             }),
         }
     }
 
-    /// From now on connections are kept; those that have been told so close all the same.
+    /// Keeps connections from now on. A connection that is already closing still closes.
     pub fn enable(&self) {
-        self.shared.enabled.store(true, Ordering::Release);
+        self.state.enabled.store(true, Ordering::Release);
     }
 
-    /// From now on no connection is kept.
+    /// Keeps no connection from now on.
     pub fn disable(&self) {
-        self.shared.enabled.store(false, Ordering::Release);
+        self.state.enabled.store(false, Ordering::Release);
         let servers: Vec<_> = self.servers().iter().filter_map(Weak::upgrade).collect();
-        // After that, so that whoever is woken sees it.
+        // After the store, so that a task that wakes sees it.
         for server in servers {
             server.drain.wake_connections();
         }
     }
 
-    /// Whether connections are kept.
+    /// Returns whether connections are kept.
     #[inline]
     pub fn is_enabled(&self) -> bool {
-        self.shared.enabled.load(Ordering::Acquire)
+        self.state.enabled.load(Ordering::Acquire)
     }
 
-    pub(super) fn tells(&self, server: &Arc<Server>) {
+    /// Adds a server whose connections wake when this is disabled.
+    pub(super) fn add_server(&self, server: &Arc<ServerShared>) {
         let mut servers = self.servers();
         servers.retain(|server| server.strong_count() > 0);
         servers.push(Arc::downgrade(server));
     }
 
-    fn servers(&self) -> MutexGuard<'_, Vec<Weak<Server>>> {
-        let servers = self.shared.servers.lock();
+    fn servers(&self) -> MutexGuard<'_, Vec<Weak<ServerShared>>> {
+        let servers = self.state.servers.lock();
         servers.unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection may take, and how many there may be.
+//! Limits the time that a connection may take, and the number of connections.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -7,14 +7,16 @@ use std::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
+/// Holds the limits; `None` is no limit.
 pub(super) struct Limits {
-    /// For a handshake and a head, each.
+    /// How long a handshake may take, and how long a head.
     pub(super) head: Option<Duration>,
     pub(super) idle: Option<Duration>,
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) age: Option<Age>,
 }
 
+/// Limits the age of a connection, and its time to end after that.
 #[derive(Clone, Copy)]
 pub(super) struct Age {
     pub(super) limit: Duration,
@@ -33,13 +35,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// When a head, or a handshake, has taken too long.
+    /// Returns when a head or a handshake that began at `since` has taken too long.
     pub(super) fn head_until(&self, since: Instant) -> Option<Instant> {
         since.checked_add(self.head?)
     }
 
-    /// When a connection is too old: up to a tenth earlier or later, so that those who have come
-    /// together do not come again together.
+    /// Returns when a connection retires. The limit varies by up to a tenth, so that clients that
+    /// connected together do not reconnect together.
     pub(super) fn retirement(&self, accepted: Instant) -> Option<Instant> {
         let limit = self.age?.limit;
         // The one source of randomness in the standard library.
@@ -49,11 +51,12 @@ impl Limits {
         accepted.checked_add(limit)
     }
 
-    /// When one that is too old is dropped.
+    /// Returns when a connection that retired at `retired` is dropped.
     pub(super) fn overdue_at(&self, retired: Instant) -> Option<Instant> {
         retired.checked_add(self.age?.grace?)
     }
 
+    /// Returns whether a connection that retired at `retired` has to be dropped.
     pub(super) fn is_overdue(&self, retired: Instant, now: Instant) -> bool {
         self.overdue_at(retired).is_some_and(|at| at <= now)
     }

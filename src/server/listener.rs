@@ -1,4 +1,4 @@
-//! What can be listened to, and what is done before a request can come.
+//! Abstracts over listeners, and over the handshakes of their connections.
 
 use crate::{drain::Connection, net};
 use http::Extensions;
@@ -17,10 +17,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Where [`serve`](crate::serve) has its connections from.
+/// Accepts connections for [`serve`](crate::serve).
 ///
-/// Tokio's TCP and Unix listeners are some. Implement it for one of your own, such as one that turns
-/// away clients from other networks:
+/// Tokio's TCP and Unix listeners implement it. Implement it for a listener of your own, such as
+/// one that drops clients from other networks:
 ///
 /// ```
 /// use std::{io, net::SocketAddr, task::{Context, Poll, ready}};
@@ -33,7 +33,10 @@ use tokio::{
 ///     type Io = TcpStream;
 ///     type Addr = SocketAddr;
 ///
-///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+///     fn poll_accept(
+///         &mut self,
+///         cx: &mut Context<'_>,
+///     ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
 ///         loop {
 ///             let (stream, peer) = ready!(TcpListener::poll_accept(&self.0, cx))?;
 ///             match peer.ip() {
@@ -52,35 +55,37 @@ use tokio::{
 /// }
 /// ```
 ///
-/// (TCP_NODELAY and TCP keep-alive need no listener of one's own: see
+/// For TCP_NODELAY and TCP keep-alive you need no listener of your own: see
 /// [`Serve::tcp_nodelay`](super::Serve::tcp_nodelay) and
-/// [`Serve::tcp_keepalive`](super::Serve::tcp_keepalive).)
+/// [`Serve::tcp_keepalive`](super::Serve::tcp_keepalive).
 ///
-/// # At the drain
+/// # In a drain
 ///
-/// The accept queue of tokio's listeners is emptied, and they are closed. The queue of a listener of
-/// one's own cannot be looked into. It is polled until the
-/// [settling](crate::DrainBuilder::settle) is over, then dropped. So a connection that it has
-/// accepted and not handed over, in the middle of a handshake say, is served if it is handed over
-/// within the settling: lengthen that where handshakes take longer. A server with such a listener
-/// takes the settling in full even if no connection is open.
+/// The accept queue of tokio's listeners is emptied, and they are closed. The queue of any other
+/// listener cannot be read. It is polled until the [settling](crate::DrainBuilder::settle) is over,
+/// and then dropped.
+///
+/// Such a listener may have accepted a connection that it has not returned, in the middle of a
+/// handshake for example. The connection is served if it is returned within the settling: set a
+/// longer one if handshakes take longer. The settling then takes its full time even if no
+/// connection is open.
 pub trait Listener: Send + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// Where it comes from.
+    /// The type of a peer's address.
     type Addr: Into<Peer> + 'static;
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
-    /// An error of one connection is skipped; after another one, it is asked again after a while: 5
-    /// ms, then twice as long, up to a second.
+    /// An error of one connection is skipped. After any other error, this is called again after 5
+    /// ms, then after twice as long, up to a second.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Self::Addr)>>;
 
-    /// Returns the TCP listener that this one accepts from, if there is one.
+    /// Returns the TCP listener that this one accepts from, if there is one. Default: `None`.
     ///
-    /// On Linux, [`Serve::exclusive`](super::Serve::exclusive) keeps new clients out by it while the
-    /// accept queue is emptied. Without it, a client that connects at the very end is reset. Default:
-    /// `None`.
+    /// On Linux, [`Serve::exclusive`](super::Serve::exclusive) needs it to refuse new clients while
+    /// the accept queue is emptied. Without it, a client that connects while the listener closes is
+    /// reset.
     fn tcp_listener(&self) -> Option<&TcpListener> {
         None
     }
@@ -112,22 +117,22 @@ impl Listener for UnixListener {
     }
 }
 
-/// Where a connection comes from.
+/// Names the peer of a connection.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Peer {
-    /// Over TCP.
+    /// The peer's address, over TCP.
     Tcp(SocketAddr),
-    /// Over a Unix socket, mostly without a name.
+    /// The peer's address, over a Unix socket; mostly unnamed.
     #[cfg(unix)]
     Unix(Arc<unix::SocketAddr>),
-    /// A listener of one's own does not say.
+    /// The listener gives no address.
     #[default]
     Unknown,
 }
 
 impl Peer {
-    /// Its address, if it comes over TCP.
+    /// Returns the peer's address, if the connection is over TCP.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
@@ -155,9 +160,8 @@ impl From<()> for Peer {
     }
 }
 
-/// A connection on which a request may come now: accepted, and its handshake done.
-///
-/// For [`Serve::on_connect`](super::Serve::on_connect).
+/// Describes a connection whose handshake is done, for
+/// [`Serve::on_connect`](super::Serve::on_connect).
 #[derive(Clone, Copy, Debug)]
 pub struct Established<'a> {
     pub(super) io: &'a dyn Any,
@@ -167,42 +171,42 @@ pub struct Established<'a> {
 }
 
 impl<'a> Established<'a> {
-    /// Where it comes from.
+    /// Returns the peer.
     pub fn peer(&self) -> &'a Peer {
         self.peer
     }
 
-    /// The connection itself, below TLS, if it is of that kind: to ask for the credentials of the
-    /// process at the other end of a `UnixStream`, say.
+    /// Returns the connection below TLS, if it is of this type. Use it to get the peer credentials
+    /// of a `UnixStream`, for example.
     pub fn io<T: Any>(&self) -> Option<&'a T> {
         self.io.downcast_ref()
     }
 
-    /// What TLS knows of it: the peer's certificates, the server's name, the protocol agreed upon.
+    /// Returns the TLS state: the peer's certificates, the server name, the negotiated protocol.
     #[cfg(feature = "rustls")]
     pub fn tls(&self) -> Option<&'a tokio_rustls::rustls::ServerConnection> {
         self.tls
     }
 }
 
-/// Which HTTP is spoken.
+/// Names the version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Its first bytes will tell.
+    /// The first bytes decide.
     Either,
     Http1,
     Http2,
 }
 
-/// What is done with a connection before a request can come on it.
+/// Prepares a connection before its first request.
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// A type with a name: Rust 1.85 can not say of an `impl Future` that it does not borrow `self`.
-    type Shaking: Future<Output = io::Result<Self::Io>> + Send + 'static;
+    /// A named type: a method of a trait that returns `impl Future` would borrow `self`.
+    type Future: Future<Output = io::Result<Self::Io>> + Send + 'static;
 
-    fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking;
+    fn start(&self, io: T, connection: Arc<Connection>) -> Self::Future;
 
-    /// Whether there is something to be read that the runtime has not heard of.
+    /// See [`net::has_unread_bytes`].
     fn has_unread_bytes(io: &Self::Io) -> bool;
 
     /// See [`net::error`].
@@ -214,19 +218,19 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
 
     fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a>;
 
-    /// Inserts what is known of a connection that has made this handshake.
+    /// Inserts what requests know of a connection after this handshake.
     fn insert_info(_: &Self::Io, _: &mut Extensions) {}
 }
 
-/// Nothing.
+/// Makes no handshake.
 #[derive(Clone, Debug)]
 pub(super) struct Plain;
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
-    type Shaking = Ready<io::Result<T>>;
+    type Future = Ready<io::Result<T>>;
 
-    fn shake(&self, io: T, _: Arc<Connection>) -> Self::Shaking {
+    fn start(&self, io: T, _: Arc<Connection>) -> Self::Future {
         ready(Ok(io))
     }
 

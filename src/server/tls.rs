@@ -1,4 +1,4 @@
-//! TLS, by rustls.
+//! Makes TLS handshakes with rustls.
 
 use super::{
     info,
@@ -22,11 +22,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
+/// Makes TLS handshakes.
 #[derive(Clone)]
 pub(super) struct Tls(TlsAcceptor);
 
 impl Tls {
-    /// Offers what is served, or as much of it as the configuration offers.
+    /// Offers the protocols that are served, as far as the configuration offers them.
     pub(super) fn new(mut config: Arc<ServerConfig>, protocol: Option<Protocol>) -> Self {
         let served = |name: &Vec<u8>| match protocol {
             Some(Protocol::Http1) => name != b"h2",
@@ -44,9 +45,9 @@ impl Tls {
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     type Io = TlsIo<T>;
-    type Shaking = Pin<Box<dyn Future<Output = io::Result<Self::Io>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Io>> + Send>>;
 
-    fn shake(&self, io: T, connection: Arc<Connection>) -> Self::Shaking {
+    fn start(&self, io: T, connection: Arc<Connection>) -> Self::Future {
         let accept = self.0.accept(io);
         Box::pin(async {
             let stream = accept.await?;
@@ -70,8 +71,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     fn protocol(io: &Self::Io) -> Protocol {
         match io.stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
-            // Without an agreement, too: whoever speaks HTTP/2 over TLS has to agree upon it (RFC
-            // 9113, section 3.2).
+            // Also without a negotiated protocol: HTTP/2 over TLS has to be negotiated (RFC 9113,
+            // section 3.2).
             _ => Protocol::Http1,
         }
     }
@@ -90,21 +91,22 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     }
 }
 
-/// A connection over TLS that ends with a close_notify, also when it is dropped.
+/// Wraps a TLS connection, and sends a close_notify when it ends or is dropped.
 ///
-/// To a client, an end without one is an error: somebody else may have cut the connection. So a
-/// connection that is closed for its idleness says it. A connection that is dropped in the middle of a
-/// response does not: the client may take the end of the connection for the end of the body.
+/// Without a close_notify, the client cannot tell the end from an attack, and reports an error. So
+/// a connection that is closed while idle sends one. A connection that is dropped in the middle of
+/// a response sends none: the client could take the end of the connection for the end of the body.
 pub(super) struct TlsIo<T: AsyncRead + AsyncWrite + Unpin> {
     stream: TlsStream<T>,
     connection: Arc<Connection>,
-    /// The call in which something was written last, by [`calls`](Connection::calls).
+    /// The [calls](Connection::calls) at the time of the last write.
     wrote_in: Option<CallCounts>,
     is_shut_down: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsIo<T> {
-    /// Whether an end of the connection may be taken for the end of a response, or of a tunnel's data.
+    /// Returns whether a client could take a regular end for the end of a response or of a tunnel's
+    /// data.
     fn is_in_response(&self) -> bool {
         if self.connection.speaks_http2() {
             return false;
@@ -171,7 +173,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Drop for TlsIo<T> {
         if self.is_shut_down || self.is_in_response() {
             return;
         }
-        // Once: what the socket does not take now is not waited for. A task's budget does not count.
+        // One poll, without a task budget. If the socket does not take the bytes now, they are
+        // lost.
         let shutdown = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
         let mut cx = Context::from_waker(Waker::noop());
         let _ = pin!(unconstrained(shutdown)).poll(&mut cx);

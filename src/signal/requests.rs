@@ -2,34 +2,36 @@
 
 use std::time::{Duration, Instant};
 
-/// Signals that come so soon after the first one are copies of it.
+/// Signals that come within this time after the first one are copies of it.
 const COPIES: Duration = Duration::from_millis(500);
 
-/// Counts requests to stop: the one place that tells a request from a copy of a signal.
+/// Counts requests to stop, and tells them from copies of a signal.
 ///
-/// Of those since the last call of [`terminate`](super::terminate), the first one begins, the second one forces and the third
-/// one ends the process. It looks at no clock, so that tests can say when a signal comes.
+/// Since the last call of `terminate`, the first one begins the drain, the second one forces it,
+/// and the third one ends the process. This reads no clock, so that tests can choose the time of a
+/// signal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Requests {
-    /// How many there have been.
+    /// The number of requests in the life of the process.
     pub(super) all: u64,
-    /// How many there had been at the last call of [`terminate`](super::terminate).
+    /// The number of requests before the last call of `terminate`.
     #[cfg_attr(windows, allow(dead_code))]
-    pub(super) before: u64,
-    /// When the last one came; `None` before the first one since the last call of [`terminate`](super::terminate).
-    pub(super) last: Option<Instant>,
-    /// Whether one of the signals of the last one is a SIGINT.
+    before: u64,
+    /// When the last request came; `None` if none has come since the last call of `terminate`.
+    last: Option<Instant>,
+    /// Whether one of the signals of the last request is a SIGINT.
     pub(super) interrupt: bool,
 }
 
 impl Requests {
+    /// Makes the next request the first one.
     #[cfg(unix)]
     pub(super) fn begin_anew(&mut self) {
         self.before = self.all;
         self.last = None;
     }
 
-    /// Counts a signal. Returns whether it is a new request, not a copy.
+    /// Counts a signal. Returns whether it is a new request and not a copy.
     pub(super) fn count(&mut self, now: Instant, interrupt: bool) -> bool {
         let is_copy = self
             .last
@@ -63,7 +65,8 @@ mod tests {
             .into_iter()
             .filter(|millis| count(*millis))
             .collect();
-        // Within 500 ms of the first one, not of the last one: what repeats itself is not one for ever.
+        // Within 500 ms of the first one, not of the last one. So signals that go on become new
+        // requests.
         assert_eq!(new, [0, 501, 1002, 9000]);
     }
 
@@ -114,7 +117,7 @@ mod tests {
         assert!(!requests.interrupt, "of the last request alone");
     }
 
-    /// A clock that a machine turns back is no reason to take a copy for a request.
+    /// A clock that goes back does not make a request of a copy.
     #[test]
     fn i64_an_earlier_instant_is_a_copy() {
         let now = Instant::now();

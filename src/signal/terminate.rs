@@ -15,13 +15,15 @@ use std::{
 #[cfg(unix)]
 use tokio::sync::watch::Receiver;
 
-/// Completes at the first SIGTERM or SIGINT (on Windows, Ctrl-C); given to
-/// [`Drain::run`](crate::Drain::run), the second one forces, and the third one ends the process.
+/// Waits for the first SIGTERM or SIGINT; on Windows, for Ctrl-C.
+///
+/// Give it to [`Drain::run`](crate::Drain::run): the first signal begins the drain, the second one
+/// forces it, and the third one ends the process.
 ///
 /// Call it first in `main`. It listens from the call on, not from the first poll. Before the call,
-/// SIGTERM and SIGINT end the process at once; sent to process 1 of a container, they do nothing
-/// at all, and the server is killed at the end of the grace period. A server that connects to its
-/// database before it calls `terminate` is in that state for as long as the connect takes.
+/// SIGTERM and SIGINT end the process at once. Process 1 of a container ignores them before the
+/// call, and is killed at the end of its grace period. If a server connects to its database before
+/// it calls `terminate`, this lasts for as long as the connect takes.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -37,62 +39,68 @@ use tokio::sync::watch::Receiver;
 ///
 /// # Copies of a signal
 ///
-/// All signals that come within 500 ms of the first one, of either kind and in any number, are the
-/// same request to stop. A process often gets more than one: a terminal and `docker compose` signal
-/// the whole process group, and a wrapper (npm, `nodemon`, `cargo watch`, a shell script) passes
-/// the signal on to its child, which has got it already. The same holds for the second request and
-/// its copies, so a forwarded second Ctrl-C forces and does not end the process.
+/// All signals within 500 ms of the first one, of either kind and in any number, are one request to
+/// stop. A process often gets more than one signal. A terminal and `docker compose` signal the
+/// whole process group. A wrapper (npm, `nodemon`, `cargo watch`, a shell script) passes the signal
+/// on to its child, which has got it already.
 ///
-/// So what is called a second signal here comes more than 500 ms after the first one, and a third one
-/// more than 500 ms after the second one. If the runtime is busy meanwhile and hears of two requests
-/// at the same time, it still takes the second one to force.
+/// The same holds for the second request and its copies. So a forwarded second Ctrl-C forces the
+/// drain, and does not end the process. A "second signal" comes more than 500 ms after the first
+/// one, and a "third signal" more than 500 ms after the second one.
+///
+/// If the runtime is busy and sees two requests at the same time, the second one still forces the
+/// drain.
 ///
 /// # Ctrl-C at a terminal
 ///
-/// skips the [lame duck](crate::DrainBuilder::lame_duck): no balancer sends requests to a server that
-/// was started by hand, and a person waits for its end. That is, if the first request to stop is a
-/// SIGINT and the standard input is a terminal; on Windows, always. A SIGTERM that comes with the
-/// SIGINT is a copy from a wrapper and does not change that. Requests are waited for as ever. A
-/// SIGINT under a supervisor, whose children have no terminal, keeps the lame duck, and so does a
-/// SIGTERM alone.
+/// A Ctrl-C at a terminal skips the [lame duck](crate::DrainBuilder::lame_duck). No balancer sends
+/// requests to a server that was started by hand, and a person waits for its end. Requests in
+/// flight are waited for as usual.
+///
+/// This applies if the first request to stop has a SIGINT and the standard input is a terminal; on
+/// Windows, always. A SIGTERM that comes with the SIGINT is a copy from a wrapper and does not
+/// change that. The lame duck is kept for a SIGTERM alone, and for a SIGINT under a supervisor,
+/// whose children have no terminal.
 ///
 /// # The third signal
 ///
-/// ends the process on the spot, and needs no runtime for that: it helps, too, where handlers block all
-/// threads, or where [`run`](crate::Drain::run) has returned and the drop of the runtime waits for a
-/// blocking task. The process is killed by the signal, as one that does not listen for it, and its parent
-/// sees that (a shell, as 128 and the signal's number). As the first process of a container, to which such a
-/// signal does nothing by itself, it exits with that code. (On Windows, only the first two are heeded.)
+/// The third signal ends the process at once, without the runtime. So it also works if handlers
+/// block all threads, or if [`run`](crate::Drain::run) has returned and the drop of the runtime
+/// waits for a blocking task.
 ///
-/// The handlers stay as long as the process. If `terminate` is called again, signals are counted anew from
-/// there on: the next one is the first, even if it comes within 500 ms of an earlier one.
+/// The process is killed by the signal, as one without a handler, and its parent sees that; a shell
+/// shows 128 plus the signal's number. Such a signal does not end process 1 of a container, so that
+/// process exits with the same code instead. On Windows, a third signal does nothing.
+///
+/// The handlers stay until the process ends. If `terminate` is called again, signals are counted
+/// anew: the next one is the first, even if it comes within 500 ms of an earlier one.
 ///
 /// # Two threads
 ///
-/// are started by the first call, on Unix, which sleep until there is a signal. One handler that blocks its
-/// thread can keep a runtime from hearing of signals, if that thread was about to poll the kernel. A thread
-/// outside of the runtime can wake another worker.
+/// On Unix, the first call starts two threads that sleep until there is a signal. A handler that
+/// blocks its thread can stop a runtime from seeing signals, if that thread was about to poll the
+/// kernel. A thread outside of the runtime can wake another worker.
 ///
 /// # Panics
 ///
-/// If the system refuses a handler, or a thread; on Windows, outside of a tokio runtime.
+/// Panics if the system refuses a handler or a thread; on Windows, also outside of a tokio runtime.
 pub fn terminate() -> Terminate {
     Terminate {
         signals: Signals::listen().expect("the system takes a handler for termination signals"),
     }
 }
 
-/// Waits for the first signal; from [`terminate`].
+/// Waits for the first signal; made by [`terminate`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Terminate {
     signals: Signals,
 }
 
-/// Where a request to stop comes from.
+/// Names where a request to stop comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sender {
-    /// A person at a terminal, who waits for the end.
+    /// A person at a terminal.
     Person,
     #[cfg(unix)]
     Program,
@@ -115,12 +123,12 @@ impl Future for Terminate {
     }
 }
 
-/// The requests to stop that come after those that have been received.
+/// Receives requests to stop, one after the other.
 #[cfg(unix)]
 struct Signals {
     received: u64,
     requests: Receiver<Requests>,
-    /// Ready when there are more.
+    /// Completes when there are more requests than were received.
     more: Option<Pin<Box<dyn Future<Output = Requests> + Send + Sync>>>,
 }
 
@@ -136,7 +144,7 @@ impl Signals {
         })
     }
 
-    /// Returns those that come after what this one has received.
+    /// Returns a receiver for the later requests.
     fn rest(&mut self) -> Self {
         Self {
             received: self.received,
@@ -151,13 +159,13 @@ impl Signals {
         let more = self.more.get_or_insert_with(|| {
             Box::pin(async move {
                 let more = requests.wait_for(|requests| requests.all > received).await;
-                // It errs only without a sender, and that one is the process's.
+                // It fails only if all senders are dropped, and a static holds one.
                 *more.expect("it is never dropped")
             })
         });
         let requests = ready!(more.as_mut().poll(cx));
         self.more = None;
-        // One at a time: if there are two by now, the first one begins and the second one forces.
+        // One at a time: if there are two by now, the second one is received by the next call.
         self.received += 1;
         Poll::Ready(match requests.interrupt && io::stdin().is_terminal() {
             true => Sender::Person,
@@ -178,7 +186,7 @@ impl fmt::Debug for Signals {
 #[cfg(windows)]
 #[derive(Debug)]
 struct Signals {
-    // `None` where another one has the rest.
+    // `None` if it was moved by `rest`.
     ctrl_c: Option<tokio::signal::windows::CtrlC>,
     requests: Requests,
 }

@@ -1,8 +1,9 @@
-//! Two threads that wait for signals, one for SIGTERM and one for SIGINT, and do nothing else.
+//! Watches for signals on two threads: one for SIGTERM and one for SIGINT.
 //!
-//! A runtime is not enough: if a handler blocks the worker that was about to poll the kernel, the runtime
-//! hears of no signal. A watcher thread wakes the runtime from outside, so that another worker runs the
-//! task. If every worker is blocked, the thread ends the process itself.
+//! The runtime alone is not enough: if a handler blocks the worker that was about to poll the
+//! kernel, the runtime sees no signal. A watcher thread wakes the runtime from outside, so that
+//! another worker runs the task. If every worker is blocked, the thread ends the process itself at
+//! the third signal.
 
 use super::requests::Requests;
 use signal_hook::{
@@ -19,11 +20,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The count of the process, made by the first call of [`listen`]. It outlives every drain: what hangs may
-/// be what the program does after the drain.
+/// Holds the count of the process, made by the first call of [`listen`]. It outlives every drain,
+/// as the program may hang after its drain.
 static WATCH: Mutex<Option<watch::Sender<Requests>>> = Mutex::new(None);
 
-/// Returns the count of the requests to stop, which begins anew for what ends the process.
+/// Returns a receiver of the count, and counts anew: the next request is the first one.
 pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let requests = match &*watch {
@@ -31,7 +32,7 @@ pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
         None => {
             let requests = watch::Sender::default();
             for signal in [SIGTERM, SIGINT] {
-                // The handler writes a byte for each signal, so that none is lost among others.
+                // The handler writes one byte for each signal, so that each one is counted.
                 let (signals, handler) = UnixStream::pair()?;
                 pipe::register(signal, handler)?;
                 let requests = requests.clone();
@@ -46,8 +47,9 @@ pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
     Ok(requests.subscribe())
 }
 
+/// Counts one kind of signal; the body of a watcher thread.
 fn count(signal: i32, mut signals: UnixStream, requests: &watch::Sender<Requests>) {
-    // It errs only without the handler, which stays as long as the process.
+    // It fails only without the handler, which stays until the process ends.
     while signals.read_exact(&mut [0]).is_ok() {
         let mut kills = false;
         requests.send_modify(|requests| {
@@ -60,9 +62,9 @@ fn count(signal: i32, mut signals: UnixStream, requests: &watch::Sender<Requests
     }
 }
 
-/// Ends the process as a signal does that has no handler.
+/// Ends the process as the signal would without a handler.
 fn kill(signal: i32) -> ! {
-    // The first process of a container survives signals that it does not handle.
+    // Process 1 of a container is not ended by a signal that it does not handle.
     if process::id() != 1 {
         let _ = low_level::emulate_default_handler(signal);
     }

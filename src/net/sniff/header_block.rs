@@ -1,38 +1,41 @@
-//! The header blocks of an HTTP/2 client, as far as it takes to find an extended CONNECT ([RFC
+//! Reads the header blocks of an HTTP/2 client, as far as needed to find an extended CONNECT ([RFC
 //! 8441](https://www.rfc-editor.org/rfc/rfc8441)): a request with the field `:protocol`.
 //!
-//! This walks the field representations of HPACK ([RFC 7541, section
-//! 6](https://www.rfc-editor.org/rfc/rfc7541#section-6)) and keeps none of them. It needs no dynamic
-//! table: an entry's index is 62 plus the number of insertions since its own, so those are counted
-//! from the first `:protocol` on. An entry that was evicted needs no care: nothing refers to it.
+//! This steps through the field representations of HPACK ([RFC 7541, section
+//! 6](https://www.rfc-editor.org/rfc/rfc7541#section-6)) and keeps none of them. It needs no
+//! dynamic table: an entry's index is 62 plus the number of insertions after it. So insertions are
+//! counted from the first `:protocol` on. An evicted entry does no harm, as no later field refers
+//! to it.
 
 /// The index of the newest entry of the dynamic table.
 const NEWEST: u32 = 62;
 const RAW: &[u8] = b":protocol";
 /// The same name in the Huffman code of RFC 7541, appendix B.
 const HUFFMAN: &[u8] = &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f];
-/// How many values of `:protocol` are told apart in the table.
+/// How many table entries that are a `:protocol` are remembered.
 const MOST: usize = 4;
 
+/// Finds `:protocol` in the header blocks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
     at: At,
-    /// The block has a `:protocol`.
+    /// Whether the current block has a `:protocol`.
     found: bool,
-    /// Something was not as it should be: nothing more is found on this connection.
-    odd: bool,
-    /// How many entries were inserted; counted without gaps from the first `:protocol` on.
+    /// Whether a block was invalid. Nothing more is found on this connection then.
+    invalid: bool,
+    /// The number of entries that were inserted, counted without gaps from the first `:protocol`
+    /// on.
     inserted: u32,
-    /// Which of them are a `:protocol`.
+    /// The numbers of the entries that are a `:protocol`.
     protocols: Vec<u32>,
 }
 
-/// Where in a field representation the next byte is.
+/// Locates the next byte within a field representation.
 #[derive(Clone, Copy, Debug, Default)]
 enum At {
     #[default]
     Start,
-    /// In an integer that did not fit its first byte.
+    /// In an integer that did not fit into its first byte.
     Integer {
         of: Of,
         value: u32,
@@ -43,7 +46,7 @@ enum At {
     },
     Name {
         inserts: bool,
-        /// What it would have to be; empty if it cannot be that any more.
+        /// The rest of the name that is looked for; empty if the name is another one.
         expected: &'static [u8],
         left: u32,
     },
@@ -53,7 +56,7 @@ enum At {
     },
 }
 
-/// What an integer says.
+/// Names what an integer stands for.
 #[derive(Clone, Copy, Debug)]
 enum Of {
     Indexed,
@@ -64,13 +67,15 @@ enum Of {
 }
 
 impl HeaderBlocks {
-    /// Whether each block has to be read: else, only one that may be an extended CONNECT.
+    /// Returns whether every block has to be read, and not only those that may be an extended
+    /// CONNECT.
     pub(super) fn counts(&self) -> bool {
         !self.protocols.is_empty()
     }
 
+    /// Reads a part of a block.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
-        while let (false, Some((&first, rest))) = (self.odd, bytes.split_first()) {
+        while let (false, Some((&first, rest))) = (self.invalid, bytes.split_first()) {
             bytes = match self.at {
                 At::Start => {
                     let (of, bits) = match first {
@@ -90,7 +95,7 @@ impl HeaderBlocks {
                         let shift = shift + 7;
                         self.at = At::Integer { of, value, shift };
                     } else {
-                        self.odd = true;
+                        self.invalid = true;
                     }
                     rest
                 }
@@ -132,10 +137,10 @@ impl HeaderBlocks {
         }
     }
 
-    /// The block has come. True if it is that of an extended CONNECT.
+    /// Ends a block. Returns whether it is that of an extended CONNECT.
     pub(super) fn end(&mut self) -> bool {
-        self.odd |= !matches!(self.at, At::Start);
-        std::mem::take(&mut self.found) && !self.odd
+        self.invalid |= !matches!(self.at, At::Start);
+        std::mem::take(&mut self.found) && !self.invalid
     }
 
     fn begin_integer(&mut self, of: Of, first: u8, bits: u8) {
@@ -161,7 +166,7 @@ impl HeaderBlocks {
                 let is_protocol = self.is_protocol(value);
                 self.named(inserts, is_protocol);
             }
-            Of::NameLength { .. } if value == 0 => self.odd = true,
+            Of::NameLength { .. } if value == 0 => self.invalid = true,
             Of::NameLength { inserts, huffman } => {
                 let name = if huffman { HUFFMAN } else { RAW };
                 self.at = At::Name {
@@ -178,7 +183,7 @@ impl HeaderBlocks {
         }
     }
 
-    /// A literal's name has come, and its value is next.
+    /// Ends the name of a literal. Its value is next.
     fn named(&mut self, inserts: bool, is_protocol: bool) {
         if inserts {
             self.inserted = self.inserted.wrapping_add(1);
@@ -202,7 +207,7 @@ impl HeaderBlocks {
         };
     }
 
-    /// Whether the entry with this index is a `:protocol`.
+    /// Returns whether the entry with this index is a `:protocol`.
     fn is_protocol(&self, index: u32) -> bool {
         let since = index.checked_sub(NEWEST);
         since.is_some_and(|since| self.protocols.contains(&self.inserted.wrapping_sub(since)))

@@ -1,48 +1,49 @@
-//! HTTP/1, as far as it takes to know where a request ends ([RFC 9112, section
+//! Follows HTTP/1, as far as needed to find the end of each request ([RFC 9112, section
 //! 6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
 
 use crate::drain::ConnectionState;
 
+/// Follows the requests and responses of an HTTP/1 connection.
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
     request: Request,
-    /// So many requests have come to which no response has begun.
-    awaited_response: u32,
-    /// The last one was a CONNECT.
+    /// The number of requests to which no response has begun.
+    awaited_responses: u32,
+    /// Whether the last request was a CONNECT.
     connect: bool,
-    /// The head of one has come.
+    /// Whether the head of a request has come.
     saw_request: bool,
     upgraded: bool,
 }
 
-/// Its first line is none of HTTP/1.
+/// Says that the first line is not one of HTTP/1.
 #[derive(Debug)]
 pub(super) struct NotHttp;
 
-/// Where the peer is in what it sends.
+/// Locates the next byte of the peer within a request.
 #[derive(Debug, Default)]
 enum Request {
-    /// Before the first byte of one.
+    /// Before the first byte of a request.
     #[default]
     Before,
     Head(Head),
-    /// So many bytes are to come.
+    /// The number of bytes that are to come.
     Body(u64),
     Chunked(Chunked),
 }
 
 #[derive(Debug, Default)]
 struct Head {
-    /// The beginning of a line of which a part has come.
+    /// The part of a line that has come, if the line has not ended.
     line: Line,
-    /// The request line has come.
+    /// Whether the request line has come.
     headers: bool,
     length: u64,
     chunked: bool,
     connect: bool,
 }
 
-/// As much of a line as is of interest: how it begins, and how it ends.
+/// Keeps the start and the end of a line, as far as needed.
 #[derive(Debug)]
 struct Line {
     bytes: [u8; Line::START + Line::END],
@@ -67,12 +68,12 @@ impl Default for Line {
 enum Chunked {
     Size {
         size: u64,
-        /// Its digits have ended.
+        /// Whether the digits of the size have ended.
         digits_end: bool,
     },
-    /// So many bytes are to come, the line break after them included.
+    /// The number of bytes that are to come, including the line break after them.
     Data(u64),
-    /// `true` where a line begins.
+    /// Whether the next byte begins a line.
     Trailers(bool),
 }
 
@@ -80,7 +81,7 @@ impl Http1 {
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), NotHttp> {
         while let Some(first) = bytes.first() {
             bytes = match &mut self.request {
-                // One before the request line is skipped.
+                // A line break before the request line is skipped.
                 Request::Before if b"\r\n".contains(first) => &bytes[1..],
                 Request::Before => {
                     self.request = Request::Head(Head::default());
@@ -91,7 +92,7 @@ impl Http1 {
                         return Ok(());
                     };
                     self.saw_request = true;
-                    self.awaited_response = self.awaited_response.saturating_add(1);
+                    self.awaited_responses = self.awaited_responses.saturating_add(1);
                     self.connect = head.connect;
                     self.request = match (head.chunked, head.length) {
                         (true, _) => Request::Chunked(Chunked::start()),
@@ -121,33 +122,33 @@ impl Http1 {
 
     #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        if self.awaited_response > 0 {
+        if self.awaited_responses > 0 {
             self.wrote_response(bytes);
         }
     }
 
     fn wrote_response(&mut self, mut bytes: &[u8]) {
-        // What is written while no response is awaited, or does not begin like one, belongs to the
-        // response before.
-        while self.awaited_response > 0 && bytes.starts_with(b"HTTP/1.") {
+        // Bytes that do not begin like a response belong to the previous one. So do all bytes while
+        // no response is awaited.
+        while self.awaited_responses > 0 && bytes.starts_with(b"HTTP/1.") {
             let switches = bytes.get(9..12) == Some(b"101");
             let class = bytes.get(9).copied();
             if class == Some(b'1') && !switches {
-                // Interim. The final one may be right behind it.
+                // An interim response. The final one may follow in the same write.
                 let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
                 bytes = &bytes[end.map_or(bytes.len(), |at| at + 4)..];
                 continue;
             }
-            self.awaited_response -= 1;
+            self.awaited_responses -= 1;
             self.upgraded =
-                switches || (self.awaited_response == 0 && self.connect && class == Some(b'2'));
+                switches || (self.awaited_responses == 0 && self.connect && class == Some(b'2'));
             return;
         }
     }
 
     pub(super) fn activity(&self) -> ConnectionState {
         match self.request {
-            _ if self.awaited_response > 0 => ConnectionState::Handling,
+            _ if self.awaited_responses > 0 => ConnectionState::Handling,
             Request::Head(_) => ConnectionState::Reading,
             _ if !self.saw_request => ConnectionState::Reading,
             _ => ConnectionState::Streaming,
@@ -164,13 +165,13 @@ impl Http1 {
 }
 
 impl Head {
-    /// What comes after it, if its end has come.
+    /// Returns the bytes after the head, once its end has come.
     fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, NotHttp> {
         let mut rest = bytes;
         while let Some(at) = line_end(rest) {
             let line = &rest[..at];
             rest = &rest[at + 1..];
-            // The frequent cases: it has come in one piece, and is of no interest.
+            // The frequent cases: the line has come as a whole, and is no header of interest.
             let ended = if self.line.filled == 0 {
                 if self.headers
                     && !matches!(line.first(), None | Some(b'\r' | b'C' | b'c' | b'T' | b't'))
@@ -191,7 +192,7 @@ impl Head {
         Ok(None)
     }
 
-    /// True if the head ends with it.
+    /// Reads a whole line. Returns whether it ends the head.
     #[inline]
     fn end_line(&mut self, line: &[u8]) -> Result<bool, NotHttp> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -215,7 +216,7 @@ impl Head {
                         .saturating_add(u64::from(digit - b'0'))
                 });
         } else if value(line, b"transfer-encoding:").is_some() {
-            // In a request nothing else may be the last one.
+            // The last coding of a request can only be `chunked`.
             self.chunked = true;
         }
         Ok(false)
@@ -226,7 +227,7 @@ impl Line {
     fn push(&mut self, part: &[u8]) {
         for byte in part {
             if self.filled == self.bytes.len() {
-                // What is between the start and the end goes.
+                // Between the start and the end, bytes are dropped.
                 self.bytes.copy_within(Self::START + 1.., Self::START);
                 self.filled -= 1;
             }
@@ -244,7 +245,7 @@ impl Chunked {
         }
     }
 
-    /// What comes after these bytes, and whether the body has ended.
+    /// Reads a part of the body. Returns the bytes after it, and whether the body has ended.
     fn read<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], bool) {
         match self {
             Self::Size { size, digits_end } => {
@@ -286,15 +287,16 @@ impl Chunked {
     }
 }
 
-/// Where the first line ends, eight bytes at a time: lines are too short for a search that has more
-/// to set up to be worth it.
+/// Finds the first line break, eight bytes at a time. Lines are short, so a search with a longer
+/// setup does not pay.
 #[inline]
 fn line_end(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 0xff;
     let eights = bytes.chunks_exact(8);
     let rest = eights.remainder();
     for (index, eight) in eights.enumerate() {
-        // A byte that is a line break is 0 in this, and the lowest one that is 0 is found so.
+        // A line break is a 0 byte in `other`. The lowest set bit of `found` is in the lowest 0
+        // byte.
         let other = u64::from_le_bytes(eight.try_into().expect("eight")) ^ (ONES * b'\n' as u64);
         let found = other.wrapping_sub(ONES) & !other & (ONES << 7);
         if found != 0 {
@@ -305,14 +307,14 @@ fn line_end(bytes: &[u8]) -> Option<usize> {
     Some(bytes.len() - rest.len() + at)
 }
 
-/// What comes after so many bytes, and whether they have all come.
+/// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.
 fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
     let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *left -= taken as u64;
     (&bytes[taken..], *left == 0)
 }
 
-/// A header's value, if the line is that header. (A name is ASCII; its case does not matter.)
+/// Returns the value of a header, if the line is that header. The case of its name does not matter.
 #[inline]
 fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, value) = line.split_at_checked(name.len())?;

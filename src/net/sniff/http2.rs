@@ -1,4 +1,4 @@
-//! HTTP/2, as far as it takes to know which streams are open ([RFC 9113, section
+//! Follows HTTP/2, as far as needed to know which streams are open ([RFC 9113, section
 //! 4.1](https://www.rfc-editor.org/rfc/rfc9113#section-4.1)).
 
 use super::header_block::HeaderBlocks;
@@ -19,9 +19,10 @@ const PRIORITY: u8 = 0x20;
 /// 3](https://www.rfc-editor.org/rfc/rfc8441#section-3)), with the value 1.
 const CONNECT_PROTOCOL: [u8; 6] = [0, 8, 0, 0, 0, 1];
 
-/// No stream has a higher number; in a first GOAWAY it says "not yet".
+/// The highest number of a stream. A first GOAWAY with it names no last stream yet.
 const MAX_STREAM: u32 = (1 << 31) - 1;
 
+/// Follows the streams of an HTTP/2 connection.
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http2 {
     incoming: Frames,
@@ -29,59 +30,62 @@ pub(in crate::net) struct Http2 {
     /// The streams that the client has opened and the server has not ended.
     open: Vec<u32>,
     last: u32,
-    /// The one whose head the client has begun to send.
+    /// The stream whose head the client has begun to send.
     head: Option<u32>,
-    /// A GOAWAY was written that says which stream is the last one: the peer knows.
+    /// The last stream that is served, once a GOAWAY that names it was written.
     goaway_sent: Option<u32>,
-    /// What the server's SETTINGS have said last, as far as it has been written.
+    /// The server's latest setting, and how many bytes of it were written.
     setting: ([u8; 6], usize),
-    /// `None` as long as the server has not said that it serves extended CONNECT.
+    /// `None` until the server has announced extended CONNECT in its SETTINGS.
     tunnels: Option<Box<Tunnels>>,
 }
 
-/// The streams that an extended CONNECT has opened, such as a WebSocket ([RFC
+/// Follows the streams that an extended CONNECT has opened, such as WebSockets ([RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441)).
 #[derive(Debug, Default)]
 struct Tunnels {
     blocks: HeaderBlocks,
-    /// Of the frame that is being read: the bytes before its part of a header block, with the length
-    /// of the padding first if it has some; then the bytes of that part.
+    /// In the current frame, the number of bytes before its part of a header block.
     before: usize,
+    /// Whether the first of these bytes is the length of the padding.
     padded: bool,
+    /// In the current frame, the number of bytes of its part of a header block.
     block: usize,
-    /// The header block is looked at.
+    /// Whether the current header block is read.
     reads: bool,
-    /// Those that are open, and whether their response has begun.
+    /// The tunnels that are open, and whether their response has begun.
     open: Vec<(u32, bool)>,
 }
 
-/// The frames of one direction.
+/// Splits the bytes of one direction into frames.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The frame's header, and the first four bytes of a GOAWAY.
+    /// The frame's header; for a GOAWAY, also the first four bytes of its payload.
     start: [u8; 13],
     filled: usize,
-    /// Of its payload, what is still to come.
+    /// The number of bytes of the payload that are to come.
     payload: usize,
-    /// What it is, once that is known.
+    /// The current frame, once its header has come.
     frame: Option<Frame>,
 }
 
-/// What has come of a frame.
+/// The part of a frame that has come.
 enum Part<'a> {
-    /// Its header; its payload is so long.
+    /// The header, with the length of the payload.
     Header(usize),
+    /// A part of the payload.
     Payload(&'a [u8]),
-    /// All of it.
+    /// The end: all of the frame has come.
     End,
 }
 
+/// A frame's header.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
-    /// Of a GOAWAY.
+    /// For a GOAWAY, the last stream that is served.
     last: u32,
 }
 
@@ -146,7 +150,7 @@ impl Http2 {
             });
     }
 
-    /// All of its streams have become something else.
+    /// Returns whether all open streams are tunnels with a response.
     pub(super) fn is_upgraded(&self) -> bool {
         let Some(tunnels) = &self.tunnels else {
             return false;
@@ -159,7 +163,7 @@ impl Http2 {
         !self.open.is_empty()
     }
 
-    /// A part of a head has come.
+    /// Returns whether a part of a head has come.
     pub(super) fn is_reading(&self) -> bool {
         let comes = self
             .incoming
@@ -183,7 +187,7 @@ fn end(open: &mut Vec<u32>, tunnels: &mut Option<Box<Tunnels>>, stream: u32) {
 }
 
 impl Tunnels {
-    /// Of a frame of the client's that has a part of a header block.
+    /// Reads a part of a client's frame that carries a header block.
     fn read(&mut self, frame: Frame, part: &Part<'_>) {
         match part {
             Part::Header(length) => {
@@ -213,7 +217,7 @@ impl Tunnels {
         }
     }
 
-    /// A header block has ended, which has perhaps opened a stream.
+    /// Ends a header block, which may have opened a stream.
     fn end_block(&mut self, opened: Option<u32>) {
         if std::mem::take(&mut self.reads) && self.blocks.end() {
             self.open.extend(opened.map(|stream| (stream, false)));
@@ -228,7 +232,7 @@ impl Tunnels {
 }
 
 impl Frames {
-    /// How much of a frame is kept: what it is, is known once its header is there.
+    /// Returns how many bytes of a frame are kept: 9 until its header has come, and tells its kind.
     fn wanted(&self) -> usize {
         match self.start[3] {
             GOAWAY if self.filled >= 9 => 13,
@@ -236,7 +240,7 @@ impl Frames {
         }
     }
 
-    /// Says of each what has come of it.
+    /// Calls `each` with each part of a frame.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Part<'_>)) {
         loop {
             if let Some(frame) = self.frame {
