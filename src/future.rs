@@ -1,3 +1,6 @@
+//! Futures of responses, of phases, and what a server future ends with.
+
+pub use crate::drain::{Reached, ServerOutput};
 use crate::{
     body::ResponseBody,
     drain::{InFlight, Label, Refused},
@@ -122,7 +125,7 @@ impl<F, B, N> fmt::Debug for ResponseFuture<F, B, N> {
 }
 
 pin_project! {
-    /// The response future of [`Graceful`](crate::Graceful) over [`Calls`](crate::Calls).
+    /// The response future of [`Graceful`](crate::Graceful) over [`Calls`](crate::call::Calls).
     #[must_use = "futures do nothing unless polled"]
     pub struct CallFuture<F> {
         #[pin]

@@ -161,7 +161,7 @@ impl<R, E, N> GracefulLayer<Http<R, E, N>> {
     ///
     /// They still need the inner service's capacity: if that has none during the drain, they are
     /// refused with the others. A probe that has to be answered in any case is better routed around
-    /// the layer, as [`Readiness`](crate::Readiness) shows.
+    /// the layer, as [`Readiness`](crate::probe::Readiness) shows.
     ///
     /// ```
     /// use tower_graceful::Drain;

@@ -16,7 +16,7 @@
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)): streams that are opened between the two
 //!   are served.
 //! * Silent, or in the middle of a head or a handshake: each has its limit, see
-//!   [`DrainIo`](crate::DrainIo).
+//!   [`DrainIo`](crate::net::DrainIo).
 //!
 //! # Without a drain
 //!
@@ -379,7 +379,7 @@ impl<S, F> Serve<S, F> {
     /// are not passed on. Then no client is reset that connects at the very end. A client whose TCP
     /// handshake is half done at that moment is served if it ends within the
     /// [settling](crate::DrainBuilder::settle). See
-    /// [`DrainListener::exclusive`](crate::DrainListener::exclusive). Through a listener of one's
+    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). Through a listener of one's
     /// own it works if that has [`Listener::tcp_listener`].
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
@@ -387,14 +387,14 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Sets whether TCP_NODELAY is set on accepted TCP connections: see
-    /// [`DrainListener::tcp_nodelay`](crate::DrainListener::tcp_nodelay). Default: `true`.
+    /// [`DrainListener::tcp_nodelay`](crate::net::DrainListener::tcp_nodelay). Default: `true`.
     pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
         self.settings.tcp.nodelay = nodelay;
         self
     }
 
     /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive: see
-    /// [`DrainListener::tcp_keepalive`](crate::DrainListener::tcp_keepalive). Default: `None`.
+    /// [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default: `None`.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.settings.tcp.keepalive = keepalive.into();
         self

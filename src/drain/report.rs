@@ -125,7 +125,7 @@ impl ForcedBy {
 pub struct Counts {
     /// Counts requests whose response body has not been dropped.
     pub requests: usize,
-    /// Counts [guards](crate::DrainGuard).
+    /// Counts [guards](crate::guard::DrainGuard).
     pub guards: usize,
     /// Counts [tracked](crate::Drain::track) futures, and hooks of `Drain::on_shutdown`.
     pub tasks: usize,
@@ -310,7 +310,7 @@ impl fmt::Display for ConnectionState {
 pub struct Blocker {
     /// Says what it is.
     pub kind: BlockerKind,
-    /// Names a guard or a task, if [`named`](crate::DrainGuard::named) was called.
+    /// Names a guard or a task, if [`named`](crate::guard::DrainGuard::named) was called.
     pub name: Option<Cow<'static, str>>,
     /// Says where in the program a guard, a task, a hook or a server was handed to the drain.
     pub taken_at: Option<&'static Location<'static>>,

@@ -23,8 +23,8 @@ pin_project! {
     /// Wraps a connection that a drain counts from its accept to its drop, and aborts at the
     /// deadline.
     ///
-    /// It comes from a [`DrainListener`](crate::DrainListener) or a
-    /// [`DrainIncoming`](crate::DrainIncoming), and reads and writes like the inner connection. If
+    /// It comes from a [`DrainListener`](crate::net::DrainListener) or a
+    /// [`DrainIncoming`](crate::net::DrainIncoming), and reads and writes like the inner connection. If
     /// the server hands it on, as a WebSocket, it is still counted.
     ///
     /// # What it does during a drain

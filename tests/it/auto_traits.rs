@@ -8,7 +8,13 @@ use std::{
     panic::{RefUnwindSafe, UnwindSafe},
 };
 use tower_graceful::{
+    body::ResponseBody,
+    call::{CallFuture, Calls, RequestName},
+    future::{Reached, ResponseFuture},
+    guard::{DrainGuard, Tracked},
+    probe::{Liveness, ProbeBody, Readiness, Status},
     report::{Blocker, Counts, Report},
+    stream::{EndBody, EndStream},
     *,
 };
 

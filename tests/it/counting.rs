@@ -12,7 +12,7 @@ use std::{
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_graceful::{Drain, Graceful, ResponseBody};
+use tower_graceful::{Drain, Graceful, body::ResponseBody};
 
 /// A request of which the head has been answered and the body has not ended.
 fn streaming<B>(drain: &Drain, body: B) -> Response<ResponseBody<B>>

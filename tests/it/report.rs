@@ -174,7 +174,9 @@ async fn a_refusal_in_front_of_named_requests_keeps_its_count() {
     let response = assert_ready!(response.poll()).expect("answered");
     let response = std::sync::Mutex::new(Some(response));
 
-    struct OneOfTheirs(std::sync::Mutex<Option<Response<tower_graceful::ResponseBody<Chunks>>>>);
+    struct OneOfTheirs(
+        std::sync::Mutex<Option<Response<tower_graceful::body::ResponseBody<Chunks>>>>,
+    );
     impl tower_graceful::refusal::Refusal<Empty<Bytes>, Chunks> for OneOfTheirs {
         fn refuse(&self, _: &Request<Empty<Bytes>>) -> tower_graceful::refusal::Answer<Chunks> {
             let response = self.0.lock().expect("not poisoned").take();
