@@ -1,4 +1,4 @@
-//! The gRPC health service, which answers NOT_SERVING once the drain has begun.
+//! Serves gRPC health checks, and answers NOT_SERVING once the drain has begun.
 
 use crate::drain::{Drain, Phase, Reached};
 use futures_core::Stream;

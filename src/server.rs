@@ -1,41 +1,47 @@
-//! [`serve`]: Go's `Serve` and `Shutdown`, for any HTTP tower service.
+//! Serves any HTTP tower service and shuts it down gracefully: Go's `Serve` and `Shutdown`.
 //!
-//! One loop accepts, and each connection has a task of its own, on hyper's HTTP/1 and HTTP/2. It
-//! stands on what the crate has for other servers' connections, and knows more than they say: when a
-//! call begins and ends. So it closes each connection by itself as soon as nothing can be lost by
-//! that, where a wrapper has to wait for all of them:
+//! One loop accepts for each listener, and each connection has a task of its own, on hyper's HTTP/1
+//! and HTTP/2. Connections do all that they do under other servers. [`serve`] also knows when each
+//! call begins and ends. So it closes each connection as soon as that loses nothing, and does not
+//! wait until all of them can be closed:
 //!
-//! * HTTP/1, idle: when the drain's [settling](crate::DrainBuilder::settle) is over (a request may be on
-//!   its way when the drain begins), when it has been idle for as long (a client that has just had its
-//!   answer may have written its next request), and when a look into the socket itself has found nothing.
-//!   The connection's task looks and closes in one poll: a connection that is decided closed executes
-//!   nothing more, and a request that was executed is answered.
-//! * HTTP/1, busy: its response says `Connection: close`. If its head is out already, it becomes idle as
-//!   any other; a client that has not been told and sends another request meanwhile is served.
-//! * HTTP/2: as soon as the listeners are closed, by two GOAWAYs ([RFC 9113, section
-//!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)): streams that are opened between the two
-//!   are served.
-//! * Silent, or in the middle of a head or a handshake: each has its limit, see
+//! * An idle HTTP/1 connection closes when three conditions hold. The drain's
+//!   [settling](crate::DrainBuilder::settle) is over, as a request may be on its way when the drain
+//!   begins. The connection has been idle for as long as the settling takes, as its client may have
+//!   sent the next request. And the socket has no unread bytes. The connection's task checks and
+//!   closes in one poll. So no request is executed after the decision to close, and each executed
+//!   request is answered.
+//! * A busy HTTP/1 connection sends its response with `Connection: close`. If the head of the
+//!   response was already sent, the connection becomes idle later, and closes as any idle one. A
+//!   request that its client sends meanwhile is served.
+//! * An HTTP/2 connection gets two GOAWAYs as soon as the listeners are closed ([RFC 9113, section
+//!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
+//!   two are served.
+//! * A connection that is silent, or in the middle of a head or a handshake, has a time limit: see
 //!   [`DrainIo`](crate::net::DrainIo).
 //!
 //! # Without a drain
 //!
-//! (A time of zero is that, and not "none" as in Go.)
+//! A handshake and a head may each take [30 s](Serve::header_read_timeout). You can limit the
+//! [number](Serve::max_connections) of connections, their [idle time](Serve::idle_timeout) and
+//! their [age](Serve::max_connection_age). None of these limits needs a timer for each request. A
+//! limit of zero is zero, and not "none" as in Go.
 //!
-//! A handshake and a head have [30 s](Serve::header_read_timeout); connections may be limited in
-//! [number](Serve::max_connections), [idleness](Serve::idle_timeout) and
-//! [age](Serve::max_connection_age). None of these costs a request a timer.
+//! # Shared sockets
 //!
-//! # Sockets that others have, too
+//! Give a socket that is inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`), or shared
+//! with a successor, to [`serve`] like any other. At the end its accept queue is emptied and it is
+//! closed. Later clients connect to the other processes. Do not call
+//! [`exclusive`](Serve::exclusive) for it.
 //!
-//! A socket inherited from systemd (`LISTEN_FDS`, by the crate `listenfd`) or shared with a
-//! successor is given to [`serve`] like any other. At the end its accept queue is emptied and it is
-//! closed; what comes then is the others'. Do not say [`exclusive`](Serve::exclusive) of it. To
-//! hand it on, keep a duplicate of it (`try_clone`), and drop that before the drain, or the port
-//! stays open. Sockets with `SO_REUSEPORT` have a queue each, and theirs is emptied likewise; with
-//! `exclusive`, a client that comes in the very moment tries again, a second later, and finds the
-//! other one; without, it is reset. `examples/restart` replaces a server under load without
-//! refusing or losing anything.
+//! To hand a socket on, keep a duplicate of it (`try_clone`). Drop the duplicate before the drain,
+//! or the port stays open.
+//!
+//! Sockets with `SO_REUSEPORT` have a queue each, which is emptied as well. A client that connects
+//! while the socket closes is reset. With `exclusive` it tries again after a second instead, and
+//! reaches another socket.
+//!
+//! `examples/restart` replaces a server under load without refusing or losing anything.
 //!
 //! # Coming from Go
 //!
@@ -43,22 +49,22 @@
 //! |---|---|---|
 //! | `Serve(l)`, `ListenAndServe()` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
 //! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
-//! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go asks every 1 to 500 ms whether it is over; here the last one out says so |
-//! | … closes the listeners | takes what is in the accept queue, then closes | Go resets what is in the queue |
-//! | … closes idle connections | after the [settling](crate::DrainBuilder::settle), when nothing is there to be read | Go closes those whose next request has just arrived |
-//! | … waits up to 7 s for those that are silent | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
-//! | … does not know of an HTTP/2 connection that is late, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it is told when it speaks | |
-//! | … leaves what is left when `ctx` ends | cuts it | |
-//! | the error of `Shutdown` | [`DrainTimeout`] | it says what was left |
+//! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go polls every 1 to 500 ms until all is done; here the end of the last request wakes the waiter |
+//! | … closes the listeners | accepts what is in the accept queue, then closes | Go resets what is in the queue |
+//! | … closes idle connections | after the [settling](crate::DrainBuilder::settle), if there are no unread bytes | Go closes those whose next request has just arrived |
+//! | … waits up to 7 s for silent connections | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
+//! | … misses a late HTTP/2 connection, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it gets its GOAWAY once it has sent its preface | |
+//! | … leaves open what is left when `ctx` ends | aborts it | |
+//! | the error of `Shutdown` | [`DrainTimeout`] | it lists what was left |
 //! | `ErrServerClosed` | `Ok(`[`Drained`]`)` | |
 //! | `Close()` | [`Drain::force`], the second signal; or drop the server | |
-//! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | waited for, and given the deadline; a late one is run |
+//! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | the drain waits for it; it gets the deadline; a late one is run |
 //! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
 //! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
 //! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
-//! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | 30 s unless told otherwise; in Go, none |
+//! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
 //! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
-//! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and a slow body is not taken for a silent one |
+//! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and do not take a slow body for a silent one |
 //! | `MaxHeaderBytes` | hyper's: some 400 kB and 100 headers, then 431; over HTTP/2, 16 kB | |
 //! | `TLSConfig`, `TLSNextProto` | the `ServerConfig` of rustls, its ALPN | |
 //! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http2_max_concurrent_streams`](Serve::http2_max_concurrent_streams), [`http2_keep_alive`](Serve::http2_keep_alive) | |
@@ -66,8 +72,8 @@
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
 //! | `ErrorLog` | feature `tracing`, and the panic hook | errors of accept and of the service at level `ERROR`, failed handshakes and connections at `DEBUG`; a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
-//! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | off unless asked for |
-//! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` is the service's |
+//! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | default: off |
+//! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` goes to the service |
 
 mod accept;
 mod connection;
@@ -118,16 +124,18 @@ use std::{
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
-/// Serves a service, and drains it when it is told to.
+/// Serves a service on a listener, and drains it at a signal.
 ///
-/// The service is cloned for each connection, and for each of its requests: an axum `Router`, tonic's
-/// `Routes`, a `ServiceBuilder` chain, a `service_fn`. It needs no [layer](Drain::layer) of this
-/// crate (one of the same drain that is left in it lets requests pass, and counts none a second time):
-/// its requests are counted and refused as if it had one, but that over HTTP/2 a refusal is a
-/// RST_STREAM with REFUSED_STREAM, which clients retry whatever the method
-/// ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Not much is refused: what
-/// would open a WebSocket or a tunnel while draining, what comes after the deadline, and what the service
-/// itself says is [`NotExecuted`].
+/// The service may be an axum `Router`, tonic's `Routes`, a `ServiceBuilder` chain or a
+/// `service_fn`. It is cloned for each connection and for each request.
+///
+/// It needs no [layer](Drain::layer) of this crate: its requests are counted and refused as by the
+/// layer. A layer of the same drain does no harm, and does not count a request again.
+///
+/// Few requests are refused: those that would open a WebSocket or a tunnel while draining, those
+/// that come after the deadline, and those that the service fails with [`NotExecuted`]. Over
+/// HTTP/2, a refusal is a RST_STREAM with REFUSED_STREAM. Clients retry such a request whatever its
+/// method ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)).
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
@@ -152,16 +160,15 @@ use tower_service::Service;
 ///
 /// # Errors of the service
 ///
-/// Most services answer by themselves and have no errors (axum's `Router`, tonic's `Routes`). Where one
-/// fails:
+/// Most services have no errors, such as axum's `Router` and tonic's `Routes`. If a service fails:
 ///
-/// * `Overloaded` and `Elapsed` of the crate `tower` (`load_shed`, `timeout`), also as the source of
-///   another error, are answered by a 503 with `Retry-After: 1`, over HTTP/1 and HTTP/2.
-/// * [`NotExecuted`] is answered by a refused stream, over HTTP/1 by a 503.
-/// * Any other error closes the connection without an answer, over HTTP/2 its stream. With the feature
-///   `tracing` it is logged as an error, with method and path.
+/// * `Overloaded` and `Elapsed` of the crate `tower` (`load_shed`, `timeout`), also as the source
+///   of another error, are answered with a 503 and `Retry-After: 1`.
+/// * [`NotExecuted`] is answered with REFUSED_STREAM over HTTP/2, and with a 503 over HTTP/1.
+/// * Any other error closes the HTTP/1 connection or the HTTP/2 stream without an answer. With the
+///   feature `tracing` it is logged as an error, with method and path.
 ///
-/// See [`Serve`] for the settings, and [`server`](crate::server) for what is what in Go.
+/// See [`Serve`] for the settings, and [`server`](crate::server) for a comparison with Go.
 pub fn serve<L, S, B>(listener: L, service: S) -> Serve<S>
 where
     L: Listener,
@@ -175,24 +182,26 @@ where
     Serve::new(service).listen(listener)
 }
 
-/// A server that is set up, from [`serve`]; to be awaited.
+/// Sets up a server; made by [`serve`]. Await it to run the server.
 ///
-/// It ends with what its [drain](Self::with_drain) ends with: all is over, or the time was. Without a
-/// [signal](Self::shutdown_on) and a drain of one's own it serves for ever.
+/// Its output is the outcome of its [drain](Self::with_drain). Without a
+/// [signal](Self::shutdown_on) and a drain of your own, it serves for ever.
 ///
 /// # Errors
 ///
-/// [`DrainTimeout`] if something was left at the deadline; it was cut then. Errors of connections are
-/// theirs, and an accept that fails is tried again; with the feature `tracing` both are logged.
+/// Fails with [`DrainTimeout`] if something was left at the deadline. Errors of connections do not
+/// end the server, and an accept that fails is tried again. With the feature `tracing`, both are
+/// logged.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes its listeners and ends its connections in the next turn of the runtime, with
-/// their requests. (WebSockets and tunnels of HTTP/1 are their handlers', and stay.)
+/// Dropping the future closes the listeners, and ends the connections and their requests when the
+/// runtime polls them next. WebSockets and tunnels over HTTP/1 stay open, as they belong to their
+/// handlers.
 ///
 /// # Panics
 ///
-/// When polled outside of a tokio runtime with its time and IO drivers.
+/// Panics when polled outside of a tokio runtime with its time and IO drivers.
 #[must_use = "servers do nothing unless they are awaited"]
 pub struct Serve<S, F = Pending<()>> {
     make: Box<dyn FnMut(&Peer) -> S + Send>,
@@ -202,7 +211,7 @@ pub struct Serve<S, F = Pending<()>> {
     settings: Settings,
 }
 
-/// A listener, until it is known whose it is.
+/// Makes an accept loop, once the settings and the drain are known.
 type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
 struct Settings {
@@ -212,7 +221,7 @@ struct Settings {
     protocol: Option<Protocol>,
     keep_alive: KeepAlive,
     names: bool,
-    /// A client that has closed its half is served on: see [`Serve::http1_half_close`].
+    /// See [`Serve::http1_half_close`].
     half_close: bool,
     on_connect: Option<OnConnect>,
     http: auto::Builder<TokioExecutor>,
@@ -225,7 +234,7 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
 
-/// What all of a server's connections see.
+/// Holds what all connections of a server share.
 struct ServerShared {
     drain: Drain,
     settings: Settings,
@@ -239,8 +248,8 @@ impl ServerShared {
 }
 
 impl<S> Serve<S> {
-    /// Without a listener yet: see [`listen`](Self::listen). One that never gets any ends as soon as
-    /// it is awaited.
+    /// Creates a server without a listener: add one with [`listen`](Self::listen). Without any, the
+    /// server ends as soon as it is awaited.
     pub fn new(service: S) -> Self
     where
         S: Clone + Send + 'static,
@@ -248,9 +257,9 @@ impl<S> Serve<S> {
         Self::per_connection(move |_| service.clone())
     }
 
-    /// With a service of its own for each connection, made when it is accepted.
+    /// Creates a server that makes a service for each connection when it is accepted.
     ///
-    /// What is known of it only later, after a TLS handshake, [`on_connect`](Self::on_connect) has.
+    /// For what is known only after a TLS handshake, use [`on_connect`](Self::on_connect).
     ///
     /// ```no_run
     /// use axum::{Extension, Router, routing::get};
@@ -271,7 +280,7 @@ impl<S> Serve<S> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
         let http1 = conn::http1::Builder::new();
-        // WebSockets over HTTP/2 (RFC 8441) are there as on `axum::serve`.
+        // For WebSockets over HTTP/2 (RFC 8441), as in `axum::serve`.
         http.http2()
             .timer(TokioTimer::new())
             .enable_connect_protocol();
@@ -332,15 +341,16 @@ where
         self
     }
 
-    /// Adds a listener with TLS. If the configuration offers no protocol (ALPN), `h2` and
-    /// `http/1.1` are.
+    /// Adds a listener with TLS. If the configuration names no protocols (ALPN), `h2` and
+    /// `http/1.1` are offered.
     ///
-    /// The handshake is part of the connection: it is counted as silent, has the
-    /// [header's](Self::header_read_timeout) time, in a drain the
-    /// [grace](crate::DrainBuilder::grace), and holds up no other connection.
+    /// A connection counts as silent during its handshake. The handshake may take the time of a
+    /// [head](Self::header_read_timeout), in a drain the [grace](crate::DrainBuilder::grace), and
+    /// does not delay other connections.
     ///
-    /// A connection that the drain or a limit closes ends with a close_notify. A response that is
-    /// cut does not, so its client does not take the cut for the end of the response.
+    /// If the drain or a limit closes a connection, it ends with a close_notify. If a response is
+    /// aborted, there is no close_notify, so that its client does not take the abort for the end of
+    /// the response.
     ///
     /// ```no_run
     /// # use std::{error::Error, sync::Arc};
@@ -375,12 +385,14 @@ where
 }
 
 impl<S, F> Serve<S, F> {
-    /// Says that this process alone has the sockets of its listeners: they were not inherited, and
-    /// are not passed on. Then no client is reset that connects at the very end. A client whose TCP
-    /// handshake is half done at that moment is served if it ends within the
+    /// Declares that no other process has the sockets of the listeners: they were not inherited,
+    /// and are not passed on.
+    ///
+    /// Then no client is reset that connects while the listeners close. A client with a half-done
+    /// TCP handshake is served if the handshake ends within the
     /// [settling](crate::DrainBuilder::settle). See
-    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). Through a listener of one's
-    /// own it works if that has [`Listener::tcp_listener`].
+    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own has to
+    /// implement [`Listener::tcp_listener`] for that.
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
         self
@@ -393,22 +405,26 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive: see
-    /// [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default: `None`.
+    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive:
+    /// see [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default: `None`.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.settings.tcp.keepalive = keepalive.into();
         self
     }
 
-    /// With this drain: to [begin](Drain::begin) it from elsewhere, to give it a lame duck and a
-    /// timeout, to share it with other servers, guards and tasks.
+    /// Sets the drain of this server.
+    ///
+    /// Use your own drain to [begin](Drain::begin) it from elsewhere, to set its lame duck and
+    /// timeout, or to share it with other servers, guards and tasks.
     pub fn with_drain(mut self, drain: Drain) -> Self {
         self.drain = drain;
         self
     }
 
-    /// Begins the drain when that future ends, and forces it at the [second signal](SecondSignal). See
-    /// [`Drain::run`] for what the future may be.
+    /// Begins the drain when the future `signal` completes, and forces it at the
+    /// [second signal](SecondSignal).
+    ///
+    /// Use `signal::terminate()` (feature `signal`), or any future that [`Drain::run`] takes.
     pub fn shutdown_on<G>(self, signal: G) -> Serve<S, G>
     where
         G: Future<Output: Into<SecondSignal>>,
@@ -429,10 +445,10 @@ impl<S, F> Serve<S, F> {
         }
     }
 
-    /// Gives each request on a connection these values, among its extensions. The function is called once
-    /// for each connection, after its handshake.
+    /// Sets a function that adds values to the extensions of each request. It is called once for
+    /// each connection, after the handshake.
     ///
-    /// Some values are there without it, and it may overwrite them:
+    /// Some values are always there. The function may overwrite them:
     ///
     /// | feature | value | connections |
     /// |---|---|---|
@@ -474,53 +490,56 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Whether connections are kept, to be changed while it runs.
+    /// Sets the switch by which keep-alive is disabled while the server runs.
     pub fn keep_alive(mut self, keep_alive: &KeepAlive) -> Self {
         self.settings.keep_alive = keep_alive.clone();
         self
     }
 
-    /// Keeps of each request in flight what a [report](Drain::report) names: see
-    /// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests). Default: not.
+    /// Lists each request in [reports](Drain::report): see
+    /// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests). Default: off.
     pub fn name_requests(mut self) -> Self {
         self.settings.names = true;
         self
     }
 
-    /// Within which time a connection has to make its handshake and send its first head, from its
-    /// accept on, and each later head, from its first byte on. Else it is closed. Default: 30 s;
-    /// `None` is for ever.
+    /// Sets how long a connection may take to send a head, before it is closed. Default: 30 s;
+    /// `None` is no limit.
+    ///
+    /// The time of the first head counts from the accept, and includes the handshake. The time of
+    /// each later head counts from its first byte.
     pub fn header_read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.limits.head = timeout.into();
         self
     }
 
-    /// For how long a connection is kept that has nothing to do. Default: `None`, for ever.
+    /// Sets how long an idle connection is kept. Default: `None`, no limit.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.limits.idle = timeout.into();
         self
     }
 
-    /// How many connections there may be, upgraded ones included. Others wait in the accept queue.
-    /// Default: no limit.
+    /// Sets how many connections may be open, upgraded ones included. Others wait in the accept
+    /// queue. Default: no limit.
     ///
-    /// When the drain closes the listeners, what is in their queues is taken all the same: it has
-    /// arrived in time, and there is no later.
+    /// When the drain closes the listeners, they accept the rest of their queues without regard to
+    /// the limit: those clients have connected in time, and would be reset otherwise.
     ///
     /// # Panics
     ///
-    /// If it is 0, or more than [`Semaphore::MAX_PERMITS`].
+    /// Panics if the limit is 0 or more than [`Semaphore::MAX_PERMITS`].
     pub fn max_connections(mut self, limit: usize) -> Self {
-        assert!(limit > 0, "a server without connections serves nobody");
+        assert!(limit > 0, "`max_connections` must be greater than 0");
         self.settings.limits.permits = Some(Arc::new(Semaphore::new(limit)));
         self
     }
 
-    /// For how long a connection is kept, a tenth more or less at random, so that balancers spread
-    /// their connections anew. After that its next response says `Connection: close`, or it gets a
-    /// GOAWAY, and it has `grace` to end what it is about; `None` is for ever. Default: no limit.
+    /// Sets how long a connection is kept, a tenth more or less at random, so that balancers spread
+    /// their connections anew. Default: no limit.
     ///
-    /// gRPC's `MaxConnectionAge` and `MaxConnectionAgeGrace`.
+    /// After that, its next response carries `Connection: close`, or it gets a GOAWAY. It then has
+    /// `grace` to end its requests; `None` is no limit. These are gRPC's `MaxConnectionAge` and
+    /// `MaxConnectionAgeGrace`.
     pub fn max_connection_age(mut self, age: Duration, grace: impl Into<Option<Duration>>) -> Self {
         self.settings.limits.age = Some(Age {
             limit: age,
@@ -529,16 +548,20 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Sets whether an HTTP/1 client that closes its half of the connection after its request still gets
-    /// its response. Default: false, as in hyper, axum and Node; Go and HAProxy answer such a client.
+    /// Sets whether an HTTP/1 client that closes its half of the connection after its request still
+    /// gets its response. Default: `false`, as in hyper, axum and Node. Go and HAProxy answer such
+    /// a client.
     ///
-    /// To the server, a client that has closed its half looks like one that has gone:
+    /// The server cannot tell a client that has closed its half from one that has closed the
+    /// connection:
     ///
-    /// * With `false`, its handler is dropped as soon as the FIN arrives. A client that ends its request
-    ///   with a FIN and then waits (`nc -N`, some scripts and health checks) gets no response.
-    /// * With `true`, it gets its response. But then the handler of a client that has gone runs to its
-    ///   end and a drain waits for it, up to its deadline. A reset is noticed, within a second, and its
-    ///   handler is dropped; this costs a timer for each connection that handles a request.
+    /// * With `false`, the handler is dropped as soon as the FIN arrives. A client that ends its
+    ///   request with a FIN and then waits (`nc -N`, some scripts and health checks) gets no
+    ///   response.
+    /// * With `true`, the client gets its response. But if it has closed the connection, the
+    ///   handler still runs to its end, and a drain waits for it until the deadline. Only a reset
+    ///   drops the handler, within a second. This costs a timer for each connection that handles a
+    ///   request.
     pub fn http1_half_close(mut self, allowed: bool) -> Self {
         self.settings.half_close = allowed;
         self.settings.http.http1().half_close(allowed);
@@ -546,27 +569,27 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// HTTP/1 only, on connections without TLS and with it.
+    /// Serves only HTTP/1, with and without TLS.
     pub fn http1_only(mut self) -> Self {
         self.settings.protocol = Some(Protocol::Http1);
         self
     }
 
-    /// HTTP/2 only, likewise; without TLS "with prior knowledge".
+    /// Serves only HTTP/2, with TLS, and without TLS "with prior knowledge".
     pub fn http2_only(mut self) -> Self {
         self.settings.protocol = Some(Protocol::Http2);
         self
     }
 
-    /// How many streams there may be on an HTTP/2 connection at a time. Default: 200.
+    /// Sets how many streams may be open on an HTTP/2 connection. Default: 200.
     pub fn http2_max_concurrent_streams(mut self, limit: u32) -> Self {
         self.settings.http.http2().max_concurrent_streams(limit);
         self.settings.http2.max_concurrent_streams(limit);
         self
     }
 
-    /// Sends a PING on HTTP/2 connections when nothing has come for `interval`, and closes those
-    /// that do not answer within `timeout`. Default: none.
+    /// Sends a PING on each HTTP/2 connection on which nothing has come for `interval`, and closes
+    /// it if it does not answer within `timeout`. Default: no PING.
     pub fn http2_keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         let [interval, timeout] = [interval, timeout].map(|duration| duration.min(FOR_EVER));
         let mut http2 = self.settings.http.http2();
@@ -589,7 +612,7 @@ where
     type Output = Result<Drained, DrainTimeout>;
     type IntoFuture = Serving;
 
-    // So that a report says where it was awaited.
+    // A report shows where the server was awaited.
     #[track_caller]
     fn into_future(self) -> Serving {
         let Self {
@@ -599,7 +622,7 @@ where
             signal,
             settings,
         } = self;
-        let ports = listeners
+        let accept_loops = listeners
             .into_iter()
             .map(|listen| listen(&settings, &drain))
             .collect();
@@ -610,7 +633,7 @@ where
         });
         shared.settings.keep_alive.add_server(&shared);
         let server = Server {
-            ports,
+            accept_loops,
             make,
             shared: shared.clone(),
         };
@@ -627,7 +650,7 @@ where
     }
 }
 
-/// A server that runs; from [`Serve`].
+/// Runs a server; made from a [`Serve`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Serving {
     shared: Arc<ServerShared>,
@@ -642,11 +665,11 @@ impl Future for Serving {
     }
 }
 
-/// No orphans: connections have tasks of their own.
+/// Ends the connections, which have tasks of their own.
 impl Drop for Serving {
     fn drop(&mut self) {
         self.shared.dropped.store(true, Ordering::Release);
-        // After that, so that whoever is woken sees it.
+        // After the store, so that a task that wakes sees it.
         self.shared.drain.wake_connections();
     }
 }
@@ -668,10 +691,10 @@ impl<S, F> fmt::Debug for Serve<S, F> {
     }
 }
 
-/// The listeners, as [`Drain::run`] has them. Ends when they have closed: the connections are the
-/// drain's to wait for.
+/// Accepts from all listeners, as the server of [`Drain::run`]. Ends when they have closed, as the
+/// drain waits for the connections.
 struct Server<S> {
-    ports: Vec<Box<dyn Accept<S>>>,
+    accept_loops: Vec<Box<dyn Accept<S>>>,
     make: Box<dyn FnMut(&Peer) -> S + Send>,
     shared: Arc<ServerShared>,
 }
@@ -683,12 +706,12 @@ impl<S> Future for Server<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self {
-            ports,
+            accept_loops,
             make,
             shared,
         } = &mut *self;
-        ports.retain_mut(|port| port.poll(make, shared, cx).is_pending());
-        match ports.is_empty() {
+        accept_loops.retain_mut(|accept| accept.poll(make, shared, cx).is_pending());
+        match accept_loops.is_empty() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

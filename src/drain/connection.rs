@@ -227,7 +227,7 @@ impl ConnectionGuard {
             shared: shared.clone(),
         })?;
         // The check may have marked all others before this one was in the list. If the stage
-        // changes after this look, the marking comes later and finds it in the list.
+        // changes after this load, the marking comes later and finds it in the list.
         if connection.stage() == Stage::LastRead {
             connection.list().mark_unchecked(&connection);
         }
@@ -382,7 +382,7 @@ impl Connection {
     }
 }
 
-/// The part for `serve`, which sees calls and not only bytes.
+/// Offers `serve` what it needs, as it sees calls and not only bytes.
 #[cfg(feature = "server")]
 impl Connection {
     pub(crate) fn activity(&self) -> ConnectionState {

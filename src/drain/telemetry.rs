@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Whether there is anything to report to.
+/// Whether a feature is enabled that reports.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
 /// How often progress is reported while draining.

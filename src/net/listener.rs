@@ -298,7 +298,7 @@ impl<L: 'static> DrainListener<L> {
         Poll::Ready(self.admit(next))
     }
 
-    /// At the end of LameDuck, refuses new clients and takes the accept queue, as far as possible.
+    /// Refuses new clients and takes the accept queue at the end of LameDuck, as far as possible.
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
         if self.state.poll(cx) != ListenerStage::Backlog
             || !matches!(self.listening, Listening::Inner(_))

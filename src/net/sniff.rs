@@ -198,7 +198,7 @@ mod tests {
             ConnectionState::Handling
         );
         assert_eq!(after(&[('>', b"\r\n")]), ConnectionState::Reading);
-        // Behind a body it is none of the next request.
+        // After a body, a line break does not begin the next request.
         let steps = [
             (
                 '>',
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(after(&first), ConnectionState::Handling);
         let both = [first[0], first[1], ('<', &switching[..])];
         assert_eq!(after(&both), ConnectionState::Upgraded);
-        // The first one's answer is not the tunnel's.
+        // The response to the first request does not open the tunnel.
         let connect = [GET, b"CONNECT a:1 HTTP/1.1\r\n\r\n"].concat();
         assert_eq!(
             after(&[('>', &connect), ('<', ok)]),
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(after(steps), ConnectionState::Handling);
             assert_eq!(run(steps, usize::MAX).is_mid_request(), mid);
         }
-        // What comes after it is.
+        // The byte after the body begins a head.
         let steps = [
             ('>', &head[..]),
             ('>', body),
@@ -328,8 +328,7 @@ mod tests {
         assert_eq!(after(&more), ConnectionState::Handling);
         let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
         assert_eq!(after(&all), ConnectionState::Idle);
-        // Half a head is none: neither a part of its frame nor a frame that says that more is to
-        // come.
+        // A part of a head opens no stream: a part of its frame, or a frame without END_HEADERS.
         let half = frame(1, 0x1, 3, b"abc");
         let rest = frame(9, 0x4, 3, b"de");
         assert_eq!(
@@ -482,7 +481,7 @@ mod tests {
             b"\x40\x01a\x09:protocol",
             b"\x40\x00\x01a",
             b"\xff\xff\xff\xff\xff\xff",
-            // It ends in the middle.
+            // The block ends within a field.
             b"\x40\x09:protocol\x09web",
             b"",
         ] {

@@ -1,4 +1,4 @@
-//! One call: counted or refused, as by the layer, and known to its connection.
+//! Counts or refuses each call, as the layer does, and records it on its connection.
 
 use crate::{
     body::ResponseBody,
@@ -28,7 +28,7 @@ use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What can be served: the bounds of [`serve`](super::serve), in one word.
+/// Collects the bounds that [`serve`](super::serve) puts on a service.
 pub(super) trait HttpService:
     Service<
         Request<Incoming>,
@@ -52,16 +52,16 @@ where
     type Body = B;
 }
 
-/// A connection's service, as hyper wants it.
+/// Serves the requests of one connection for hyper.
 pub(super) struct ConnectionService<S> {
     pub(super) inner: TowerToHyperService<S>,
     pub(super) handle: CounterHandle,
     pub(super) connection: Arc<Connection>,
-    /// That connection, as the drain counts it.
+    /// Keeps the connection counted.
     pub(super) registered: ConnectionGuard,
-    /// What each of its requests gets.
+    /// Added to the extensions of each request.
     pub(super) extensions: Option<Extensions>,
-    /// They are known by their names.
+    /// Whether each request is listed by name.
     pub(super) names: bool,
 }
 
@@ -121,8 +121,10 @@ where
 }
 
 impl<S> ConnectionService<S> {
-    /// Nobody has told this client yet: the response before, which has only just ended, could not say
-    /// `Connection: close` any more. The drain waits for the connection, and this one will be told.
+    /// Returns whether a request is admitted that came too late to be counted.
+    ///
+    /// Its client does not know of the drain: the head of the previous response was sent before.
+    /// The drain waits for the connection, and this response carries `Connection: close`.
     #[cold]
     fn admits_late(&self, request: &Request<Incoming>) -> bool {
         self.connection.stage() < Stage::Forced && !is_late_upgrade(request)
@@ -137,13 +139,13 @@ impl<S> ConnectionService<S> {
     }
 }
 
-/// A call of HTTP/1 goes on: its connection is not idle.
+/// Keeps an HTTP/1 connection from being idle during a call.
 struct ActiveCall {
     connection: Arc<Connection>,
     late: Option<Late>,
 }
 
-/// A call that its connection alone is counted for, and keeps counted.
+/// Keeps the connection counted during a call that is not counted itself.
 struct Late(ConnectionGuard);
 
 impl ActiveCall {
@@ -170,14 +172,14 @@ impl Drop for Late {
 
 pin_project! {
     pub(super) struct ConnectionFuture<F, B> {
-        // `None` is a stream that is refused.
+        // `None` for a refused stream.
         #[pin]
         response: Option<ResponseFuture<F, B, RequestName>>,
         drain: Identity,
-        // For a log, should it fail.
+        // What is logged if the call fails.
         name: log::Call,
         closing: Closing,
-        // Last, so that the connection is not idle before the call is over.
+        // Last, so that all else is dropped before the connection counts as idle.
         call: Option<ActiveCall>,
     }
 }
@@ -237,14 +239,14 @@ where
     }
 }
 
-/// hyper makes a RST_STREAM of it, with that reason: the client may send the request elsewhere,
-/// whatever its method (RFC 9113, section 8.7).
+/// Returns the error of which hyper makes a RST_STREAM with REFUSED_STREAM. The client may then
+/// send the request elsewhere, whatever its method (RFC 9113, section 8.7).
 #[cold]
 fn refused_stream() -> BoxError {
     h2::Error::from(h2::Reason::REFUSED_STREAM).into()
 }
 
-/// Whether the service had no capacity or no time for the request, as tower's layers say it.
+/// Returns whether a layer of tower failed because the service had no capacity or no time.
 #[cold]
 fn is_overload(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -259,12 +261,14 @@ fn is_overload(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// An error of a service under [`serve`](crate::serve) that has not begun to execute the request.
+/// Says that a service under [`serve`](crate::serve) has not begun to execute the request.
 ///
-/// Over HTTP/2 it is answered by a RST_STREAM with REFUSED_STREAM, after which clients send the request
+/// Over HTTP/2, the answer is a RST_STREAM with REFUSED_STREAM. Clients then send the request
 /// elsewhere, whatever its method ([RFC 9113, section
-/// 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)); over HTTP/1 by a 503. So it is for the
-/// outermost layers, which know; a handler that has done something must not say so. For other errors, see
+/// 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Over HTTP/1, the answer is a 503.
+///
+/// Use it in the outermost layers, which know that no handler was called. A handler that has done
+/// something must not return it. For other errors, see
 /// [`serve`](crate::serve#errors-of-the-service).
 ///
 /// ```
@@ -273,7 +277,7 @@ fn is_overload(error: &(dyn Error + 'static)) -> bool {
 /// use tower_graceful::server::NotExecuted;
 /// # use std::convert::Infallible;
 ///
-/// // More than that is shed, and may go to another server.
+/// // Requests beyond the limit are shed, and clients may send them to another server.
 /// let service = ServiceBuilder::new()
 ///     .map_err(|error: BoxError| match error.is::<Overloaded>() {
 ///         true => NotExecuted::default().into(),
@@ -301,7 +305,7 @@ pin_project! {
     pub(super) struct ConnectionBody<B> {
         #[pin]
         inner: ResponseBody<B, RequestName>,
-        // Last, likewise.
+        // Last, as in the future.
         call: Option<ActiveCall>,
     }
 }

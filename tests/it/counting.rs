@@ -14,7 +14,7 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_graceful::{Drain, Graceful, body::ResponseBody};
 
-/// A request of which the head has been answered and the body has not ended.
+/// Sends a request, and returns its response with the body still open.
 fn streaming<B>(drain: &Drain, body: B) -> Response<ResponseBody<B>>
 where
     B: Body + Send + Unpin + 'static,
@@ -27,7 +27,7 @@ where
     assert_ready_ok!(call.poll())
 }
 
-/// Runs a request to an end of some kind beside one that stays, and sees it counted once.
+/// Ends one request in a given way while another one stays, and checks that it counts once.
 #[track_caller]
 fn ends_once(what: &str, end: impl FnOnce(&Drain)) {
     let drain = Drain::new();
@@ -307,7 +307,7 @@ fn what_merely_exists_is_not_counted() {
     drop(clones);
 }
 
-/// Services outlive their drain: then nobody can begin it, and they go on.
+/// A service whose drain was dropped before it began goes on serving.
 #[tokio::test]
 async fn services_outlive_their_drain() {
     let drain = Drain::new();
@@ -326,7 +326,7 @@ async fn services_outlive_their_drain() {
     assert_eq!(body.collect().await.expect("whole").to_bytes(), "hello");
 }
 
-/// What comes and goes beside them is none.
+/// Guards that come and go are not counted as requests.
 #[test]
 fn a_guard_does_not_pass_for_a_request() {
     let drain = Drain::new();
@@ -344,7 +344,7 @@ fn a_guard_does_not_pass_for_a_request() {
     });
 }
 
-/// However somebody looks meanwhile.
+/// The number is exact, even if another thread reads the phase meanwhile.
 #[test]
 fn what_was_completed_is_exact() {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -381,7 +381,7 @@ fn what_was_completed_is_exact() {
     }
 }
 
-/// Whoever sees the end sees nothing that is left, though the last one out is still on its way.
+/// A thread that reads `Done` finds nothing left, even while the last guard is being dropped.
 #[test]
 fn nothing_is_left_when_it_is_done() {
     use tower_graceful::Phase;

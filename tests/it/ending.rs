@@ -73,7 +73,7 @@ async fn a_stream_that_ends_by_itself_says_no_goodbye() {
     assert_eq!(stream.collect::<Vec<_>>().await, [1, 2]);
 }
 
-/// It never waits, so nobody could wake it.
+/// The stream is never pending, so it ends without a wake-up.
 #[tokio::test]
 async fn a_stream_that_is_always_ready_ends() {
     let drain = Drain::new();
@@ -132,7 +132,7 @@ async fn a_body_ends_between_two_frames() {
     assert_eq!(assert_ready!(frame(&mut body)), None);
 }
 
-/// Nobody else looks at the clock: it keeps the only thread.
+/// The stream keeps the only thread, so it has to read the clock itself.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_always_ready_ends_with_the_lame_duck() {
     let second = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! One binary for all tests of this crate that need no heavy peer; tonic's are in `tests/grpc`,
-//! tower-http's in `tests/composition`, loom's in `tests/loom`. A test that stands for a case of the
-//! conformance list carries its number in its name.
+//! tower-http's in `tests/composition`, loom's in `tests/loom`. A test that stands for a case of
+//! the conformance list carries its number in its name.
 
 mod auto_traits;
 mod counting;

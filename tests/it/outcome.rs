@@ -1,4 +1,4 @@
-//! What a drain says of itself.
+//! Outcomes and reports as text.
 
 use crate::support::*;
 use std::{error::Error, future, io, time::Duration};
@@ -108,7 +108,7 @@ async fn i20_what_forced_it_is_said() {
     }
 }
 
-/// It is said, too, while what is left is cut.
+/// A report shows the cause from `Forced` on.
 #[tokio::test(start_paused = true)]
 async fn i20_a_report_says_what_forced_it() {
     let drain = Drain::builder().timeout(Duration::from_secs(2)).build();
@@ -122,7 +122,7 @@ async fn i20_a_report_says_what_forced_it() {
     assert!(run.await.expect("no panic").is_err());
 }
 
-/// That is mostly a server whose user has forgotten to tell it.
+/// A server that is left alone has mostly not been given the shutdown signal.
 #[tokio::test(start_paused = true)]
 async fn i20_a_server_alone_says_what_is_missing() {
     const HINT: &str = "`with_graceful_shutdown(drain.shutdown_signal())`";

@@ -1,4 +1,4 @@
-//! What happens when, and who is told.
+//! When each phase is entered, and which waiters wake.
 
 use crate::support::*;
 use bytes::Bytes;
@@ -16,20 +16,20 @@ use tower_graceful::{Drain, Phase};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn b18_whoever_subscribes_late_is_told_at_once() {
+async fn b18_a_late_subscriber_completes_at_once() {
     let drain = Drain::builder().lame_duck(SECOND).build();
     let guard = drain.guard().expect("serving");
     let phases = [Phase::LameDuck, Phase::Draining, Phase::Forced, Phase::Done];
-    let told = |phase| task::spawn(drain.reached(phase)).poll().is_ready();
+    let completes = |phase| task::spawn(drain.reached(phase)).poll().is_ready();
 
-    assert!(told(Phase::Serving));
-    assert!(phases.into_iter().all(|phase| !told(phase)));
+    assert!(completes(Phase::Serving));
+    assert!(phases.into_iter().all(|phase| !completes(phase)));
     drain.begin();
-    assert!(told(Phase::LameDuck) && !told(Phase::Draining));
+    assert!(completes(Phase::LameDuck) && !completes(Phase::Draining));
     sleep(SECOND).await;
-    assert!(told(Phase::Draining) && !told(Phase::Forced));
+    assert!(completes(Phase::Draining) && !completes(Phase::Forced));
     drain.force();
-    assert!(phases.into_iter().all(told));
+    assert!(phases.into_iter().all(completes));
     drop(guard);
 }
 
@@ -65,7 +65,7 @@ async fn in_kubernetes_everything_is_over_before_the_kill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_is_woken_at_the_hour() {
+async fn waiters_wake_when_their_phase_is_due() {
     let drain = Drain::builder()
         .lame_duck(2 * SECOND)
         .timeout(5 * SECOND)
@@ -87,7 +87,7 @@ async fn whoever_waits_is_woken_at_the_hour() {
     assert_eq!(done.await.expect("no panic").as_secs(), 6);
 }
 
-/// Before, at and after the instant, and whoever the runtime lets go first.
+/// The guard leaves before, at and after the deadline, and is polled before or after the waiter.
 #[tokio::test(start_paused = true)]
 async fn b20_ends_at_the_deadline_one_way_or_the_other() {
     for millis in [999, 1000, 1001] {
@@ -258,7 +258,7 @@ async fn g49_lame_duck_serves_and_says_close() {
         );
         sleep(SECOND).await;
     }
-    // Nobody waited for the hour; the first one who comes after it is refused.
+    // No waiter has advanced the drain. The first request after the lame duck is refused.
     assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(drain.phase(), Phase::Done);
     assert_eq!(ready().await.0, StatusCode::SERVICE_UNAVAILABLE);
@@ -345,7 +345,7 @@ async fn guards_and_tasks_are_waited_for() {
     assert_eq!((drained.elapsed, drained.completed), (SECOND, 0));
 }
 
-/// A future may be kept when it has ended.
+/// A tracked future that has ended is not counted, even if it is not dropped.
 #[tokio::test]
 async fn a_task_that_has_ended_is_not_waited_for() {
     let drain = Drain::new();
@@ -355,7 +355,7 @@ async fn a_task_that_has_ended_is_not_waited_for() {
     drop(task);
 }
 
-/// Whoever waits needs nobody to keep the drain for it, not even for the end of the lame duck.
+/// A waiter needs no handle of the drain, not even for the end of the lame duck.
 #[tokio::test(start_paused = true)]
 async fn waiting_outlives_every_handle() {
     let drain = Drain::builder().lame_duck(SECOND).build();
@@ -399,7 +399,7 @@ fn a_runtime_that_is_dropped_ends_what_it_ran() {
     assert_eq!(drain.phase(), Phase::Done);
 }
 
-/// Nobody can begin the drain any more: its hooks go with the last handle, and so do their tasks.
+/// The drop of the last handle drops the hooks and ends their tasks.
 #[cfg(feature = "net")]
 #[tokio::test]
 async fn i70_hooks_of_a_drain_that_is_dropped_unbegun_are_dropped() {
@@ -429,7 +429,7 @@ async fn i70_hooks_of_a_drain_that_is_dropped_unbegun_are_dropped() {
     drop(layer);
 }
 
-/// What was begun goes on without a handle, and its hooks are run.
+/// A drain that has begun goes on without a handle, and runs its hooks.
 #[cfg(feature = "net")]
 #[tokio::test]
 async fn i70_hooks_of_a_drain_that_is_dropped_while_it_goes_on_are_run() {

@@ -1,4 +1,4 @@
-//! Who comes too late is told so, in the words of its protocol, and reaches nobody.
+//! Requests that come too late get a refusal of their protocol, and do not reach the inner service.
 
 use crate::support::*;
 use bytes::Bytes;
@@ -260,7 +260,7 @@ async fn g54_begin_without_a_server_refuses_at_once() {
     assert_eq!(calls.load(Ordering::Relaxed), 0);
 }
 
-/// The inner service is at its limit: a refusal needs no capacity, and who waits is told.
+/// The inner service is at its limit: a refusal needs no capacity, and a waiting caller wakes.
 #[tokio::test]
 async fn g54_a_saturated_inner_service_does_not_hang_a_refusal() {
     let drain = Drain::new();
@@ -281,7 +281,7 @@ async fn g54_a_saturated_inner_service_does_not_hang_a_refusal() {
     }
     let response = service.call(request()).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    // There is no room for an exempt one, either; it is told, not let in past the limit.
+    // An exempt request is refused too: there is no capacity for it.
     let mut probe = request();
     *probe.uri_mut() = "/metrics".parse().expect("a path");
     let ready = service.ready().await.expect("a drain makes it ready");
@@ -307,8 +307,8 @@ async fn draining_and_admitting() -> (Drain, impl Sized) {
     (drain, (client, io))
 }
 
-/// Neither a drain that begins nor one that admits nothing more makes an inner service ready that is
-/// not: these two would panic.
+/// Neither a drain that begins nor one that admits nothing more makes an inner service ready that
+/// is not: these two would panic.
 #[cfg(feature = "net")]
 #[tokio::test(start_paused = true)]
 async fn i61_an_unready_service_is_not_called() {
@@ -382,8 +382,8 @@ async fn i61_capacity_that_comes_in_time_is_used() {
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
-/// Above the layer, a `LoadShed` sheds what has no capacity as long as the drain admits, and hands on to
-/// the refusal after that.
+/// Above the layer, a `LoadShed` sheds what has no capacity as long as the drain admits, and hands
+/// on to the refusal after that.
 #[cfg(feature = "net")]
 #[tokio::test(start_paused = true)]
 async fn i61_a_load_shed_above_sheds_until_the_layer_refuses() {
@@ -432,7 +432,7 @@ async fn g55_layers_share_one_count_and_may_nest() {
     assert_ready!(waiting.poll()).expect("nothing was left");
 }
 
-/// The outer one lets in, then the drain begins: the inner one refuses, and nobody waits for ever.
+/// The drain begins between the two layers: the inner one refuses, and no request hangs.
 #[tokio::test]
 async fn g55_a_drain_between_two_nested_layers() {
     let drain = Drain::new();

@@ -1,4 +1,4 @@
-//! What blocks a drain, as it says itself.
+//! Reports of what a drain waits for.
 
 use crate::support::*;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ fn ask(target: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_says_who_holds_the_drain_and_since_when() {
+async fn it_lists_each_blocker_with_its_age() {
     let drain = Drain::new();
     let here = Location::caller().line();
     let first = drain.guard().expect("serving").named("outbox");
@@ -77,7 +77,7 @@ async fn a_hook_is_in_it_until_it_has_been_run() {
     assert!(drain.report().blockers.is_empty());
 }
 
-/// From its call to the end of its body, with what was sent of it meanwhile.
+/// A named request is listed from its call to the end of its body, with the bytes sent.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_named_is_followed() {
     let drain = Drain::new();
@@ -162,7 +162,7 @@ async fn a_request_without_a_name_is_a_number() {
     assert_eq!((report.left.requests, report.blockers.len()), (1, 0));
 }
 
-/// Also one that another layer has counted, in front of one that names.
+/// A refusal may be a response that another layer counts.
 #[tokio::test]
 async fn a_refusal_in_front_of_named_requests_keeps_its_count() {
     let (other, drain) = (Drain::new(), Drain::new());

@@ -1,4 +1,4 @@
-//! `Drain::run`: a server, a signal, the plan and the deadline in one future.
+//! `Drain::run`: a server, a signal, the schedule and the deadline in one future.
 
 use crate::support::*;
 use bytes::Bytes;
@@ -64,7 +64,7 @@ async fn a_server_that_does_not_stop_is_dropped_at_the_deadline() {
     assert!(is_dropped.await.is_err());
 }
 
-/// Once it has passed, the deadline does not come back, though a server is given its moment.
+/// A deadline that has passed stays passed, even while the server gets its time to end.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_can_not_be_extended() {
     let drain = Drain::new();
@@ -236,7 +236,7 @@ async fn several_servers_end_together() {
     assert_eq!(first.expect("drained"), second.expect("drained"));
 }
 
-/// Nor does one that uses up all that tokio lets a task do in a turn keep the deadline from it.
+/// A server that uses up its task budget in each poll does not delay the deadline.
 #[tokio::test]
 async fn a_server_that_uses_up_its_turns_does_not_starve_the_deadline() {
     let drain = Drain::builder().timeout(Duration::from_millis(20)).build();
@@ -273,7 +273,7 @@ async fn a_busy_server_does_not_starve_the_signal() {
         .expect_err("it never stops");
 }
 
-/// A handler that waits for the drain which counts its request waits for itself: the outcome says so.
+/// The outcome names a handler that waits for the drain of its own request.
 #[tokio::test(start_paused = true)]
 async fn i72_a_handler_that_waits_for_its_own_drain_is_said() {
     for waits in [1, 2] {
@@ -313,7 +313,7 @@ async fn i72_a_handler_that_waits_for_its_own_drain_is_said() {
     }
 }
 
-/// With another request in flight, or with a waiter outside of the requests, it is not said.
+/// The hint is not given if another request is in flight, or if the waiter is not a request.
 #[tokio::test(start_paused = true)]
 async fn i72_nothing_is_said_of_requests_that_work() {
     let drain = Drain::new();

@@ -1,5 +1,5 @@
-//! Real signals, to this process by one test alone, as they are the process's and not a test's, and
-//! to processes of the tests' own.
+//! Real signals. Only one test sends them to this process, as all tests share its handlers. The
+//! other tests send them to child processes.
 
 use crate::support::*;
 use axum::{Router, routing::get};
@@ -35,14 +35,14 @@ const APART: Duration = Duration::from_millis(800);
 /// How far apart two copies of one signal are.
 const COPIES_APART: Duration = Duration::from_millis(2);
 
-/// More than once, so that it is seen, too, that each `terminate` counts anew: as a third one, the first
-/// signal of the next round would end this process.
+/// Several rounds check that each `terminate` counts anew: otherwise the first signal of the next
+/// round would be the third one, and end this process.
 #[tokio::test]
 async fn g53_the_first_signal_begins_the_second_forces() {
     for (first, second) in [(SIGTERM, SIGTERM), (SIGINT, SIGTERM), (SIGTERM, SIGINT)] {
         let drain = Drain::new();
         let _guard = drain.guard().expect("serving");
-        // Listened for from here on, though nobody polls it yet.
+        // It listens from here on, before the first poll.
         let signals = signal::terminate();
         raise(first).expect("a signal");
         let run = tokio::spawn(drain.run(drain.reached(Phase::Draining), signals));
@@ -103,8 +103,8 @@ fn i64_copies_of_a_signal_are_one_request_to_stop() {
     });
 }
 
-/// As `docker compose`, npm and `cargo watch` do: the process group gets the signal, and the wrapper, which
-/// is a part of the group, sends it to its child.
+/// The process group gets the signal, and a wrapper in the group sends it to its child again, as
+/// `docker compose`, npm and `cargo watch` do.
 #[test]
 fn i64_a_signal_to_the_group_that_is_forwarded_is_one() {
     let mut wrapper = Command::new("sh");
@@ -118,7 +118,7 @@ fn i64_a_signal_to_the_group_that_is_forwarded_is_one() {
     assert!(child.ends().success());
 }
 
-/// Also where the runtime hears of begin and force at the same time; and none of them comes twice by copies.
+/// The runtime may see the first two signals at the same time. Copies count as one signal.
 #[test]
 fn i64_the_one_that_begins_the_one_that_forces_and_the_one_that_kills() {
     thread::scope(|scope| {
@@ -142,9 +142,9 @@ fn i64_the_one_that_begins_the_one_that_forces_and_the_one_that_kills() {
     });
 }
 
-/// The server has ended by itself and nobody listens any more; the runtime has not come to listen yet.
+/// The process hangs after the server has ended, or before the runtime polls for signals.
 #[test]
-fn the_third_signal_needs_nobody_who_listens() {
+fn the_third_signal_needs_no_listener() {
     thread::scope(|scope| {
         for role in ["hangs and does not listen", "hangs before it listens"] {
             scope.spawn(move || {
@@ -162,7 +162,7 @@ fn the_third_signal_needs_nobody_who_listens() {
     });
 }
 
-/// The only thread that asks the kernel is blocked by a task.
+/// A task blocks the only thread that polls the kernel.
 #[test]
 fn the_first_signal_begins_though_the_runtime_hears_of_nothing() {
     let mut child = Child::start("hears of nothing", Stdio::null());
@@ -171,7 +171,7 @@ fn the_first_signal_begins_though_the_runtime_hears_of_nothing() {
     child.says("phase: LameDuck\n");
 }
 
-/// What ends other processes does nothing to the first one of a container.
+/// Signals without a handler do not end process 1 of a container.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_third_signal_ends_a_container() {
@@ -210,7 +210,7 @@ const ROLE: &str = "TOWER_GRACEFUL_ROLE";
 /// What signal-hook writes to a pipe at a signal.
 const SURVIVED: &str = "X";
 
-/// What the tests start: it plays a part in a process whose signals are its own.
+/// Runs as the child process of other tests, which name its role.
 #[test]
 #[ignore = "is a child of others, and alone has no role to play"]
 fn child() {
@@ -327,7 +327,8 @@ fn child() {
     });
 }
 
-/// Says so, and from here on at each signal that what was registered before did not end the process.
+/// Prints that it hangs. From here on, each signal prints too, if the handlers that were registered
+/// before have not ended the process.
 fn hangs() {
     for signal in [SIGTERM, SIGINT] {
         let stdout = stdout().as_fd().try_clone_to_owned().expect("a descriptor");
@@ -377,7 +378,7 @@ impl Child {
         kill(self.pid(), signal).expect("it is not waited for yet");
     }
 
-    /// Sends a request to the server in it, which has reached its handler then.
+    /// Sends a request to the child's server, and waits until it has reached its handler.
     fn asks(&mut self) -> TcpStream {
         self.says("at ");
         let address = self.says("\n");
@@ -397,7 +398,7 @@ impl Child {
         assert!(answer.ends_with("\r\n\r\nwhole"), "{answer:?}");
     }
 
-    /// All up to that text, which is included.
+    /// Reads up to and including that text.
     fn says(&mut self, text: &str) -> String {
         let mut said = String::new();
         while !said.ends_with(text) {

@@ -1,4 +1,4 @@
-//! What the tests share: services that do what they are told, a server, a client that sees bytes.
+//! Shared helpers: services that the test controls, a server, a client that sees bytes.
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tower_graceful::{Drain, DrainTimeout, Drained, Phase};
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Chunks = Channel<Bytes, BoxError>;
 
-/// Nothing here takes so long on any machine; without it, what hangs would hang for ever.
+/// Longer than any step of a test takes. A test that hangs fails after it.
 pub const GUARD: Duration = Duration::from_secs(20);
 
 pub async fn guarded<F: IntoFuture>(future: F) -> F::Output {
@@ -42,13 +42,13 @@ pub fn held<B: Send + 'static>() -> (
     (answer, service)
 }
 
-/// Ends the drain, which must be able to end.
+/// Begins the drain, and checks that it ends.
 pub async fn drained(drain: &Drain) -> Drained {
     drain.begin();
     guarded(drain.wait()).await.expect("nothing was left")
 }
 
-/// Ends the drain, which must not be able to.
+/// Forces the drain, and checks that something was left.
 pub async fn timed_out(drain: &Drain) -> DrainTimeout {
     drain.force();
     guarded(drain.wait()).await.expect_err("something was left")
@@ -106,7 +106,7 @@ impl Client {
             .await;
     }
 
-    /// All up to that text, which is included.
+    /// Reads up to and including that text.
     pub async fn read_until(&mut self, text: &str) -> String {
         let mut read = Vec::new();
         while !read.ends_with(text.as_bytes()) {
@@ -125,7 +125,7 @@ impl Client {
         self.read_until("\r\n\r\n").await
     }
 
-    /// All up to the end, which must be a FIN.
+    /// Reads up to the end, which must be a FIN.
     pub async fn rest(&mut self) -> String {
         let mut rest = String::new();
         guarded(self.stream.read_to_string(&mut rest))
@@ -141,7 +141,7 @@ pub fn closes(head: &str) -> usize {
         .count()
 }
 
-/// A handler's gate: tells when it is reached, and waits until it is opened.
+/// A gate in a handler, which reports when it is reached, and waits until it is opened.
 pub struct Gate {
     pub reached: oneshot::Receiver<()>,
     pub open: oneshot::Sender<()>,
@@ -166,7 +166,7 @@ pub fn gate() -> (
     (Gate { reached, open }, pass)
 }
 
-/// An app's answer to whatever it is asked.
+/// Answers every request with `hello`.
 pub async fn hello(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::from("hello")))
 }
