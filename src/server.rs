@@ -76,10 +76,10 @@
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` goes to the service |
 
 mod accept;
+mod config;
 mod connection;
 mod info;
 mod keep_alive;
-mod limits;
 mod listener;
 mod service;
 #[cfg(feature = "rustls")]
@@ -95,7 +95,7 @@ pub use self::{
 use self::tls::Tls;
 use self::{
     accept::{Accept, AcceptLoop},
-    limits::{Age, Limits},
+    config::{Age, Limits, ServerShared, Settings},
     listener::{Plain, Protocol},
 };
 use crate::{
@@ -214,38 +214,8 @@ pub struct Serve<S, F = Pending<()>> {
 /// Makes an accept loop, once the settings and the drain are known.
 type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
-struct Settings {
-    exclusive: bool,
-    tcp: SocketOptions,
-    limits: Limits,
-    protocol: Option<Protocol>,
-    keep_alive: KeepAlive,
-    names: bool,
-    /// See [`Serve::http1_half_close`].
-    half_close: bool,
-    on_connect: Option<OnConnect>,
-    http: auto::Builder<TokioExecutor>,
-    http1: conn::http1::Builder,
-    http2: conn::http2::Builder<TokioExecutor>,
-}
-
 /// Longer than any connection lasts, and short enough to be added to the time of day.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
-
-/// Holds what all connections of a server share.
-struct ServerShared {
-    drain: Drain,
-    settings: Settings,
-    dropped: AtomicBool,
-}
-
-impl ServerShared {
-    fn is_dropped(&self) -> bool {
-        self.dropped.load(Ordering::Acquire)
-    }
-}
 
 impl<S> Serve<S> {
     /// Creates a server without a listener: add one with [`listen`](Self::listen). Without any, the
@@ -631,7 +601,7 @@ where
             settings,
             dropped: AtomicBool::new(false),
         });
-        shared.settings.keep_alive.add_server(&shared);
+        shared.settings.keep_alive.add_drain(shared.drain.shared());
         let server = Server {
             accept_loops,
             make,

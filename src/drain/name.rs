@@ -2,14 +2,12 @@
 
 use super::{
     counter::Token,
-    registry::Key,
-    report::{Blocker, BlockerKind},
+    entry::RequestEntry,
     shared::{RequestData, Shared},
-    sync::{Arc, AtomicU64, Ordering},
+    sync::Arc,
 };
-use http::{Method, Request, uri::PathAndQuery};
+use http::Request;
 use std::{fmt, net::SocketAddr};
-use tokio::time::Instant;
 
 /// Goes with each request that is inside. `()` is no name, and nothing to do; the default is none, too.
 pub(crate) trait Label: Default {
@@ -40,18 +38,8 @@ pub struct RequestName(Option<Entry>);
 
 /// In the drain's list, until this is dropped.
 struct Entry {
-    asked: Arc<Asked>,
+    asked: Arc<RequestEntry>,
     data: &'static RequestData,
-}
-
-pub(super) struct Asked {
-    method: Method,
-    path: Option<PathAndQuery>,
-    peer: Option<SocketAddr>,
-    since: Instant,
-    /// Bytes, and one; 0 before the response has begun.
-    sent: AtomicU64,
-    key: Key,
 }
 
 impl RequestName {
@@ -61,14 +49,9 @@ impl RequestName {
         peer: Option<SocketAddr>,
     ) -> Self {
         let data = token.data();
-        let asked = data.requests().add(|key| Asked {
-            method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
-            peer,
-            since: Instant::now(),
-            sent: AtomicU64::new(0),
-            key,
-        });
+        let asked = data
+            .requests()
+            .add(|key| RequestEntry::new(request, peer, key));
         Self(asked.map(|asked| Entry { asked, data }))
     }
 }
@@ -82,10 +65,7 @@ impl Label for RequestName {
 
     fn sent(&self, bytes: usize) {
         if let Some(Entry { asked, .. }) = &self.0 {
-            // One writes: who has the response.
-            let before = asked.sent.load(Ordering::Relaxed).max(1);
-            let sent = before.saturating_add(bytes as u64);
-            asked.sent.store(sent, Ordering::Relaxed);
+            asked.sent(bytes);
         }
     }
 }
@@ -94,25 +74,6 @@ impl Drop for Entry {
     fn drop(&mut self) {
         // That list is never closed: the counter counts.
         let _ = self.data.requests().remove(self.asked.key);
-    }
-}
-
-impl Asked {
-    fn path(&self) -> &str {
-        self.path.as_ref().map_or("", PathAndQuery::path)
-    }
-
-    pub(super) fn report(&self, now: Instant) -> Blocker {
-        Blocker {
-            method: Some(self.method.clone()),
-            path: Some(self.path().to_owned()),
-            peer: self.peer,
-            sent: self.sent.load(Ordering::Relaxed).checked_sub(1),
-            ..Blocker::new(
-                BlockerKind::Request,
-                now.saturating_duration_since(self.since),
-            )
-        }
     }
 }
 

@@ -400,7 +400,6 @@ impl Schedule {
     }
 
     /// Returns whether LameDuck has a duration. Called after the beginning.
-    #[cfg(feature = "tracing")]
     pub(super) fn has_lame_duck(&self) -> bool {
         self.draining_at.is_none_or(|at| Some(at) > self.begun)
     }

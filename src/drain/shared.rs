@@ -1,37 +1,29 @@
 //! Holds what all clones of a drain share: the schedule, the counts and lists, the figures.
 
 use super::{
-    connection::ConnectionList,
-    counter::{Counter, CounterHandle, Entry, Owner, Pool},
-    current::is_inside,
-    guard::Work,
-    name::Asked,
+    connection_list::ConnectionList,
+    counter::{self, Counter, Owner, Pool},
+    entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
     report::{Blocker, Counts, Report},
-    schedule::{Figures, Open, Schedule, Settings},
-    telemetry::Reporter,
+    schedule::{Entered, Figures, Open, Schedule, Settings},
+    telemetry::{self, ENABLED, Reporter},
 };
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::pin,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 
 /// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
     /// The requests.
     counter: Counter<Shared>,
-    works: Registry<Work>,
+    entries: Registry<Entry>,
     connections: ConnectionList,
     /// How many of the three parts above are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
@@ -57,7 +49,7 @@ pub(crate) struct RequestData {
     stage: AtomicU8,
     refused: AtomicU64,
     /// The requests that have a name.
-    requests: Registry<Asked>,
+    requests: Registry<RequestEntry>,
 }
 
 static POOL: LazyLock<Pool<Shared>> = LazyLock::new(Pool::new);
@@ -68,7 +60,7 @@ impl RequestData {
         Stage::from_u8(self.stage.load(Ordering::Acquire))
     }
 
-    pub(super) fn requests(&self) -> &Registry<Asked> {
+    pub(super) fn requests(&self) -> &Registry<RequestEntry> {
         &self.requests
     }
 }
@@ -86,7 +78,14 @@ impl Owner for Shared {
     }
 }
 
-impl CounterHandle<Shared> {
+/// Lets requests in; held by layers and services.
+pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
+
+/// Keeps a request counted until it is dropped.
+#[cfg(feature = "server")]
+pub(crate) type Token = counter::Token<Shared>;
+
+impl CounterHandle {
     /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.
     pub(crate) fn stage(&self) -> Stage {
         self.data().map_or(Stage::Serving, RequestData::stage)
@@ -97,7 +96,10 @@ impl CounterHandle<Shared> {
     /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
     /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
-    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Entry<Shared> {
+    pub(crate) fn enter_draining(
+        &self,
+        is_late_upgrade: impl FnOnce() -> bool,
+    ) -> counter::Entry<Shared> {
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Perhaps no waiter is there to advance the schedule. This stops before the close:
@@ -108,7 +110,7 @@ impl CounterHandle<Shared> {
             }
             let stage = self.stage();
             if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
-                return Entry::Refused;
+                return counter::Entry::Refused;
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
@@ -125,7 +127,7 @@ impl Shared {
     pub(super) fn new(settings: Settings, shards: usize) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             counter: Counter::new(&POOL, shards, shared.clone()),
-            works: Registry::default(),
+            entries: Registry::default(),
             connections: ConnectionList::new(),
             open_parts: AtomicUsize::new(3),
             closed: AtomicBool::new(false),
@@ -138,7 +140,7 @@ impl Shared {
         })
     }
 
-    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
+    pub(crate) fn counter_handle(&self) -> CounterHandle {
         self.counter.handle()
     }
 
@@ -197,12 +199,12 @@ impl Shared {
         &self.connections
     }
 
-    pub(super) fn works(&self) -> &Registry<Work> {
-        &self.works
+    pub(super) fn entries(&self) -> &Registry<Entry> {
+        &self.entries
     }
 
-    pub(super) fn reporter(&self) -> &Reporter {
-        &self.reporter
+    pub(super) fn self_waiting(&self) -> &AtomicUsize {
+        &self.self_waiting
     }
 
     #[cfg(feature = "server")]
@@ -318,11 +320,6 @@ impl Shared {
         self.schedule.subscribe()
     }
 
-    /// Wakes every waiter, without a change.
-    pub(super) fn wake_waiters(&self) {
-        self.schedule.send_modify(|_| ());
-    }
-
     /// Records that the last handle was dropped. A drain that has not begun can never begin then.
     pub(super) fn abandon(&self) {
         self.schedule.send_if_modified(Schedule::abandon);
@@ -354,7 +351,7 @@ impl Shared {
             return;
         }
         self.counter.close();
-        self.part_emptied(self.works.close());
+        self.part_emptied(self.entries.close());
         self.part_emptied(self.connections.close());
         // Last: a thread that reads `true` finds all three parts closed.
         self.closed.store(true, Ordering::Release);
@@ -372,7 +369,7 @@ impl Shared {
 
     pub(super) fn left(&self) -> Counts {
         let mut left = Counts::default();
-        self.works.each(|work| work.count(&mut left));
+        self.entries.each(|entry| entry.count(&mut left));
         self.connections.count(&mut left);
         left.requests = self.counter.inside();
         left
@@ -381,8 +378,8 @@ impl Shared {
     fn blockers(&self, now: Instant) -> Vec<Blocker> {
         let mut all = Vec::new();
         let requests = self.counter.data().requests();
-        requests.each(|asked| all.push(asked.report(now)));
-        self.works.each(|work| all.push(work.report(now)));
+        requests.each(|request| all.push(request.report(now)));
+        self.entries.each(|entry| all.push(entry.report(now)));
         self.connections.list(now, &mut all);
         Blocker::sort(&mut all);
         all
@@ -396,59 +393,66 @@ impl Shared {
         }
     }
 
-    /// Waits until `look` returns a value, and advances the schedule meanwhile.
-    pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Schedule) -> Option<T>) -> T {
-        let mut changes = self.schedule.subscribe();
-        loop {
-            // Mark first, then look: every later change wakes this task. In the other order, a
-            // request that ends the lame duck in between goes unnoticed, and nothing closes the
-            // counter.
-            changes.mark_unchanged();
-            self.advance();
-            self.observe_progress(Instant::now());
-            let next = {
-                let schedule = changes.borrow();
-                if let Some(found) = look(&schedule) {
-                    return found;
-                }
-                schedule.next_look()
+    /// Reports each phase that has been entered and not reported, once and in order.
+    ///
+    /// Runs after each change of the schedule, on any thread.
+    pub(super) fn observe(&self, left: impl Fn() -> Counts) {
+        if self.has_reported(self.phase()) {
+            return;
+        }
+        // A thread that finds another one reporting may return. The other one looks again after it
+        // has ended its turn, and under the schedule's lock, so it sees every change made before.
+        while !self.has_reported(self.look(Schedule::phase)) {
+            let Some(turn) = self.reporter.turn() else {
+                return;
             };
-            let mut changed = pin!(changes.changed());
-            let mut timer = pin!(async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
+            let unreported: Vec<_> = self.look(|schedule| {
+                let entered = schedule.entered().iter();
+                entered
+                    .filter(|it| !self.has_reported(it.phase))
+                    .copied()
+                    .collect()
             });
-            poll_fn(|cx| {
-                // It errs only without a sender, and `self` has one.
-                if changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
+            for Entered { phase, elapsed } in unreported {
+                let report = Report {
+                    phase,
+                    elapsed,
+                    ..self.brief(left())
+                };
+                let (outcome, has_lame_duck) =
+                    self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
+                turn.report(&report, outcome.as_ref(), has_lame_duck);
+                if phase == Phase::Done {
+                    // Waiters for the outcome wait for the report of the end.
+                    self.schedule.send_modify(|_| ());
                 }
-            })
-            .await;
+            }
         }
     }
-}
 
-/// Counts a handler that waits for the drain of its own request, until this is dropped.
-pub(super) struct SelfWaiting(Arc<Shared>);
+    /// Returns whether that phase has been reported. True if nothing reports.
+    pub(super) fn has_reported(&self, phase: Phase) -> bool {
+        !ENABLED || self.reporter.has_reported(phase)
+    }
 
-impl SelfWaiting {
-    /// Counts the polled task once, if it handles a request of the drain.
-    pub(super) fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
-        if seen.is_none() && is_inside(&shared.counter_handle()) {
-            shared.self_waiting.fetch_add(1, Ordering::Relaxed);
-            *seen = Some(Self(shared.clone()));
+    /// Reports progress, if that is due.
+    pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
+        if !ENABLED || !self.look(|schedule| schedule.progress_is_due(now)) {
+            return;
+        }
+        let mut due = false;
+        // Of several threads that find it due, one reports.
+        self.update(|schedule| due = schedule.progress(now));
+        if due {
+            telemetry::progress(|| self.report(), || self.brief(self.left()));
         }
     }
-}
 
-impl Drop for SelfWaiting {
-    fn drop(&mut self) {
-        self.0.self_waiting.fetch_sub(1, Ordering::Relaxed);
+    /// Records the state of the drain as metrics.
+    #[cfg(feature = "metrics")]
+    pub(super) fn record(&self) {
+        let outcome = self.look(|schedule| schedule.outcome().cloned());
+        telemetry::record(&self.brief(self.left()), outcome.as_ref());
     }
 }
 

@@ -1,5 +1,5 @@
 use super::{
-    linger::{Linger, Lingering},
+    linger::{Linger, Lingering, Timer},
     sniff::Sniffer,
     socket,
 };
@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::unconstrained,
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 pin_project! {
@@ -168,20 +168,6 @@ impl<T> DrainIo<T> {
     pub fn into_inner(mut self) -> T {
         self.monitor.registered.release();
         self.io
-    }
-}
-
-/// Sleeps until an instant that may change. Allocates at the first poll, so not before a drain.
-#[derive(Default)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Replaces `connection` in a build without the feature `net`: there are no connections.
+//! Replaces `connection_list` in a build without the feature `net`: there are no connections.
 
 use super::{
     registry::Emptied,
