@@ -1,3 +1,5 @@
+//! Response bodies that are counted until they are dropped.
+
 use crate::drain::InFlight;
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};

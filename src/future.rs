@@ -1,3 +1,6 @@
+//! Futures of responses, of phases, and what a server future ends with.
+
+pub use crate::drain::{Reached, ServerOutput};
 use crate::{body::ResponseBody, close::Closing, drain::InFlight, refusal::Answer};
 use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
 use http_body::Body;

@@ -8,8 +8,11 @@
 // feature may lack, it links as [`path`] or [text][`path`], and `guide/links.md` has it: without all
 // features, these links lead to docs.rs.
 
+#[cfg(feature = "net")]
 #[allow(unused_imports, reason = "for the links of the pages")]
-use crate::*;
+use crate::net::*;
+#[allow(unused_imports, reason = "for the links of the pages")]
+use crate::{guard::*, *};
 
 macro_rules! pages {
     ($($name:ident: $page:literal,)+) => {

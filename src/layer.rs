@@ -1,7 +1,7 @@
 use crate::{
     drain::{CounterHandle, Drain},
     refusal::{NoExemptions, Unavailable},
-    service::Graceful,
+    service::{Graceful, Settings},
 };
 use std::fmt;
 use tower_layer::Layer;
@@ -90,16 +90,8 @@ impl Drain {
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<R = Unavailable, E = NoExemptions> {
-    pub(crate) handle: CounterHandle,
-    pub(crate) settings: Settings<R, E>,
-}
-
-/// What a service copies from its layer.
-#[derive(Clone)]
-pub(crate) struct Settings<R, E> {
-    pub(crate) refusal: R,
-    pub(crate) exempt: E,
-    pub(crate) reports_requests: bool,
+    handle: CounterHandle,
+    settings: Settings<R, E>,
 }
 
 impl GracefulLayer {
@@ -107,11 +99,7 @@ impl GracefulLayer {
     pub fn new(drain: &Drain) -> Self {
         Self {
             handle: drain.counter_handle(),
-            settings: Settings {
-                refusal: Unavailable::new(),
-                exempt: NoExemptions,
-                reports_requests: false,
-            },
+            settings: Settings::new(),
         }
     }
 }
@@ -151,7 +139,7 @@ impl<R, E> GracefulLayer<R, E> {
     ///
     /// They still need the inner service's capacity: if it has none during the drain, they are
     /// refused with the others. A probe that has to be answered in any case is better routed around
-    /// the layer, as [`Readiness`](crate::Readiness) shows.
+    /// the layer, as [`Readiness`](crate::probe::Readiness) shows.
     ///
     /// ```
     /// use tower_graceful::Drain;

@@ -1,11 +1,14 @@
 //! Stops a tower, axum, tonic or hyper server without losing a request, and without hanging.
 //!
 //! Go has had `http.Server.Shutdown` since 1.8. This is that for the servers of Rust, which stay as
-//! they are: a layer around any [tower] service, which counts requests and refuses new ones; a
-//! listener in front of it, which counts connections, empties the accept queue and cuts what would
-//! hang; and one [`Drain`] that they share, with phases, a deadline, a second signal that forces,
-//! and a report that says what was left. If you own the accept loop, [`serve`] does all of this
-//! in one call.
+//! they are:
+//!
+//! * a layer around any [tower] service counts requests and refuses new ones;
+//! * a listener counts connections, empties the accept queue, and aborts what would hang;
+//! * the [`Drain`] that they share has phases, a deadline, a second signal that forces, and a report
+//!   that says what was left.
+//!
+//! If you own the accept loop, [`serve`] does all of this in one call.
 //!
 #![cfg_attr(all(feature = "axum", feature = "signal"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "axum", feature = "signal")), doc = "```ignore")]
@@ -44,37 +47,37 @@
 //!
 //! # What the layer promises
 //!
-//! * **A request is counted and waited for, or it is refused** and never reaches your service:
+//! * **Each request is counted and waited for, or it is refused** and never reaches your service:
 //!   never neither, never both, however it races with the signal.
-//! * **A count ends exactly once**, with the drop of the response *body* (a server drops it at its end)
+//! * **A count ends exactly once**: with the drop of the response *body* (a server drops it at its end)
 //!   or of the future, at an error of the service, at a panic.
-//! * **Done is exact and prompt.** The last one out wakes the waiter: no polling, no timer.
-//! * **It ends.** At the deadline, which can be moved while it runs; at once at the second signal, if
-//!   that comes more than 500 ms after the first; at the third one with the process, whatever its threads
-//!   do. (Servers and idle connections that have nothing left to do get another 0.5 s to notice, and so do
-//!   connections that are aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with what was [`Left`],
-//!   and the same for all waiters.
+//! * **Done is exact and prompt.** The last request to leave wakes the waiter: no polling, no timer.
+//! * **It ends.** At the deadline, which can be moved while it runs. At once at the second signal, if that
+//!   comes more than 500 ms after the first. At the third signal with the process, whatever its threads do.
+//!   (Servers and idle connections without work get another 0.5 s to end, and so do connections that are
+//!   aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with a [report](DrainTimeout::report), and the
+//!   same for all waiters.
 //! * **Nothing that merely exists holds it**: layers, services, listeners and [`Drain`]s are not
 //!   counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
-//!   `Connection: close`, gRPC's UNAVAILABLE, or [`Refused`] as an error; `poll_ready` neither
+//!   `Connection: close`, gRPC's UNAVAILABLE, or [`Refused`] as an error. `poll_ready` neither
 //!   errs nor hangs because of a drain.
 //!
 //! # What the listener promises
 //!
-//! * **What arrived is served**: what waits in the accept queue, in the buffer of a kept connection,
+//! * **What arrived is served**: what is in the accept queue or in the buffer of a kept connection,
 //!   half a head, the first request of a connection that was accepted a moment ago. Its answer says
 //!   `Connection: close`, if there is a layer to say it.
-//! * **Nobody holds the drain for ever.** A silent connection is closed a
+//! * **Nothing holds the drain for ever.** A silent connection is closed a
 //!   [second](DrainBuilder::grace) after its accept, half a head after 5 s, an HTTP/2 client that
-//!   answers no PING after 5 s, all others at the deadline: sockets closed, within a second, on
-//!   servers that detach their connections, too.
-//! * **Done means written.** A connection is counted until its server drops it; by then its last
+//!   answers no PING after 5 s, all others at the deadline. Sockets are closed within a second, even if the
+//!   server has detached their connections.
+//! * **Done means written.** A connection is counted until its server drops it. By then its last
 //!   byte is with the kernel, and the process may exit.
-//! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for, cut
-//!   at the deadline and [reported](Connections::upgraded).
+//! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for,
+//!   aborted at the deadline, and [reported](report::ConnectionState::Upgraded).
 //! * **A response is not destroyed by the close**: when the server closes in the middle of a request,
-//!   serving or draining, the rest of it is read and discarded, for up to 5 s and 16 MiB (HTTP/2: 4 MiB).
+//!   the drain reads and discards the rest of it, for up to 5 s and 16 MiB (HTTP/2: 4 MiB).
 //!
 //! # What `serve` promises
 //!
@@ -82,56 +85,56 @@
 //!
 //! * **Each connection is closed as soon as nothing can be lost by it**, and not before: see
 //!   [`server`]. Over HTTP/2 a refusal is a REFUSED_STREAM, which clients send elsewhere.
-//! * **A handshake is part of its connection**: counted, limited in time, and nobody waits for it.
-//! * **No orphans**: who drops the server ends its connections.
+//! * **A handshake is part of its connection**: counted, limited in time, and never in the way of another.
+//! * **No orphans**: dropping the server ends its connections.
 //!
 //! # What is not promised
 //!
 //! * **A layer alone sees requests, not connections.** Its count falls to 0 when the *server* has
-//!   the last byte; a request that its server never reads never comes to it; it cuts no connection
+//!   the last byte. A request that its server never reads never comes to it. It aborts no connection
 //!   and counts no WebSocket. That takes the listener.
-//! * **A listener sees bytes, not requests.** It learns from them what a connection is doing
-//!   ([`Connections`]), unless they are encrypted. [`serve`] with the feature `rustls` sees requests
-//!   over TLS. TLS around the listener loses nothing ([`guide::axum`] has the program), and its
-//!   connections are reported as [`Opaque`](ConnectionState::Opaque).
-//! * A client that connects in the very microsecond in which the listener closes is reset by the
-//!   kernel, and so is one whose handshake is half done then, unless the listener is the process's own
-//!   (`Drain::bind`, `Serve::exclusive`) and this is Linux. A client that sends a request on a kept connection later than the
-//!   [settling](DrainBuilder::settle) allows finds it closed.
-//! * A task that blocks its thread cannot be cut. It is reported as left, and ends with the process.
+//! * **A listener sees bytes, not requests.** From them it learns the
+//!   [state](report::ConnectionState) of a connection, unless they are encrypted. [`serve`] with the
+//!   feature `rustls` sees requests over TLS. TLS around the listener loses nothing ([`guide::axum`] has
+//!   the program), and its connections are reported as [`Opaque`](report::ConnectionState::Opaque).
+//! * The kernel resets a client that connects in the very microsecond in which the listener closes, or
+//!   whose TCP handshake is half done then. On Linux it does not if the process alone has the listener
+//!   (`Drain::bind`, `Serve::exclusive`). A client that sends a request on a kept connection later than
+//!   the [settling](DrainBuilder::settle) allows finds it closed.
+//! * A task that blocks its thread cannot be aborted. It is reported as left, and ends with the process.
 //!
 //! # The parts
 //!
 //! | | |
 //! |---|---|
-//! | [`Drain`] | the handle: begin, force, wait, deadline, phase, guards |
-//! | [`Drain::run`] | a server and a signal in one future, which ends with the outcome |
+//! | [`Drain`] | begins, forces, waits; has the phase, the deadline and the report |
+//! | [`Drain::run`] | runs a server until a signal, and ends with the outcome |
 //! | [`GracefulLayer`] | counts and refuses, for HTTP ([`Drain::layer`]) and for any other service ([`Drain::call_layer`]) |
 #![cfg_attr(
     feature = "net",
-    doc = "| [`Drain::bind`], [`Drain::listener`], [`Drain::incoming`] | the connections, for `axum::serve`, tonic and loops by hand |"
+    doc = "| [`Drain::bind`], [`Drain::listener`], [`Drain::incoming`] | count and close connections, for `axum::serve`, tonic and loops by hand |"
 )]
 #![cfg_attr(
     feature = "server",
-    doc = "| [`serve`] | a server of this crate's own: listeners, TLS, limits, and what Go's has |"
+    doc = "| [`serve`] | serves any HTTP tower service: listeners, TLS, limits, and what Go's server has |"
 )]
 //! | [`Drain::shutdown_signal`] | tells a server when to stop |
 //! | [`Drain::reached`] | tells handlers, streams and tasks when to stop |
-//! | [`Drain::guard`], [`Drain::track`] | work that is no request and is waited for |
+//! | [`Drain::guard`], [`Drain::track`] | have the drain wait for work that is no request |
 #![cfg_attr(
     feature = "net",
-    doc = "| [`Drain::on_shutdown`] | work that begins with the drain |"
+    doc = "| [`Drain::on_shutdown`] | runs work when the drain begins, and waits for it |"
 )]
-//! | [`Drain::end_stream`], [`Drain::end_response`] | streams and bodies that end with the drain, not by being cut |
-//! | [`Drain::report`] | what holds the drain, one by one, live; in [`DrainTimeout`], too |
-//! | [`Drain::readiness`], [`Drain::liveness`], [`Drain::status`] | `/readyz`, `/livez`, and the report for people and machines |
-//! | [`signal::terminate`] | SIGTERM, SIGINT, Ctrl-C |
-//! | [`refusal`] | what is said to those who come too late |
+//! | [`Drain::end_stream`], [`Drain::end_response`] | end streams and bodies with the drain, instead of aborting them |
+//! | [`Drain::report`] | lists what holds the drain, at any time; [`DrainTimeout`] has one, too |
+//! | [`Drain::readiness`], [`Drain::liveness`], [`Drain::status`] | answer `/readyz`, `/livez`, and with the report |
+//! | [`signal::terminate`] | waits for SIGTERM, SIGINT, Ctrl-C |
+//! | [`refusal`] | answers requests that come too late |
 //!
 //! # The guide
 //!
-//! Whole programs for axum, tonic and hyper, manifests and units for Kubernetes and systemd, the settings of
-//! nginx, HAProxy and Envoy in front of it, and what to do when it hangs: [`guide`].
+//! The [`guide`] has whole programs for axum, tonic and hyper, manifests and units for Kubernetes and
+//! systemd, settings for nginx, HAProxy and Envoy, and what to do when a drain hangs.
 //!
 //! # Phases
 //!
@@ -140,25 +143,25 @@
 //! | `Serving` | the start | served | 200 |
 //! | `LameDuck` | [`begin`](Drain::begin), if there is a [lame duck](DrainBuilder::lame_duck) or a listener | served, HTTP/1 with `Connection: close` | 503 |
 //! | `Draining` | the end of the lame duck; the listeners have closed | refused, but for those that arrived in time | 503 |
-//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused; what is left is cut | 503 |
-//! | `Done` | nothing is left, or it was given up | refused | 503 |
+//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused; what is left is aborted | 503 |
+//! | `Done` | nothing is left, or the drain was given up | refused | 503 |
 //!
 //! # Features
 //!
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): the [`signal`] module, on Unix by signal-hook and two threads that sleep until there is
-//!   a signal.
+//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and two threads that sleep until
+//!   there is a signal.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
-//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was cut; errors
-//!   of listeners, and of the services and connections of `serve`. All have the target
+//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was aborted;
+//!   errors of listeners, and of the services and connections of `serve`. All have the target
 //!   `tower_graceful`, which a filter has to let through
 //!   (`RUST_LOG=my_crate=debug,tower_graceful=info`).
-//! * `metrics`: the same as figures, through `metrics` 0.24; see `Drain::record_metrics`.
+//! * `metrics`: the same as figures, through the crate `metrics`; see `Drain::record_metrics`.
 //!
 //! Without default features the crate stands on `http`, `http-body`, `bytes`, `futures-core`,
 //! `pin-project-lite`, `slab`, `tower-layer`, `tower-service` and tokio's `sync` and `time`.
@@ -166,7 +169,7 @@
 //! [tower]: https://docs.rs/tower
 #![cfg_attr(
     not(feature = "signal"),
-    doc = "\n[`signal`]: https://docs.rs/tower-graceful\n[`signal::terminate`]: https://docs.rs/tower-graceful"
+    doc = "\n[`signal::terminate`]: https://docs.rs/tower-graceful"
 )]
 #![cfg_attr(
     not(feature = "server"),
@@ -174,49 +177,46 @@
 )]
 #![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 
-mod body;
-pub mod call;
 mod close;
 mod drain;
-mod future;
-mod stream;
-// Made when the docs are, and by nobody else: it costs a user nothing. (Its programs are compiled by
-// `tests/guide`.)
-#[cfg(all(doc, not(doctest)))]
-pub mod guide;
-#[cfg(feature = "tonic-health")]
-mod health;
 mod layer;
 #[cfg(feature = "net")]
 mod log;
+mod service;
+
+pub mod body;
+pub mod call;
+pub mod future;
+// Made when the docs are, and only then: it costs a user nothing. (`tests/guide` compiles its programs.)
+#[cfg(all(doc, not(doctest)))]
+pub mod guide;
+#[cfg(feature = "tonic-health")]
+pub mod health;
 #[cfg(feature = "net")]
-mod net;
-mod probe;
+pub mod net;
+pub mod probe;
 pub mod refusal;
 #[cfg(feature = "server")]
 pub mod server;
-mod service;
-#[cfg(feature = "signal")]
 pub mod signal;
+pub mod stream;
 
-#[cfg(feature = "tonic-health")]
-pub use self::health::{GrpcHealth, HealthWatch};
-#[cfg(feature = "net")]
-pub use self::net::{DrainIncoming, DrainIo, DrainListener};
+/// Work that is no request, and that a drain waits for.
+pub mod guard {
+    pub use crate::drain::{DrainGuard, Tracked};
+}
+
+/// What a drain waits for, in figures and one by one.
+pub mod report {
+    pub use crate::drain::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report};
+}
+
 #[cfg(feature = "server")]
-pub use self::server::serve;
+pub use self::server::{Serve, serve};
 pub use self::{
-    body::ResponseBody,
-    drain::{
-        Blocker, BlockerKind, Blockers, ConnectionState, Connections, Drain, DrainBuilder,
-        DrainGuard, DrainTimeout, Drained, ForcedBy, Insist, Left, Phase, Reached, Refused, Report,
-        RunError, ServerOutput, Tracked,
-    },
-    future::ResponseFuture,
+    drain::{Drain, DrainBuilder, DrainTimeout, Drained, Phase, Refused, RunError},
     layer::GracefulLayer,
-    probe::{Liveness, ProbeBody, Readiness, Status},
     service::Graceful,
-    stream::{EndBody, EndStream},
 };
 
 /// The README's code is compiled with the doctests.

@@ -4,30 +4,29 @@
 //! server nor a connection.
 
 #[cfg(feature = "tracing")]
-use crate::drain::contained;
+use crate::drain::catch_panic;
 use std::io;
 #[cfg(feature = "server")]
 use {
-    crate::server::Peer,
     http::Request,
-    std::{error::Error, fmt},
+    std::{error::Error, fmt, net::SocketAddr},
 };
 
 /// Logs an error of a listener's accept, as `axum::serve` does.
 #[cold]
 pub(crate) fn accept_error(error: &io::Error) {
     #[cfg(feature = "tracing")]
-    contained(|| tracing::error!(target: "tower_graceful", "accept error: {error}"));
+    catch_panic(|| tracing::error!(target: "tower_graceful", "accept error: {error}"));
     let _ = error;
 }
 
 /// Logs why a handshake has failed.
 #[cfg(feature = "server")]
 #[cold]
-pub(crate) fn handshake_error(peer: &Peer, error: &dyn fmt::Display) {
+pub(crate) fn handshake_error(peer: Option<SocketAddr>, error: &dyn fmt::Display) {
     #[cfg(feature = "tracing")]
-    contained(|| {
-        let peer = peer.tcp().map(tracing::field::display);
+    catch_panic(|| {
+        let peer = peer.map(tracing::field::display);
         tracing::debug!(target: "tower_graceful", peer, %error, "the handshake failed");
     });
     let _ = (peer, error);
@@ -36,10 +35,10 @@ pub(crate) fn handshake_error(peer: &Peer, error: &dyn fmt::Display) {
 /// Logs why a connection has failed.
 #[cfg(feature = "server")]
 #[cold]
-pub(crate) fn connection_error(peer: &Peer, error: &(dyn Error + 'static)) {
+pub(crate) fn connection_error(peer: Option<SocketAddr>, error: &(dyn Error + 'static)) {
     #[cfg(feature = "tracing")]
-    contained(|| {
-        let (peer, error) = (peer.tcp().map(tracing::field::display), Chain(error));
+    catch_panic(|| {
+        let (peer, error) = (peer.map(tracing::field::display), Chain(error));
         tracing::debug!(target: "tower_graceful", peer, %error, "the connection failed");
     });
     let _ = (peer, error);
@@ -70,7 +69,7 @@ impl Call {
     pub(crate) fn failed(&self, error: &(dyn Error + 'static)) {
         #[cfg(feature = "tracing")]
         if let Some((method, uri)) = self.0.as_deref() {
-            contained(|| {
+            catch_panic(|| {
                 let (path, error) = (uri.path(), Chain(error));
                 tracing::error!(
                     target: "tower_graceful", %method, path, %error,
@@ -86,7 +85,7 @@ impl Call {
     pub(crate) fn unavailable(&self, error: &(dyn Error + 'static)) {
         #[cfg(feature = "tracing")]
         if let Some((method, uri)) = self.0.as_deref() {
-            contained(|| {
+            catch_panic(|| {
                 let (path, error) = (uri.path(), Chain(error));
                 tracing::debug!(
                     target: "tower_graceful", %method, path, %error,

@@ -1,4 +1,4 @@
-//! What is answered to those who ask after us: balancers, kubelets, people.
+//! Services that answer probes of balancers and kubelets, and questions of people.
 
 use crate::drain::{Drain, Phase};
 use bytes::Bytes;
@@ -17,13 +17,34 @@ use std::{
 };
 use tower_service::Service;
 
-/// Answers `/readyz`: 200 `ready` while [`Phase::Serving`], 503 `draining` from
-/// [`Phase::LameDuck`] on; from [`Drain::readiness`].
+impl Drain {
+    /// Returns a service for `/readyz`: 200 in [`Phase::Serving`], and 503 from then on.
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            drain: self.clone(),
+        }
+    }
+
+    /// Returns a service for `/livez`: 200 in every phase.
+    pub fn liveness(&self) -> Liveness {
+        Liveness
+    }
+
+    /// Returns a service that answers with the [report](Self::report), as text or JSON.
+    pub fn status(&self) -> Status {
+        Status {
+            drain: self.clone(),
+        }
+    }
+}
+
+/// Answers `/readyz`: 200 `ready` in [`Phase::Serving`], 503 `draining` from [`Phase::LameDuck`] on; from
+/// [`Drain::readiness`].
 ///
-/// Put it where a [`GracefulLayer`](crate::GracefulLayer) does not count or refuse it: outside of
-/// the layer, or [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed, and
-/// whoever connects is told by that; a server of its own for probes, without the drain's listener, answers
-/// to the end.
+/// Put it where no [`GracefulLayer`](crate::GracefulLayer) counts or refuses it: outside of the layer, or
+/// [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed, and a refused
+/// connection says the same as a 503. A server of its own for probes, without the drain's listener,
+/// answers to the end.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -43,23 +64,22 @@ pub struct Readiness {
 
 /// Answers `/livez`: 200 `alive`, whatever the drain does; from [`Drain::liveness`].
 ///
-/// Liveness is another question than [readiness](Readiness), and a drain does not change its answer: a
-/// server that drains is alive, and to restart it would lose what it drains. (Kubernetes does not ask it any
-/// more once a pod is being deleted; others do.) Put it where readiness is.
+/// A drain changes [readiness](Readiness) and not liveness: a server that drains is alive, and restarting
+/// it would lose what it drains. Kubernetes stops asking once a pod is being deleted; others do not. Put
+/// it where readiness is.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Liveness;
 
-/// Answers with the drain's [report](Drain::report): is it draining, how long still, what holds it; from
-/// [`Drain::status`].
+/// Answers with the drain's [report](Drain::report); from [`Drain::status`].
 ///
-/// As text: a line and a table. With the feature `serde` as JSON, to those who
-/// [accept](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It names a thousand
-/// blockers at the most, those that are likely to be in the way, and how many more there are.
+/// The answer is text, a line and a table. With the feature `serde` it is JSON for a client that
+/// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists a thousand
+/// blockers at the most, the likely ones first, and the number of the others.
 ///
-/// It names peers and, where [requests are listed](crate::GracefulLayer::report_requests), paths: it is for people
-/// and machines of the house. Put it beside readiness on a server of its own, which is there while the
-/// other one drains:
+/// It names peers and, if [requests are listed](crate::GracefulLayer::report_requests), paths. So do not
+/// serve it to the public. Put it beside readiness on a server of its own, which stays while the other
+/// one drains:
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -82,7 +102,7 @@ pub struct Status {
     drain: Drain,
 }
 
-/// What one of them says.
+/// Holds what a probe answers.
 struct Answer {
     status: StatusCode,
     content_type: &'static str,
@@ -100,10 +120,6 @@ impl Answer {
 }
 
 impl Readiness {
-    pub(crate) fn new(drain: Drain) -> Self {
-        Self { drain }
-    }
-
     fn answer(&self, _: &HeaderMap) -> Answer {
         match self.drain.phase() {
             Phase::Serving => Answer::text(StatusCode::OK, "ready\n"),
@@ -119,17 +135,13 @@ impl Liveness {
 }
 
 impl Status {
-    pub(crate) fn new(drain: Drain) -> Self {
-        Self { drain }
-    }
-
     fn answer(&self, _headers: &HeaderMap) -> Answer {
         const MOST: usize = 1000;
         let mut report = self.drain.report();
-        report.blockers.limit(MOST);
+        report.limit(MOST);
         #[cfg(feature = "serde")]
         if accepts_json(_headers) {
-            // It errs for maps whose keys are no strings, and where a `Serialize` says so; here is neither.
+            // Never errs: every key is a string, and no part of a report fails to serialise.
             if let Ok(json) = serde_json::to_vec(&report) {
                 return Answer {
                     status: StatusCode::OK,
@@ -142,7 +154,8 @@ impl Status {
     }
 }
 
-/// If it is asked for by name, and not text rather than that. `*/*` is what a person's `curl` sends.
+/// Returns whether the client asks for JSON by name, and does not prefer text. A `*/*`, which `curl`
+/// sends, gets text.
 #[cfg(feature = "serde")]
 fn accepts_json(headers: &HeaderMap) -> bool {
     let (mut json, mut text) = (0.0, 0.0);
@@ -189,14 +202,14 @@ impl From<Answer> for Response<ProbeBody> {
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-        // An answer of a moment ago is worth nothing.
+        // A probe has to see the present state.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(VARY, HeaderValue::from_static("accept"));
         response
     }
 }
 
-/// The body of an answer of [`Readiness`], [`Liveness`] or [`Status`].
+/// Holds the body of an answer of [`Readiness`], [`Liveness`] or [`Status`].
 #[derive(Debug)]
 pub struct ProbeBody(Option<Bytes>);
 

@@ -18,7 +18,7 @@
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
 //!   two are served.
 //! * A connection that is silent, or in the middle of a head or a handshake, has a time limit: see
-//!   [`DrainIo`](crate::DrainIo).
+//!   [`DrainIo`](crate::net::DrainIo).
 //!
 //! # Without a drain
 //!
@@ -59,7 +59,7 @@
 //! | `ErrServerClosed` | `Ok(`[`Drained`]`)` | |
 //! | `Close()` | [`Drain::force`], the second signal; or drop the server | |
 //! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | the drain waits for it; it gets the deadline; a late one is run |
-//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::Left::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
+//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
 //! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
 //! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
@@ -76,10 +76,10 @@
 //! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` goes to the service |
 
 mod accept;
+mod config;
 mod connection;
 mod info;
 mod keep_alive;
-mod limits;
 mod listener;
 mod service;
 #[cfg(feature = "rustls")]
@@ -95,11 +95,11 @@ pub use self::{
 use self::tls::Tls;
 use self::{
     accept::{Accept, AcceptLoop},
-    limits::{Age, Limits},
+    config::{Age, Limits, ServerShared, Settings},
     listener::{Plain, Protocol},
 };
 use crate::{
-    drain::{Drain, DrainTimeout, Drained, Insist, RunError},
+    drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
     net::SocketOptions,
 };
 use http::{Extensions, Request, Response};
@@ -139,7 +139,7 @@ use tower_service::Service;
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
-/// their connections as [`Upgraded`](crate::ConnectionState::Upgraded).
+/// their connections as [`Upgraded`](crate::report::ConnectionState::Upgraded).
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -214,38 +214,8 @@ pub struct Serve<S, F = Pending<()>> {
 /// Makes an accept loop, once the settings and the drain are known.
 type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
-struct Settings {
-    exclusive: bool,
-    tcp: SocketOptions,
-    limits: Limits,
-    protocol: Option<Protocol>,
-    keep_alive: KeepAlive,
-    reports_requests: bool,
-    /// See [`Serve::http1_half_close`].
-    half_close: bool,
-    on_connect: Option<OnConnect>,
-    http: auto::Builder<TokioExecutor>,
-    http1: conn::http1::Builder,
-    http2: conn::http2::Builder<TokioExecutor>,
-}
-
 /// Longer than any connection lasts, and short enough to be added to the time of day.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
-
-/// Holds what all connections of a server share.
-struct ServerShared {
-    drain: Drain,
-    settings: Settings,
-    dropped: AtomicBool,
-}
-
-impl ServerShared {
-    fn is_dropped(&self) -> bool {
-        self.dropped.load(Ordering::Acquire)
-    }
-}
 
 impl<S> Serve<S> {
     /// Creates a server without a listener: add one with [`listen`](Self::listen). Without any, the
@@ -391,7 +361,7 @@ impl<S, F> Serve<S, F> {
     /// Then no client is reset that connects while the listeners close. A client with a half-done
     /// TCP handshake is served if the handshake ends within the
     /// [settling](crate::DrainBuilder::settle). See
-    /// [`DrainListener::exclusive`](crate::DrainListener::exclusive). A listener of your own has to
+    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own has to
     /// implement [`Listener::tcp_listener`] for that.
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
@@ -399,14 +369,14 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Sets whether TCP_NODELAY is set on accepted TCP connections: see
-    /// [`DrainListener::tcp_nodelay`](crate::DrainListener::tcp_nodelay). Default: `true`.
+    /// [`DrainListener::tcp_nodelay`](crate::net::DrainListener::tcp_nodelay). Default: `true`.
     pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
         self.settings.tcp.nodelay = nodelay;
         self
     }
 
     /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive:
-    /// see [`DrainListener::tcp_keepalive`](crate::DrainListener::tcp_keepalive). Default: `None`.
+    /// see [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default: `None`.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.settings.tcp.keepalive = keepalive.into();
         self
@@ -421,13 +391,13 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Begins the drain when the future `signal` completes, and forces it if its output
-    /// [insists](Insist).
+    /// Begins the drain when the future `signal` completes, and forces it at the
+    /// [second signal](SecondSignal).
     ///
-    /// Use `signal::terminate()` (feature `signal`), or any future with the output `()`.
+    /// Use `signal::terminate()` (feature `signal`), or any future that [`Drain::run`] takes.
     pub fn shutdown_on<G>(self, signal: G) -> Serve<S, G>
     where
-        G: Future<Output: Insist>,
+        G: Future<Output: Into<SecondSignal>>,
     {
         let Self {
             make,
@@ -607,7 +577,7 @@ impl<S, F> Serve<S, F> {
 impl<S, F> IntoFuture for Serve<S, F>
 where
     S: 'static,
-    F: Future<Output: Insist + Send> + Send + 'static,
+    F: Future<Output: Into<SecondSignal>> + Send + 'static,
 {
     type Output = Result<Drained, DrainTimeout>;
     type IntoFuture = Serving;
@@ -631,7 +601,7 @@ where
             settings,
             dropped: AtomicBool::new(false),
         });
-        shared.settings.keep_alive.add_server(&shared);
+        shared.settings.keep_alive.add_drain(shared.drain.shared());
         let server = Server {
             accept_loops,
             make,

@@ -3,7 +3,6 @@ use crate::{
     close::Closing,
     drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage, Token},
     future::{Admitted, ResponseFuture, State},
-    layer::{GracefulLayer, Settings},
     refusal::{Exempt, NoExemptions, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
@@ -14,11 +13,10 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tower_layer::Layer;
 use tower_service::Service;
 
 /// An HTTP service whose requests are counted, and refused once draining; from
-/// [`GracefulLayer`], which says what it does.
+/// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
 pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
     inner: S,
     handle: CounterHandle,
@@ -26,10 +24,28 @@ pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
     capacity: Capacity,
 }
 
+/// What a service copies from its layer, and a clone from its original.
+#[derive(Clone)]
+pub(crate) struct Settings<R, E> {
+    pub(crate) refusal: R,
+    pub(crate) exempt: E,
+    pub(crate) reports_requests: bool,
+}
+
+impl Settings<Unavailable, NoExemptions> {
+    pub(crate) fn new() -> Self {
+        Self {
+            refusal: Unavailable::new(),
+            exempt: NoExemptions,
+            reports_requests: false,
+        }
+    }
+}
+
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        GracefulLayer::new(drain).layer(inner)
+        Self::with(inner, drain.counter_handle(), Settings::new())
     }
 }
 

@@ -6,7 +6,7 @@
 //! A layer records its drain too, but only once the drain has begun. By that, a handler is found
 //! that waits for the drain of its own request, and so for itself.
 
-use super::{CounterHandle, counter::Token, shared::Shared};
+use super::counter::{CounterHandle, Owner, Token};
 use std::cell::Cell;
 
 /// Marks an identity made by `serve`. The bit is free, as the alignment of blocks is more than 1.
@@ -31,13 +31,13 @@ impl Identity {
     /// Returns the identity that `serve` records for a request that it has counted.
     #[cfg(feature = "server")]
     #[inline]
-    pub(crate) fn of(handle: &CounterHandle) -> Self {
+    pub(crate) fn of<O: Owner>(handle: &CounterHandle<O>) -> Self {
         Self(handle.address() | BY_SERVE)
     }
 
     /// Returns the identity that a layer records for a request that it has counted. If `serve` has
     /// recorded the same drain, its mark stays.
-    pub(super) fn of_token(token: &Token<Shared>) -> Self {
+    pub(super) fn of_token<O: Owner>(token: &Token<O>) -> Self {
         let current = CURRENT.get();
         match current & !BY_SERVE == token.address() {
             true => Self(current),
@@ -70,13 +70,13 @@ impl Drop for Current {
 /// Returns whether `serve` has counted the polled request for this drain.
 #[cfg(feature = "server")]
 #[inline]
-pub(crate) fn is_current(handle: &CounterHandle) -> bool {
+pub(crate) fn is_current<O: Owner>(handle: &CounterHandle<O>) -> bool {
     CURRENT.get() == handle.address() | BY_SERVE
 }
 
 /// Returns whether this thread is polling a request that the drain counts. Without `serve`, this is
 /// known only once the drain has begun.
-pub(super) fn is_inside(handle: &CounterHandle) -> bool {
+pub(super) fn is_inside<O: Owner>(handle: &CounterHandle<O>) -> bool {
     CURRENT.get() & !BY_SERVE == handle.address()
 }
 

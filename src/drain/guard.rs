@@ -1,10 +1,7 @@
-//! What a drain waits for beside requests and connections: guards, tasks, servers.
+//! Work that a drain waits for, beside requests and connections: guards, tracked futures, hooks.
 
 use super::{
-    registry::Key,
-    report::{Blocker, BlockerKind, Left},
-    shared::Shared,
-    sync::Arc,
+    Drain, entry::Entry, outcome::Refused, phase::Phase, report::BlockerKind, shared::Shared,
 };
 use pin_project_lite::pin_project;
 use std::{
@@ -13,91 +10,44 @@ use std::{
     future::Future,
     panic::Location,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::time::Instant;
 
-/// What is known of one that is neither a request nor a connection.
-pub(super) struct Work {
-    kind: BlockerKind,
-    name: Mutex<Option<Cow<'static, str>>>,
-    taken_at: &'static Location<'static>,
-    since: Instant,
-    key: Key,
-}
-
-impl Work {
-    fn new(
-        kind: BlockerKind,
-        name: Option<Cow<'static, str>>,
-        taken_at: &'static Location<'static>,
-        key: Key,
-    ) -> Self {
-        Self {
-            kind,
-            name: Mutex::new(name),
-            taken_at,
-            since: Instant::now(),
-            key,
-        }
-    }
-
-    fn name(&self) -> MutexGuard<'_, Option<Cow<'static, str>>> {
-        self.name.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn count(&self, left: &mut Left) {
-        let count = match self.kind {
-            BlockerKind::Server => &mut left.servers,
-            BlockerKind::Task | BlockerKind::Hook => &mut left.tasks,
-            _ => &mut left.guards,
-        };
-        *count += 1;
-    }
-
-    pub(super) fn report(&self, now: Instant) -> Blocker {
-        Blocker {
-            name: self.name().clone(),
-            taken_at: Some(self.taken_at),
-            ..Blocker::new(self.kind, now.saturating_duration_since(self.since))
-        }
-    }
-}
-
-/// Such an entry, which the drain waits for until this is dropped.
+/// Keeps an [`Entry`] listed, and the drain waiting for it, until this is dropped.
 pub(super) struct ListedGuard {
-    work: Arc<Work>,
+    entry: Arc<Entry>,
     shared: Arc<Shared>,
 }
 
 impl ListedGuard {
+    /// Lists an entry. Returns `None` once the drain admits nothing more.
     pub(super) fn enter(
         shared: &Arc<Shared>,
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Option<Self> {
-        let make = |key| Work::new(kind, None, taken_at, key);
+        let make = |key| Entry::new(kind, None, taken_at, key);
         Some(Self {
-            work: shared.works().add(make)?,
+            entry: shared.entries().add(make)?,
             shared: shared.clone(),
         })
     }
 }
 
-/// Work that was admitted may spread.
+/// Lists another entry, also during the drain: work that was admitted may spread.
 impl Clone for ListedGuard {
     fn clone(&self) -> Self {
-        let Work {
+        let Entry {
             kind,
             taken_at,
             key,
             ..
-        } = *self.work;
-        let name = self.work.name().clone();
-        let make = |key| Work::new(kind, name, taken_at, key);
+        } = *self.entry;
+        let name = self.entry.name().clone();
+        let make = |key| Entry::new(kind, name, taken_at, key);
         Self {
-            work: self.shared.works().add_beside(key, make),
+            entry: self.shared.entries().add_beside(key, make),
             shared: self.shared.clone(),
         }
     }
@@ -105,18 +55,143 @@ impl Clone for ListedGuard {
 
 impl Drop for ListedGuard {
     fn drop(&mut self) {
-        let emptied = self.shared.works().remove(self.work.key);
+        let emptied = self.shared.entries().remove(self.entry.key);
         self.shared.part_emptied(emptied);
     }
 }
 
-/// Work that a drain waits for, until this is dropped; from [`Drain::guard`](crate::Drain::guard).
+impl Drain {
+    /// Returns a guard for work that is no request. The drain waits until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] from [`Phase::Draining`] on. A guard that was taken before can still be cloned.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # async fn send_the_mail() {}
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_graceful::Refused> {
+    /// # let drain = Drain::new();
+    /// let guard = drain.guard()?;
+    /// tokio::spawn(async move {
+    ///     send_the_mail().await;
+    ///     drop(guard);
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn guard(&self) -> Result<DrainGuard, Refused> {
+        self.guard_of(BlockerKind::Guard, Location::caller())
+    }
+
+    /// Wraps a future. The drain waits until the future has ended or is dropped.
+    ///
+    /// The future is counted from this call on, polled or not. A task that has to end with the drain asks
+    /// [`reached`](Self::reached).
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] from [`Phase::Draining`] on. The future is dropped then.
+    ///
+    /// ```
+    /// use tokio::time::{Duration, interval};
+    /// use tower_graceful::{Drain, Phase};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_graceful::Refused> {
+    /// # let drain = Drain::new();
+    /// let (stop, mut tick) = (drain.reached(Phase::Draining), interval(Duration::from_secs(60)));
+    /// tokio::spawn(drain.track(async move {
+    ///     tokio::pin!(stop);
+    ///     loop {
+    ///         tokio::select! {
+    ///             _ = &mut stop => break,
+    ///             _ = tick.tick() => { /* roll the log */ }
+    ///         }
+    ///     }
+    ///     // Write what is left. The drain waits for it.
+    /// })?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn track<F: IntoFuture>(&self, future: F) -> Result<Tracked<F::IntoFuture>, Refused> {
+        let guard = self.guard_of(BlockerKind::Task, Location::caller())?;
+        Ok(Tracked {
+            future: future.into_future(),
+            guard: Some(guard),
+        })
+    }
+
+    fn guard_of(
+        &self,
+        kind: BlockerKind,
+        taken_at: &'static Location<'static>,
+    ) -> Result<DrainGuard, Refused> {
+        // The list may close later: requests are admitted for longer where the drain has a listener.
+        if self.phase() >= Phase::Draining {
+            return Err(Refused);
+        }
+        let listed = ListedGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
+        Ok(DrainGuard { listed })
+    }
+
+    /// Runs a hook when the drain begins, and waits for it until the deadline: Go's
+    /// `RegisterOnShutdown`.
+    ///
+    /// The hook runs once, in a task of its own, when [`Phase::Draining`] is reached, and gets the
+    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits for it,
+    /// too, as long as it admits requests.
+    ///
+    /// If the last clone of a drain is dropped before the drain has begun, its hooks are dropped
+    /// without being run. A hook that owns a clone prevents that: the hook and its task stay until the
+    /// runtime ends.
+    ///
+    /// Until the hook has run, it counts as a task in [`left`](Self::left).
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let drain = Drain::new();
+    /// drain.on_shutdown(async |_deadline| { /* take the node out of the ring */ });
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When called outside of a tokio runtime.
+    #[cfg(feature = "net")]
+    #[track_caller]
+    pub fn on_shutdown<H, F>(&self, hook: H)
+    where
+        H: FnOnce(Option<tokio::time::Instant>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let listed = ListedGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
+        let shared = self.shared().clone();
+        tokio::spawn(async move {
+            let comes = shared.until(|schedule| match schedule.phase() >= Phase::Draining {
+                true => Some(Some(schedule.deadline())),
+                false => schedule.is_abandoned().then_some(None),
+            });
+            if let Some(deadline) = comes.await {
+                hook(deadline).await;
+            }
+            drop(listed);
+        });
+    }
+}
+
+/// Keeps a drain waiting until it is dropped; from [`Drain::guard`].
 ///
-/// A clone is counted for itself, also when it is made during the drain: work that was admitted
-/// may spread.
+/// Each clone counts, also one that is made during the drain: work that was admitted may spread.
 ///
-/// A [report](crate::Drain::report) says where it was taken, since when it is there, and its
-/// [name](Self::named).
+/// A [report](Drain::report) says where the guard was taken, its age, and its [name](Self::named).
 #[derive(Clone)]
 #[must_use = "the drain stops waiting when the guard is dropped"]
 pub struct DrainGuard {
@@ -124,11 +199,7 @@ pub struct DrainGuard {
 }
 
 impl DrainGuard {
-    pub(super) fn new(listed: ListedGuard) -> Self {
-        Self { listed }
-    }
-
-    /// Says in a [report](crate::Drain::report) whose it is.
+    /// Sets the name under which a [report](Drain::report) lists the guard.
     ///
     /// ```
     /// use tower_graceful::{Drain, Refused};
@@ -141,7 +212,7 @@ impl DrainGuard {
     /// # }
     /// ```
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
-        *self.listed.work.name() = Some(name.into());
+        *self.listed.entry.name() = Some(name.into());
         self
     }
 }
@@ -151,33 +222,26 @@ impl fmt::Debug for DrainGuard {
         let phase = self.listed.shared.phase();
         f.debug_struct("DrainGuard")
             .field("phase", &phase)
-            .field("name", &*self.listed.work.name())
-            .field("taken_at", &self.listed.work.taken_at)
+            .field("name", &*self.listed.entry.name())
+            .field("taken_at", &self.listed.entry.taken_at)
             .finish()
     }
 }
 
 pin_project! {
-    /// A future that a drain waits for; from [`Drain::track`](crate::Drain::track).
+    /// Keeps a drain waiting for a future; from [`Drain::track`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled, and the drain waits for this one"]
     pub struct Tracked<F> {
         #[pin]
         future: F,
-        // Last, so that the future is dropped before it is said to have ended.
+        // Last, so that the future is dropped before it is uncounted.
         guard: Option<DrainGuard>,
     }
 }
 
 impl<F> Tracked<F> {
-    pub(super) fn new(future: F, guard: DrainGuard) -> Self {
-        Self {
-            future,
-            guard: Some(guard),
-        }
-    }
-
-    /// Says in a [report](crate::Drain::report) whose it is; see [`DrainGuard::named`].
+    /// Sets the name under which a [report](Drain::report) lists the future; see [`DrainGuard::named`].
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.guard = self.guard.map(|guard| guard.named(name));
         self

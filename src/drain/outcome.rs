@@ -1,26 +1,32 @@
-use super::report::{ForcedBy, Report, time};
-use std::{error::Error, fmt, ops::Deref, sync::Arc, time::Duration};
+//! How a drain ends, and why work is refused.
 
-/// Everything that was in flight has ended: nothing was cut.
+use super::{
+    report::{ForcedBy, Report},
+    table::{time, write_table},
+};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+/// Says that everything that was in flight has ended, and nothing was aborted.
 ///
-/// Comes from [`Drain::wait`](crate::Drain::wait), [`Drain::shutdown`](crate::Drain::shutdown) and
-/// [`Drain::run`](crate::Drain::run).
+/// [`Drain::wait`](crate::Drain::wait), [`Drain::shutdown`](crate::Drain::shutdown) and
+/// [`Drain::run`](crate::Drain::run) return it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// From the beginning of the drain to the end of the last request.
+    /// Measures the time from the beginning of the drain to the end of the last work.
     pub elapsed: Duration,
-    /// Requests that ended during the drain: answered, failed, or given up by their client.
+    /// Counts requests that ended during the drain: answered, failed, or given up by their client.
     pub completed: u64,
-    /// Requests that were refused.
+    /// Counts requests that were refused.
     pub refused: u64,
 }
 
-/// The time was over before the work was: what is [`left`](Report::left) was cut, or is about to be
-/// when the process ends.
+/// Says that the deadline came before the end of the work, and holds the [report](Self::report) of that
+/// moment.
 ///
-/// It is the [`Report`] of that moment, to whose fields it gives: `timeout.left`, `timeout.blockers`. It
-/// prints as a line; with `{:#}`, as that line and the table of what was left.
+/// What the report lists was aborted, or ends with the process.
+///
+/// It displays as a line; with `{:#}`, and as `Debug`, as that line and the table of the report.
 ///
 /// ```
 /// use tower_graceful::Drain;
@@ -31,15 +37,15 @@ pub struct Drained {
 /// let guard = drain.guard().map(|guard| guard.named("outbox"));
 /// drain.force();
 /// if let Err(timeout) = drain.wait().await {
-///     // drain given up after 0ms by a call to force with 1 guard left (…), and its name, and where it was taken
+///     // drain given up after 0ms by a call to force with 1 guard left (…), and a table
 ///     eprintln!("{timeout:#}");
-///     assert_eq!(timeout.blockers[0].name.as_deref(), Some("outbox"));
+///     assert_eq!(timeout.report().blockers[0].name.as_deref(), Some("outbox"));
 /// }
 /// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct DrainTimeout {
-    // Errors are moved about, and all who wait get this one.
+    // Shared: a report is large for an error, and every waiter gets this one.
     report: Arc<Report>,
 }
 
@@ -49,27 +55,38 @@ impl DrainTimeout {
             report: Arc::new(report),
         }
     }
-}
 
-impl Deref for DrainTimeout {
-    type Target = Report;
-
-    fn deref(&self) -> &Report {
+    /// Returns the report of the moment at which the drain was given up.
+    pub fn report(&self) -> &Report {
         &self.report
     }
 }
 
-impl fmt::Debug for DrainTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match f.alternate() {
-            true => f.debug_tuple("DrainTimeout").field(&self.report).finish(),
-            // For those who let `main` return it, or `unwrap` it: this is what is printed then.
-            false => write!(f, "{self:#}"),
-        }
-    }
+/// Says that the drain has begun and accepts no new work.
+///
+/// [`Drain::guard`](crate::Drain::guard) and [`Drain::track`](crate::Drain::track) return it then, and so
+/// does a service behind [`Drain::call_layer`](crate::Drain::call_layer).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused;
+
+/// Says why [`Drain::run`](crate::Drain::run) failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The deadline came before the end of the work, and the server was dropped.
+    Timeout(DrainTimeout),
+    /// The server ended with an error. The drain was then seen through to its end.
+    #[non_exhaustive]
+    Server {
+        /// Holds the server's error.
+        error: E,
+        /// Says how the drain ended.
+        outcome: Result<Drained, DrainTimeout>,
+    },
 }
 
-/// How a drain ends, once, for all who wait.
+/// The end of a drain, the same for every waiter.
 pub(crate) type Outcome = Result<Drained, DrainTimeout>;
 
 impl fmt::Display for Drained {
@@ -86,28 +103,80 @@ impl fmt::Display for Drained {
 
 impl fmt::Display for DrainTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.report();
         write!(
             f,
             "drain given up after {} {} with {} left ({} completed, {} refused)",
-            time(self.elapsed),
-            self.forced_by.unwrap_or(ForcedBy::Deadline).phrase(),
-            self.left,
-            self.completed,
-            self.refused
+            time(report.elapsed),
+            report.forced_by.unwrap_or(ForcedBy::Deadline).phrase(),
+            report.left,
+            report.completed,
+            report.refused
         )?;
-        if let Some(hint) = self.hint() {
+        if let Some(hint) = report.hint() {
             write!(f, "; {hint}")?;
         }
-        match f.alternate() && !self.blockers.is_empty() {
-            true => write!(f, "\n{}", self.blockers),
+        match f.alternate() {
+            true => write_table(report, f),
             false => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for DrainTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match f.alternate() {
+            true => f.debug_tuple("DrainTimeout").field(&self.report).finish(),
+            // What a `main` that returns it prints, and `unwrap`.
+            false => write!(f, "{self:#}"),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refused: the service is shutting down")
+    }
+}
+
+impl<E> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(timeout) => timeout.fmt(f),
+            // The server's error is the source, and says why it failed.
+            Self::Server {
+                outcome: Ok(drained),
+                ..
+            } => write!(f, "the server failed; {drained}"),
+            Self::Server {
+                outcome: Err(timeout),
+                ..
+            } => write!(f, "the server failed; {timeout}"),
         }
     }
 }
 
 impl Error for DrainTimeout {}
 
-/// Field by field, with the time in seconds; a [`DrainTimeout`] as the [`Report`] that it is.
+impl Error for Refused {}
+
+impl<E: Error + 'static> Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            // The text of the timeout is already this error's text.
+            Self::Timeout(_) => None,
+            Self::Server { error, .. } => Some(error),
+        }
+    }
+}
+
+impl<E> From<DrainTimeout> for RunError<E> {
+    fn from(timeout: DrainTimeout) -> Self {
+        Self::Timeout(timeout)
+    }
+}
+
+/// Serialises field by field, with times in seconds, and a [`DrainTimeout`] as its [`Report`].
 #[cfg(feature = "serde")]
 mod serialize {
     use super::*;
@@ -127,70 +196,5 @@ mod serialize {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             self.report.serialize(serializer)
         }
-    }
-}
-
-/// The drain has begun: no new work is accepted.
-///
-/// What [`Drain::guard`](crate::Drain::guard) and [`Drain::track`](crate::Drain::track) return
-/// then, and what a service behind [`Drain::call_layer`](crate::Drain::call_layer) answers with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Refused;
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("refused: the service is shutting down")
-    }
-}
-
-impl Error for Refused {}
-
-/// Why [`Drain::run`](crate::Drain::run) did not end well.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RunError<E> {
-    /// The time was over before the work was, and the server was dropped.
-    Timeout(DrainTimeout),
-    /// The server itself ended with an error. The drain was then seen through.
-    #[non_exhaustive]
-    Server {
-        /// The server's error.
-        error: E,
-        /// How the drain went.
-        outcome: Result<Drained, DrainTimeout>,
-    },
-}
-
-impl<E> fmt::Display for RunError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout(timeout) => timeout.fmt(f),
-            // Why it failed, its source says.
-            Self::Server {
-                outcome: Ok(drained),
-                ..
-            } => write!(f, "the server failed; {drained}"),
-            Self::Server {
-                outcome: Err(timeout),
-                ..
-            } => write!(f, "the server failed; {timeout}"),
-        }
-    }
-}
-
-impl<E: Error + 'static> Error for RunError<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            // Its text is already ours.
-            Self::Timeout(_) => None,
-            Self::Server { error, .. } => Some(error),
-        }
-    }
-}
-
-impl<E> From<DrainTimeout> for RunError<E> {
-    fn from(timeout: DrainTimeout) -> Self {
-        Self::Timeout(timeout)
     }
 }

@@ -8,109 +8,26 @@ use super::{
 };
 use std::{
     convert::Infallible,
+    fmt,
     future::{Future, IntoFuture, poll_fn},
+    io,
     panic::Location,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
-/// What a server future ends with: nothing, or a `Result<(), E>`.
-///
-/// A server with another output is told as an `async` block around it. So is one whose error is a
-/// `Box<dyn Error>`, if [`RunError`] shall be an [`Error`](std::error::Error): a box is none, and
-/// [`io::Error::other`](std::io::Error::other) makes one of it.
-pub trait ServerOutput {
-    /// The server's error; [`Infallible`] for one that has none.
-    type Error;
-
-    /// How the server ended.
-    fn into_result(self) -> Result<(), Self::Error>;
-}
-
-impl ServerOutput for () {
-    type Error = Infallible;
-
-    fn into_result(self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-impl<E> ServerOutput for Result<(), E> {
-    type Error = E;
-
-    fn into_result(self) -> Self {
-        self
-    }
-}
-
-/// What a signal leaves behind when it has come: a way to insist, or none.
-///
-/// The output of the `signal` that [`Drain::run`] gets. For `()` there is none; what
-/// `signal::terminate()` leaves waits for the second signal. Implement it for a signal of your own
-/// that knows "now, at once".
-///
-/// ```
-/// use std::task::{Context, Poll};
-/// use tokio::sync::mpsc;
-/// use tower_graceful::{Drain, Insist};
-///
-/// /// From a console: the first word stops, the second one insists.
-/// struct Word {
-///     next: mpsc::Receiver<String>,
-///     first: String,
-/// }
-///
-/// impl Insist for Word {
-///     fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-///         self.next.poll_recv(cx).map(drop)
-///     }
-///
-///     fn skips_lame_duck(&self) -> bool {
-///         self.first == "quickly"
-///     }
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = std::future::ready(());
-/// let (console, mut words) = mpsc::channel(1);
-/// let signal = async move {
-///     let first = words.recv().await.unwrap_or_default();
-///     Word { next: words, first }
-/// };
-/// Drain::new().run(server, signal).await?;
-/// # Ok(())
-/// # }
-/// ```
-pub trait Insist {
-    /// Ready when the drain is to be [forced](Drain::force). Not polled again after that.
-    fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-
-    /// Whether the drain is to begin without its [lame duck](crate::DrainBuilder::lame_duck), or to
-    /// end one that goes on: where no balancer has to notice, and somebody waits. Asked once, when the
-    /// signal has come. Default: no.
-    fn skips_lame_duck(&self) -> bool {
-        false
-    }
-}
-
-impl Insist for () {
-    fn poll_insist(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-}
-
 impl Drain {
-    /// Runs a server until it has been told to stop and everything is drained.
+    /// Runs a server until a signal tells it to stop and everything is drained.
     ///
-    /// Polls the server; at the signal [begins](Self::begin) the drain, without its lame duck if the
-    /// signal [says so](Insist::skips_lame_duck); if the signal insists, [forces](Self::force) it;
-    /// ends when the server has ended and everything counted has, or at
-    /// the deadline with what was left. Spawns nothing.
+    /// Polls the server. When the signal completes, [begins](Self::begin) the drain; when it comes a
+    /// [second time](crate::signal::SecondSignal), [forces](Self::force) it. Ends when the server and
+    /// everything that the drain counts have ended, or at the deadline. Spawns nothing.
     ///
-    /// The server itself has to stop at its time: give it
-    /// [`shutdown_signal`](Self::shutdown_signal). If it does not, it is dropped at the deadline. The `signal` is a future that ends with `()`, or with something that can
-    /// [`Insist`]; for another one, write `async { let _ = tokio::signal::ctrl_c().await; }`.
+    /// The server has to stop by itself: give it [`shutdown_signal`](Self::shutdown_signal). A server that
+    /// does not stop is dropped at the deadline.
+    ///
+    /// The `signal` is `signal::terminate()`, tokio's `ctrl_c()`, or any other future that ends with `()`,
+    /// with an `io::Result<()>` or with a [`SecondSignal`].
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
@@ -135,31 +52,29 @@ impl Drain {
     ///
     /// # When the server ends by itself
     ///
-    /// before any signal, well or with an error, there is nothing left to keep the door open for:
-    /// the drain begins without its lame duck, what is in flight is waited for, and an error is
-    /// returned with the outcome beside it.
+    /// Before any signal, well or with an error: the drain begins without its lame duck, as nothing serves
+    /// new requests any more. Work in flight is waited for. An error is returned beside the outcome.
     ///
     /// # Several servers
     ///
-    /// may run under clones of one drain, each in a `run` of its own: one signal, or the end of
-    /// one of them, ends them all, and each `run` returns when all have ended. A server that is
-    /// given to `run` after [`Phase::Draining`](crate::Phase::Draining) began is dropped unpolled.
+    /// Each of several servers may have a `run` of its own, under clones of one drain. One signal, or the
+    /// end of one server, ends them all, and each `run` returns when all have ended. A server that is given
+    /// to `run` after [`Phase::Draining`](crate::Phase::Draining) began is dropped unpolled.
     ///
     /// # Errors
     ///
-    /// [`RunError::Timeout`] if something was left at the deadline, [`RunError::Server`] if the
-    /// server failed.
+    /// [`RunError::Timeout`] if work was left at the deadline, [`RunError::Server`] if the server failed.
     ///
-    /// After a timeout, tasks that the server has spawned may still run: all of its connections,
-    /// if they are not the drain's own, and in any case those that block their thread. To cut them,
-    /// end the process, with [`std::process::exit`] or by tokio's `Runtime::shutdown_background`: the drop
-    /// of a runtime, as at the end of `#[tokio::main]`, waits for handlers that block their thread. The
-    /// third signal that `signal::terminate()` gets ends that, too.
+    /// After a timeout, tasks that the server has spawned may still run: all of its connections, unless the
+    /// drain has accepted them, and in any case tasks that block their thread. To end them, end the
+    /// process, with [`std::process::exit`] or tokio's `Runtime::shutdown_background`. The drop of a
+    /// runtime, as at the end of `#[tokio::main]`, waits for tasks that block their thread. The third
+    /// signal that `signal::terminate()` gets ends the process, too.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the server. The drain itself stays as it is: one that has begun goes on
-    /// and others may wait for it; one that has not, has not.
+    /// Dropping the future drops the server. A drain that has begun goes on, and others may wait for it; a
+    /// drain that has not begun stays as it is.
     ///
     /// # Panics
     ///
@@ -172,7 +87,7 @@ impl Drain {
     ) -> impl Future<Output = Result<Drained, RunError<<V::Output as ServerOutput>::Error>>> + use<V, S>
     where
         V: IntoFuture<Output: ServerOutput>,
-        S: Future<Output: Insist>,
+        S: Future<Output: Into<SecondSignal>>,
     {
         let (drain, run_at) = (self.clone(), Location::caller());
         async move {
@@ -180,31 +95,29 @@ impl Drain {
             let server = listed.is_some().then(|| server.into_future());
             let mut server = pin!(server);
             let mut signal = pin!(Some(signal));
-            let mut insist = None;
+            let mut second = None;
             let mut failure = None;
             let mut outcome = pin!(drain.wait());
 
             let outcome = poll_fn(|cx| {
-                // The signal comes before the server, which may be so busy that it uses up what a
-                // task may do in a turn (tokio's coop budget).
+                // The signal comes before the server: a busy server may use up all that tokio's coop
+                // budget lets a task do in one poll.
                 if let Some(polled) = signal.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         signal.set(None);
-                        drain.update(|schedule, now| match output.skips_lame_duck() {
+                        let output: SecondSignal = output.into();
+                        drain.update(|schedule, now| match output.skips_lame_duck {
                             true => schedule.skip_lame_duck(now),
                             false => schedule.begin(now),
                         });
-                        insist = Some(output);
+                        second = Some(output);
                     }
                 }
-                if insist
-                    .as_mut()
-                    .is_some_and(|insist| insist.poll_insist(cx).is_ready())
-                {
-                    insist = None;
+                if second.as_mut().is_some_and(|it| it.poll(cx).is_ready()) {
+                    second = None;
                     drain.update(|schedule, now| schedule.force(now, ForcedBy::SecondSignal));
                 }
-                // So does the outcome, and the deadline with it; what the server changes, wakes it.
+                // So does the outcome, and the deadline with it. A change that the server makes wakes it.
                 if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
                     return Poll::Ready(outcome);
                 }
@@ -226,4 +139,129 @@ impl Drain {
             }
         }
     }
+}
+
+/// Waits for a signal to come a second time, which forces the drain; what the signal of
+/// [`Drain::run`] ends with.
+///
+/// A signal that ends with `()` has no second time. One that ends with an `io::Result<()>`, such as tokio's
+/// `ctrl_c()`, has none, either, and an error begins the drain: a server that nothing can stop would
+/// only be killed. `signal::terminate()` has a second time.
+///
+/// ```
+/// use tokio::sync::mpsc;
+/// use tower_graceful::{Drain, signal::SecondSignal};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = std::future::ready(());
+/// // From a console: the first word stops the server, the second one forces the drain.
+/// let (console, mut words) = mpsc::channel::<String>(1);
+/// let signal = async move {
+///     let first = words.recv().await;
+///     let second = SecondSignal::new(async move {
+///         words.recv().await;
+///     });
+///     match first.as_deref() {
+///         Some("quickly") => second.skip_lame_duck(),
+///         _ => second,
+///     }
+/// };
+/// # console.send("quickly".to_owned()).await?;
+/// Drain::new().run(server, signal).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct SecondSignal {
+    /// `None` if there is none.
+    future: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    skips_lame_duck: bool,
+}
+
+impl SecondSignal {
+    /// Forces the drain when `future` completes.
+    pub fn new(future: impl Future<Output = ()> + Send + Sync + 'static) -> Self {
+        Self {
+            future: Some(Box::pin(future)),
+            skips_lame_duck: false,
+        }
+    }
+
+    /// Has the first signal skip the [lame duck](crate::DrainBuilder::lame_duck), or the rest of one that
+    /// has begun: for a server without a balancer, and a person that waits for its end.
+    pub fn skip_lame_duck(mut self) -> Self {
+        self.skips_lame_duck = true;
+        self
+    }
+
+    /// Must not be polled again once it is ready.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.future {
+            Some(future) => future.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Never comes.
+impl From<()> for SecondSignal {
+    fn from((): ()) -> Self {
+        Self {
+            future: None,
+            skips_lame_duck: false,
+        }
+    }
+}
+
+/// Never comes. An error counts as a signal.
+impl From<io::Result<()>> for SecondSignal {
+    fn from(_: io::Result<()>) -> Self {
+        Self::from(())
+    }
+}
+
+impl fmt::Debug for SecondSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecondSignal")
+            .field("forces", &self.future.is_some())
+            .field("skips_lame_duck", &self.skips_lame_duck)
+            .finish()
+    }
+}
+
+/// Turns what a server future ends with into a result: nothing, or a `Result<(), E>`. Sealed.
+///
+/// For a server with another output, put an `async` block around it. [`RunError`] is an
+/// [`Error`](std::error::Error) only if the server's error is one, and a `Box<dyn Error>` is not:
+/// [`io::Error::other`] makes one of it.
+pub trait ServerOutput: sealed::Sealed {
+    /// The server's error; [`Infallible`] if it has none.
+    type Error;
+
+    #[doc(hidden)]
+    fn into_result(self) -> Result<(), Self::Error>;
+}
+
+impl ServerOutput for () {
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+impl<E> ServerOutput for Result<(), E> {
+    type Error = E;
+
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for () {}
+
+    impl<E> Sealed for Result<(), E> {}
 }

@@ -11,7 +11,7 @@
 use super::{
     outcome::{DrainTimeout, Drained, Outcome},
     phase::{Phase, Stage},
-    report::{Blockers, ForcedBy, Left, Report},
+    report::{Blocker, Counts, ForcedBy, Report},
     telemetry::{ENABLED, PROGRESS},
 };
 use std::{borrow::Cow, time::Duration};
@@ -83,8 +83,8 @@ pub(crate) struct Schedule {
 /// Holds what was left at the deadline, for the outcome.
 #[derive(Clone, Debug)]
 struct Aborted {
-    left: Left,
-    blockers: Blockers,
+    left: Counts,
+    blockers: Vec<Blocker>,
     /// Requests completed by then. A request that ends later is among those left.
     completed: u64,
     self_waiting: usize,
@@ -324,8 +324,8 @@ impl Schedule {
     pub(super) fn enforce_deadline(
         &mut self,
         now: Instant,
-        left: Left,
-        blockers: Blockers,
+        left: Counts,
+        blockers: Vec<Blocker>,
         figures: Figures,
     ) {
         if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
@@ -347,7 +347,7 @@ impl Schedule {
             false => self.aborted.is_some(),
         };
         // Connections end because they are aborted, the rest only by itself.
-        let may_end = now_left.left.connections.any() || !has_work;
+        let may_end = now_left.left.connections() > 0 || !has_work;
         if may_end && !due(add(self.since, WIND_UP), now) {
             let work = Some(now_left).filter(|_| has_work);
             self.aborted = self.aborted.take().or(work);
@@ -400,7 +400,6 @@ impl Schedule {
     }
 
     /// Returns whether LameDuck has a duration. Called after the beginning.
-    #[cfg(feature = "tracing")]
     pub(super) fn has_lame_duck(&self) -> bool {
         self.draining_at.is_none_or(|at| Some(at) > self.begun)
     }
@@ -443,14 +442,14 @@ impl Schedule {
     pub(super) fn report(
         &self,
         now: Instant,
-        left: Left,
-        blockers: Blockers,
+        left: Counts,
+        blockers: Vec<Blocker>,
         figures: Figures,
     ) -> Report {
         // A request that ends after the deadline is among those left, and does not count.
         let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
-            (Some(Err(timeout)), _) => (timeout.elapsed, timeout.completed),
+            (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
             (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
@@ -474,6 +473,7 @@ impl Schedule {
                 && left.guards + left.tasks == 0,
             left,
             blockers,
+            more_blockers: 0,
         }
     }
 

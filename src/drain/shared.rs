@@ -1,37 +1,29 @@
 //! Holds what all clones of a drain share: the schedule, the counts and lists, the figures.
 
 use super::{
-    connection::ConnectionList,
-    counter::{Admission, Counter, CounterHandle, Owner, Pool},
-    current::is_inside,
-    guard::Work,
+    connection_list::ConnectionList,
+    counter::{self, Counter, Owner, Pool},
+    entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
-    report::{Blockers, Left, Report},
-    request::{ListedRequest, RequestEntry},
-    schedule::{Figures, Open, Schedule, Settings},
-    telemetry::Reporter,
+    report::{Blocker, Counts, Report},
+    schedule::{Entered, Figures, Open, Schedule, Settings},
+    telemetry::{self, ENABLED, Reporter},
 };
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::pin,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 
 /// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
     /// The requests.
     counter: Counter<Shared>,
-    works: Registry<Work>,
+    entries: Registry<Entry>,
     connections: ConnectionList,
     /// How many of the three parts above are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
@@ -72,6 +64,30 @@ impl RequestData {
     }
 }
 
+/// Keeps a request in the list of requests until it is dropped.
+pub(crate) struct ListedRequest {
+    entry: Arc<RequestEntry>,
+    data: &'static RequestData,
+}
+
+impl ListedRequest {
+    pub(super) fn new(entry: Arc<RequestEntry>, data: &'static RequestData) -> Self {
+        Self { entry, data }
+    }
+
+    /// Records that the response has begun, and that the server has taken `bytes` more of its body.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.entry.sent(bytes);
+    }
+}
+
+impl Drop for ListedRequest {
+    fn drop(&mut self) {
+        // This list is never closed, so its last entry ends nothing.
+        let _ = self.data.requests().remove(self.entry.key);
+    }
+}
+
 impl Owner for Shared {
     type Data = RequestData;
     type Details = ListedRequest;
@@ -85,7 +101,16 @@ impl Owner for Shared {
     }
 }
 
-impl CounterHandle<Shared> {
+/// Lets requests in; held by layers and services.
+pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
+
+/// Tells how a request was admitted, or that it was not.
+pub(crate) type Admission = counter::Admission<Shared>;
+
+/// Keeps a request counted until it is dropped.
+pub(crate) type Token = counter::Token<Shared>;
+
+impl CounterHandle {
     /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.
     pub(crate) fn stage(&self) -> Stage {
         self.data().map_or(Stage::Serving, RequestData::stage)
@@ -96,10 +121,7 @@ impl CounterHandle<Shared> {
     /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
     /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
-    pub(crate) fn enter_draining(
-        &self,
-        is_late_upgrade: impl FnOnce() -> bool,
-    ) -> Admission<Shared> {
+    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Perhaps no waiter is there to advance the schedule. This stops before the close:
@@ -121,7 +143,7 @@ impl Shared {
     pub(super) fn new(settings: Settings, shards: usize) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             counter: Counter::new(&POOL, shards, shared.clone()),
-            works: Registry::default(),
+            entries: Registry::default(),
             connections: ConnectionList::new(),
             open_parts: AtomicUsize::new(3),
             closed: AtomicBool::new(false),
@@ -134,7 +156,7 @@ impl Shared {
         })
     }
 
-    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
+    pub(crate) fn counter_handle(&self) -> CounterHandle {
         self.counter.handle()
     }
 
@@ -193,12 +215,12 @@ impl Shared {
         &self.connections
     }
 
-    pub(super) fn works(&self) -> &Registry<Work> {
-        &self.works
+    pub(super) fn entries(&self) -> &Registry<Entry> {
+        &self.entries
     }
 
-    pub(super) fn reporter(&self) -> &Reporter {
-        &self.reporter
+    pub(super) fn self_waiting(&self) -> &AtomicUsize {
+        &self.self_waiting
     }
 
     #[cfg(feature = "server")]
@@ -221,9 +243,9 @@ impl Shared {
     }
 
     /// Returns a report without blockers.
-    pub(super) fn brief(&self, left: Left) -> Report {
+    pub(super) fn brief(&self, left: Counts) -> Report {
         let (now, figures) = (Instant::now(), self.figures(left.requests));
-        self.look(|schedule| schedule.report(now, left, Blockers::default(), figures))
+        self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
     }
 
     /// Changes the schedule, and does what a new stage requires.
@@ -314,11 +336,6 @@ impl Shared {
         self.schedule.subscribe()
     }
 
-    /// Wakes every waiter, without a change.
-    pub(super) fn wake_waiters(&self) {
-        self.schedule.send_modify(|_| ());
-    }
-
     /// Records that the last handle was dropped. A drain that has not begun can never begin then.
     pub(super) fn abandon(&self) {
         self.schedule.send_if_modified(Schedule::abandon);
@@ -350,7 +367,7 @@ impl Shared {
             return;
         }
         self.counter.close();
-        self.part_emptied(self.works.close());
+        self.part_emptied(self.entries.close());
         self.part_emptied(self.connections.close());
         // Last: a thread that reads `true` finds all three parts closed.
         self.closed.store(true, Ordering::Release);
@@ -363,26 +380,25 @@ impl Shared {
         }
         let figures = self.figures(0);
         self.update(|schedule| schedule.emptied(Instant::now(), figures));
-        self.observe(Left::default);
+        self.observe(Counts::default);
     }
 
-    pub(super) fn left(&self) -> Left {
-        let mut left = Left {
-            requests: self.counter.inside(),
-            connections: self.connections.survey(),
-            ..Left::default()
-        };
-        self.works.each(|work| work.count(&mut left));
+    pub(super) fn left(&self) -> Counts {
+        let mut left = Counts::default();
+        self.entries.each(|entry| entry.count(&mut left));
+        self.connections.count(&mut left);
+        left.requests = self.counter.inside();
         left
     }
 
-    fn blockers(&self, now: Instant) -> Blockers {
+    fn blockers(&self, now: Instant) -> Vec<Blocker> {
         let mut all = Vec::new();
         let requests = self.counter.data().requests();
         requests.each(|request| all.push(request.report(now)));
-        self.works.each(|work| all.push(work.report(now)));
+        self.entries.each(|entry| all.push(entry.report(now)));
         self.connections.list(now, &mut all);
-        Blockers::new(all)
+        Blocker::sort(&mut all);
+        all
     }
 
     pub(super) fn report(self: &Arc<Self>) -> Report {
@@ -393,59 +409,66 @@ impl Shared {
         }
     }
 
-    /// Waits until `look` returns a value, and advances the schedule meanwhile.
-    pub(super) async fn until<T>(self: Arc<Self>, look: impl Fn(&Schedule) -> Option<T>) -> T {
-        let mut changes = self.schedule.subscribe();
-        loop {
-            // Mark first, then look: every later change wakes this task. In the other order, a
-            // request that ends the lame duck in between goes unnoticed, and nothing closes the
-            // counter.
-            changes.mark_unchanged();
-            self.advance();
-            self.observe_progress(Instant::now());
-            let next = {
-                let schedule = changes.borrow();
-                if let Some(found) = look(&schedule) {
-                    return found;
-                }
-                schedule.next_look()
+    /// Reports each phase that has been entered and not reported, once and in order.
+    ///
+    /// Runs after each change of the schedule, on any thread.
+    pub(super) fn observe(&self, left: impl Fn() -> Counts) {
+        if self.has_reported(self.phase()) {
+            return;
+        }
+        // A thread that finds another one reporting may return. The other one looks again after it
+        // has ended its turn, and under the schedule's lock, so it sees every change made before.
+        while !self.has_reported(self.look(Schedule::phase)) {
+            let Some(turn) = self.reporter.turn() else {
+                return;
             };
-            let mut changed = pin!(changes.changed());
-            let mut timer = pin!(async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
+            let unreported: Vec<_> = self.look(|schedule| {
+                let entered = schedule.entered().iter();
+                entered
+                    .filter(|it| !self.has_reported(it.phase))
+                    .copied()
+                    .collect()
             });
-            poll_fn(|cx| {
-                // It errs only without a sender, and `self` has one.
-                if changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
+            for Entered { phase, elapsed } in unreported {
+                let report = Report {
+                    phase,
+                    elapsed,
+                    ..self.brief(left())
+                };
+                let (outcome, has_lame_duck) =
+                    self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
+                turn.report(&report, outcome.as_ref(), has_lame_duck);
+                if phase == Phase::Done {
+                    // Waiters for the outcome wait for the report of the end.
+                    self.schedule.send_modify(|_| ());
                 }
-            })
-            .await;
+            }
         }
     }
-}
 
-/// Counts a handler that waits for the drain of its own request, until this is dropped.
-pub(super) struct SelfWaiting(Arc<Shared>);
+    /// Returns whether that phase has been reported. True if nothing reports.
+    pub(super) fn has_reported(&self, phase: Phase) -> bool {
+        !ENABLED || self.reporter.has_reported(phase)
+    }
 
-impl SelfWaiting {
-    /// Counts the polled task once, if it handles a request of the drain.
-    pub(super) fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
-        if seen.is_none() && is_inside(&shared.counter_handle()) {
-            shared.self_waiting.fetch_add(1, Ordering::Relaxed);
-            *seen = Some(Self(shared.clone()));
+    /// Reports progress, if that is due.
+    pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
+        if !ENABLED || !self.look(|schedule| schedule.progress_is_due(now)) {
+            return;
+        }
+        let mut due = false;
+        // Of several threads that find it due, one reports.
+        self.update(|schedule| due = schedule.progress(now));
+        if due {
+            telemetry::progress(|| self.report(), || self.brief(self.left()));
         }
     }
-}
 
-impl Drop for SelfWaiting {
-    fn drop(&mut self) {
-        self.0.self_waiting.fetch_sub(1, Ordering::Relaxed);
+    /// Records the state of the drain as metrics.
+    #[cfg(feature = "metrics")]
+    pub(super) fn record(&self) {
+        let outcome = self.look(|schedule| schedule.outcome().cloned());
+        telemetry::record(&self.brief(self.left()), outcome.as_ref());
     }
 }
 

@@ -1,30 +1,18 @@
 //! Reports how a drain goes on, to `tracing` and `metrics`.
 //!
-//! [`Shared::observe`] runs after each change of the schedule, on any thread. It reports each phase
-//! once and in order. A subscriber may run any code. So it is called under no lock that another
-//! thread waits for, and its panics are contained.
-//!
-//! A waiter for the outcome also waits until the end has been reported, because the process may
-//! exit as soon as the wait returns. It does not wait for longer than [`PATIENCE`].
+//! A subscriber may run any code. So it is called under no lock that another thread waits for, and its
+//! panics are caught. A report is often made where a panic does harm: in the drop of the last
+//! request's token, which may run while another panic unwinds, and in the future of each waiter.
 
-use super::{
-    phase::Phase,
-    report::{Left, Report},
-    schedule::Entered,
-    shared::Shared,
-};
+use super::{outcome::Outcome, phase::Phase, report::Report};
 use std::{
-    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{
-        Arc, Mutex, TryLockError,
+        Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU8, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
 
 /// Whether a feature is enabled that reports.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
@@ -32,11 +20,8 @@ pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metric
 /// How often progress is reported while draining.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Limits how long a waiter for the outcome waits for the report of the end. A log may be stuck.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Calls a subscriber or a recorder, and contains its panics.
-pub(crate) fn contained(call: impl FnOnce()) {
+/// Calls a subscriber or a recorder, and catches its panic.
+pub(crate) fn catch_panic(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         // The panic hook has reported it. The payload is not dropped, as its drop might panic.
         std::mem::forget(panic);
@@ -52,133 +37,64 @@ pub(super) struct Reporter {
     reporting: Mutex<()>,
 }
 
-impl Shared {
-    /// Reports each phase that has been entered and not reported.
-    pub(super) fn observe(self: &Arc<Self>, left: impl Fn() -> Left) {
-        if !ENABLED {
-            return;
-        }
-        let reporter = self.reporter();
-        if reporter.has_reported(self.phase()) {
-            return;
-        }
-        // A thread that finds another one reporting may return. The other one looks again after it
-        // has released `reporting`, and under the schedule's lock, so it sees every change made
-        // before.
-        while !reporter.has_reported(self.look(|schedule| schedule.phase())) {
-            let _reporting = match reporter.reporting.try_lock() {
-                Ok(reporting) => reporting,
-                Err(TryLockError::Poisoned(reporting)) => reporting.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
-            let reported = reporter.reported.load(Ordering::Acquire);
-            let unreported: Vec<_> = self.look(|schedule| {
-                let entered = schedule.entered().iter();
-                entered
-                    .filter(|it| it.phase as u8 > reported)
-                    .copied()
-                    .collect()
-            });
-            for Entered { phase, elapsed } in unreported {
-                let report = Report {
-                    phase,
-                    elapsed,
-                    ..self.brief(left())
-                };
-                contained(|| self.report_phase(&report));
-                reporter.reported.store(phase as u8, Ordering::Release);
-                if phase == Phase::Done {
-                    self.wake_waiters();
-                }
-            }
-        }
-    }
-
-    fn report_phase(&self, report: &Report) {
-        #[cfg(feature = "tracing")]
-        {
-            let (outcome, has_lame_duck) =
-                self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
-            to_tracing::entered(report, outcome, has_lame_duck);
-        }
-        #[cfg(feature = "metrics")]
-        self.record(report);
-        let _ = report;
-    }
-
-    /// Reports progress, if that is due.
-    pub(super) fn observe_progress(self: &Arc<Self>, now: Instant) {
-        if !ENABLED || !self.look(|schedule| schedule.progress_is_due(now)) {
-            return;
-        }
-        let mut due = false;
-        // Of several threads that find it due, one reports.
-        self.update(|schedule| due = schedule.progress(now));
-        if due {
-            contained(|| {
-                #[cfg(feature = "tracing")]
-                to_tracing::progress(|| self.report());
-                #[cfg(feature = "metrics")]
-                self.record(&self.brief(self.left()));
-            });
-        }
-    }
-
-    /// Records a report as metrics.
-    #[cfg(feature = "metrics")]
-    pub(super) fn record(&self, report: &Report) {
-        let aborted = self.look(|schedule| match schedule.outcome() {
-            Some(Err(timeout)) => timeout.left.clone(),
-            _ => Left::default(),
-        });
-        to_metrics::record(report, &aborted);
-    }
+/// Lets one thread at a time report.
+pub(super) struct Turn<'a> {
+    reporter: &'a Reporter,
+    _reporting: MutexGuard<'a, ()>,
 }
 
 impl Reporter {
-    fn has_reported(&self, phase: Phase) -> bool {
+    pub(super) fn has_reported(&self, phase: Phase) -> bool {
         self.reported.load(Ordering::Acquire) >= phase as u8
+    }
+
+    /// Returns `None` while another thread reports.
+    pub(super) fn turn(&self) -> Option<Turn<'_>> {
+        let reporting = match self.reporting.try_lock() {
+            Ok(reporting) => reporting,
+            Err(TryLockError::Poisoned(reporting)) => reporting.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Turn {
+            reporter: self,
+            _reporting: reporting,
+        })
     }
 }
 
-impl Shared {
-    /// Waits, once the drain is over, until that has been reported, or until [`PATIENCE`] is over.
-    pub(super) async fn until_told(self: Arc<Self>) {
-        if !ENABLED {
-            return;
-        }
-        let mut changes = self.changes();
-        let mut patience = pin!(None);
-        loop {
-            changes.mark_unchanged();
-            self.observe(|| self.left());
-            if self.reporter().has_reported(Phase::Done) {
-                return;
-            }
-            if patience.is_none() {
-                patience.set(Some(sleep(PATIENCE)));
-            }
-            let mut changed = pin!(changes.changed());
-            let out_of_patience = poll_fn(|cx| {
-                let changed = changed.as_mut().poll(cx).is_ready();
-                let patience = patience.as_mut().as_pin_mut();
-                let over = patience.is_some_and(|sleep| sleep.poll(cx).is_ready());
-                match over || changed {
-                    true => Poll::Ready(over),
-                    false => Poll::Pending,
-                }
-            });
-            if out_of_patience.await {
-                return;
-            }
-        }
+impl Turn<'_> {
+    /// Reports that the phase of the report has been entered.
+    pub(super) fn report(&self, report: &Report, outcome: Option<&Outcome>, has_lame_duck: bool) {
+        catch_panic(|| {
+            #[cfg(feature = "tracing")]
+            to_tracing::entered(report, outcome, has_lame_duck);
+            #[cfg(feature = "metrics")]
+            to_metrics::record(report, outcome);
+        });
+        let _ = (outcome, has_lame_duck);
+        let reported = &self.reporter.reported;
+        reported.store(report.phase as u8, Ordering::Release);
     }
 }
+
+/// Reports progress: to `tracing` a whole report, to `metrics` one without blockers.
+pub(super) fn progress(whole: impl Fn() -> Report, brief: impl Fn() -> Report) {
+    catch_panic(|| {
+        #[cfg(feature = "tracing")]
+        to_tracing::progress(&whole);
+        #[cfg(feature = "metrics")]
+        to_metrics::record(&brief(), None);
+    });
+    let _ = (whole, brief);
+}
+
+#[cfg(feature = "metrics")]
+pub(super) use self::to_metrics::record;
 
 #[cfg(feature = "tracing")]
 mod to_tracing {
     use super::*;
-    use crate::drain::{outcome::Outcome, report::ForcedBy};
+    use crate::drain::report::ForcedBy;
     use tracing::{Level, enabled, info, warn};
 
     /// How many blockers are logged one by one. Of the others, only the number is logged.
@@ -196,7 +112,7 @@ mod to_tracing {
                 guards = left.guards,
                 tasks = left.tasks,
                 servers = left.servers,
-                connections = left.connections.total(),
+                connections = left.connections(),
                 completed,
                 refused,
                 $($($more)*,)?
@@ -217,23 +133,23 @@ mod to_tracing {
         report.remaining.map(|remaining| rounded(remaining, 10.0))
     }
 
-    pub(super) fn entered(report: &Report, outcome: Option<Outcome>, has_lame_duck: bool) {
+    pub(super) fn entered(report: &Report, outcome: Option<&Outcome>, has_lame_duck: bool) {
         let (remaining, forced_by) = (remaining(report), report.forced_by.map(ForcedBy::as_label));
         match (report.phase, outcome) {
             (Phase::Done, Some(Err(timeout))) => {
                 emit!(
                     warn,
-                    &*timeout,
+                    timeout.report(),
                     "the drain was given up",
                     phase = "done",
                     forced_by,
-                    hint = timeout.hint()
+                    hint = timeout.report().hint()
                 );
-                let name = timeout.name.as_deref();
-                for blocker in timeout.blockers.iter().take(LISTED) {
+                let name = timeout.report().name.as_deref();
+                for blocker in timeout.report().blockers.iter().take(LISTED) {
                     warn!(target: "tower_graceful", drain = name, %blocker, "cut");
                 }
-                let more = timeout.blockers.len().saturating_sub(LISTED);
+                let more = timeout.report().blockers.len().saturating_sub(LISTED);
                 if more > 0 {
                     warn!(target: "tower_graceful", drain = name, more, "cut");
                 }
@@ -289,9 +205,11 @@ mod to_tracing {
 #[cfg(feature = "metrics")]
 mod to_metrics {
     use super::*;
+    use crate::drain::report::{ConnectionState, Counts};
     use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
 
-    pub(super) fn record(report: &Report, aborted: &Left) {
+    /// Records a report, and what the outcome says was aborted.
+    pub(in crate::drain) fn record(report: &Report, outcome: Option<&Outcome>) {
         describe();
         let labels = || -> Vec<Label> {
             let name = report.name.clone();
@@ -312,23 +230,29 @@ mod to_metrics {
         for (kind, count) in by_kind(&report.left) {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
-        for (count, state) in report.left.connections.by_state() {
+        for state in ConnectionState::ALL {
+            let count = report.left.connections_in(state);
             gauge!("graceful_connections", labelled("state", state.as_label())).set(count as f64);
         }
         counter!("graceful_refused_total", labels()).absolute(report.refused);
         counter!("graceful_completed_total", labels()).absolute(report.completed);
+        let nothing = Counts::default();
+        let aborted = match outcome {
+            Some(Err(timeout)) => &timeout.report().left,
+            _ => &nothing,
+        };
         for (kind, count) in by_kind(aborted) {
             counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
         }
     }
 
-    fn by_kind(left: &Left) -> [(&'static str, usize); 5] {
+    fn by_kind(left: &Counts) -> [(&'static str, usize); 5] {
         [
             ("request", left.requests),
             ("guard", left.guards),
             ("task", left.tasks),
             ("server", left.servers),
-            ("connection", left.connections.total()),
+            ("connection", left.connections()),
         ]
     }
 

@@ -1,5 +1,5 @@
 use super::{
-    linger::{Linger, Lingering},
+    linger::{Linger, Lingering, Timer},
     sniff::Sniffer,
     socket,
 };
@@ -16,15 +16,15 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::unconstrained,
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 pin_project! {
     /// Wraps a connection that a drain counts from its accept to its drop, and aborts at the
     /// deadline.
     ///
-    /// It comes from a [`DrainListener`](crate::DrainListener) or a
-    /// [`DrainIncoming`](crate::DrainIncoming), and reads and writes like the inner connection. If
+    /// It comes from a [`DrainListener`](crate::net::DrainListener) or a
+    /// [`DrainIncoming`](crate::net::DrainIncoming), and reads and writes like the inner connection. If
     /// the server hands it on, as a WebSocket, it is still counted.
     ///
     /// # What it does during a drain
@@ -168,20 +168,6 @@ impl<T> DrainIo<T> {
     pub fn into_inner(mut self) -> T {
         self.monitor.registered.release();
         self.io
-    }
-}
-
-/// Sleeps until an instant that may change. Allocates at the first poll, so not before a drain.
-#[derive(Default)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx)
     }
 }
 

@@ -16,7 +16,7 @@ pin_project! {
     /// Yields connections and counts them for a drain; made by [`Drain::incoming`].
     ///
     /// It does for a stream of connections, such as tonic's `TcpIncoming`, what a
-    /// [`DrainListener`](crate::DrainListener) does for a listener. It ends when servers get their
+    /// [`DrainListener`](crate::net::DrainListener) does for a listener. It ends when servers get their
     /// shutdown signal, and tonic stops then.
     ///
     #[cfg_attr(feature = "tonic", doc = "```no_run")]
@@ -41,7 +41,7 @@ pin_project! {
     ///
     /// The accept queue of the inner stream cannot be read. So the stream is polled until the
     /// [settling](crate::DrainBuilder::settle) is over, and then dropped. Connections that it
-    /// yields until then are served. A [`DrainListener`](crate::DrainListener) is a stream too, and
+    /// yields until then are served. A [`DrainListener`](crate::net::DrainListener) is a stream too, and
     /// reads its queue: if you have a listener, give tonic that.
     #[derive(Debug)]
     pub struct DrainIncoming<S> {

@@ -1,7 +1,8 @@
 //! Accepts the connections of one listener, within the limit of the server.
 
 use super::{
-    ServerShared, connection,
+    config::ServerShared,
+    connection,
     listener::{Handshake, Listener, Peer},
     service::HttpService,
 };

@@ -1,7 +1,8 @@
 //! Serves one connection, from its handshake to its end, in a task of its own.
 
 use super::{
-    ServerShared, info,
+    config::ServerShared,
+    info,
     listener::{Handshake, Peer, Protocol},
     service::{ConnectionService, HttpService},
 };
@@ -42,9 +43,9 @@ pub(super) async fn serve<T, H, S>(
         match poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await {
             Some(Ok(io)) => io,
             // The handshake's own protocol has told the peer why.
-            Some(Err(error)) => return log::handshake_error(&peer, &error),
+            Some(Err(error)) => return log::handshake_error(peer.tcp(), &error),
             None if shared.is_dropped() => return,
-            None => return log::handshake_error(&peer, &"it took too long"),
+            None => return log::handshake_error(peer.tcp(), &"it took too long"),
         }
     };
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
@@ -73,7 +74,7 @@ pub(super) async fn serve<T, H, S>(
             let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
             let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
             if let Err(error) = end {
-                log::connection_error(&peer, &*error);
+                log::connection_error(peer.tcp(), &*error);
             }
         }
         Protocol::Http1 => {
@@ -81,14 +82,14 @@ pub(super) async fn serve<T, H, S>(
             let connection = pin!(connection);
             let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
             if let Err(error) = end {
-                log::connection_error(&peer, &error);
+                log::connection_error(peer.tcp(), &error);
             }
         }
         Protocol::Http2 => {
             let connection = pin!(settings.http2.serve_connection(io, calls));
             let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
             if let Err(error) = end {
-                log::connection_error(&peer, &error);
+                log::connection_error(peer.tcp(), &error);
             }
         }
     }

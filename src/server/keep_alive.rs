@@ -1,6 +1,6 @@
 //! Switches keep-alive of running servers on and off.
 
-use super::ServerShared;
+use crate::drain::Shared;
 use std::{
     fmt,
     sync::{
@@ -33,8 +33,8 @@ pub struct KeepAlive {
 
 struct KeepAliveState {
     enabled: AtomicBool,
-    /// The servers whose connections wake at a change.
-    servers: Mutex<Vec<Weak<ServerShared>>>,
+    /// The drains of the servers, whose connections wake at a change.
+    drains: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl KeepAlive {
@@ -43,7 +43,7 @@ impl KeepAlive {
         Self {
             state: Arc::new(KeepAliveState {
                 enabled: AtomicBool::new(true),
-                servers: Mutex::default(),
+                drains: Mutex::default(),
             }),
         }
     }
@@ -56,10 +56,10 @@ impl KeepAlive {
     /// Keeps no connection from now on.
     pub fn disable(&self) {
         self.state.enabled.store(false, Ordering::Release);
-        let servers: Vec<_> = self.servers().iter().filter_map(Weak::upgrade).collect();
+        let drains: Vec<_> = self.drains().iter().filter_map(Weak::upgrade).collect();
         // After the store, so that a task that wakes sees it.
-        for server in servers {
-            server.drain.wake_connections();
+        for drain in drains {
+            drain.wake_connections();
         }
     }
 
@@ -69,16 +69,18 @@ impl KeepAlive {
         self.state.enabled.load(Ordering::Acquire)
     }
 
-    /// Adds a server whose connections wake when this is disabled.
-    pub(super) fn add_server(&self, server: &Arc<ServerShared>) {
-        let mut servers = self.servers();
-        servers.retain(|server| server.strong_count() > 0);
-        servers.push(Arc::downgrade(server));
+    /// Adds the drain of a server, whose connections wake when this is disabled.
+    pub(super) fn add_drain(&self, drain: &Arc<Shared>) {
+        let drain = Arc::downgrade(drain);
+        let mut drains = self.drains();
+        // Several servers may have the same drain.
+        drains.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&drain));
+        drains.push(drain);
     }
 
-    fn servers(&self) -> MutexGuard<'_, Vec<Weak<ServerShared>>> {
-        let servers = self.state.servers.lock();
-        servers.unwrap_or_else(PoisonError::into_inner)
+    fn drains(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
+        let drains = self.state.drains.lock();
+        drains.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,7 @@
 //! another worker runs the task. If every worker is blocked, the thread ends the process itself at
 //! the third signal.
 
-use super::Requests;
+use super::requests::Requests;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     low_level::{self, pipe},

@@ -7,7 +7,16 @@ use std::{
     future::Ready,
     panic::{RefUnwindSafe, UnwindSafe},
 };
-use tower_graceful::*;
+use tower_graceful::{
+    body::ResponseBody,
+    call,
+    future::{Reached, ResponseFuture},
+    guard::{DrainGuard, Tracked},
+    probe::{Liveness, ProbeBody, Readiness, Status},
+    report::{Blocker, Counts, Report},
+    stream::{EndBody, EndStream},
+    *,
+};
 
 type Body = Full<bytes::Bytes>;
 
@@ -19,7 +28,7 @@ assert_impl_all!(Reached: Send, Sync, Unpin, Debug);
 assert_impl_all!(Phase: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Copy, Ord, std::hash::Hash, Debug);
 assert_impl_all!(Drained: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug);
 assert_impl_all!(DrainTimeout: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, std::error::Error);
-assert_impl_all!(Left: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug, Default);
+assert_impl_all!(Counts: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug, Default);
 assert_impl_all!(Refused: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, std::error::Error);
 assert_impl_all!(RunError<std::io::Error>: Send, Sync, Unpin, std::error::Error);
 assert_impl_all!(GracefulLayer: Send, Sync, Unpin, Clone, Debug);
@@ -29,7 +38,7 @@ assert_impl_all!(ResponseFuture<Ready<()>, Body>: Send, Sync, Unpin, Debug);
 assert_impl_all!(call::CallFuture<Ready<()>>: Send, Sync, Unpin, Debug);
 assert_impl_all!(ResponseBody<Body>: Send, Sync, Unpin, Debug, Default);
 assert_impl_all!(Report: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug);
-assert_impl_all!(Blockers: Send, Sync, Unpin, Clone, Eq, Debug, Default, std::ops::Deref<Target = [Blocker]>);
+assert_impl_all!(Blocker: Send, Sync, Unpin, Clone, Eq, Debug);
 assert_impl_all!(Liveness: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(Status: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(EndStream<futures_util::stream::Empty<()>>: Send, Sync, Unpin, Debug);
@@ -40,8 +49,7 @@ assert_impl_all!(refusal::Unavailable: Send, Sync, Unpin, Copy, Debug, Default);
 assert_impl_all!(refusal::NoExemptions: Send, Sync, Unpin, Copy, Debug, Default);
 #[cfg(feature = "signal")]
 assert_impl_all!(signal::Terminate: Send, Sync, Unpin, Debug);
-#[cfg(feature = "signal")]
-assert_impl_all!(signal::Again: Send, Sync, Unpin, Debug);
+assert_impl_all!(signal::SecondSignal: Send, Sync, Unpin, Debug);
 
 // What is inside follows.
 assert_not_impl_any!(Graceful<std::rc::Rc<()>>: Send, Sync);
@@ -56,6 +64,8 @@ fn futures_of_a_drain_are_send_and_static() {
     check(drain.wait());
     check(drain.shutdown(std::time::Duration::ZERO));
     check(drain.run(std::future::ready(()), std::future::ready(())));
+    #[cfg(feature = "signal")]
+    check(drain.run(std::future::ready(()), tokio::signal::ctrl_c()));
 }
 
 /// The state that a request carries: at most two words more in its future, two in its body.

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_graceful::{Drain, Graceful, ResponseBody};
+use tower_graceful::{Drain, Graceful, body::ResponseBody};
 
 /// Sends a request, and returns its response with the body still open.
 fn streaming<B>(drain: &Drain, body: B) -> Response<ResponseBody<B>>
@@ -251,8 +251,8 @@ async fn f46_a_forgotten_body_holds_until_the_deadline() {
         .shutdown(std::time::Duration::from_secs(3))
         .await
         .expect_err("it is never dropped");
-    assert_eq!(timeout.left.requests, 1);
-    assert_eq!(timeout.elapsed.as_secs(), 3);
+    assert_eq!(timeout.report().left.requests, 1);
+    assert_eq!(timeout.report().elapsed.as_secs(), 3);
     assert!(timeout.to_string().contains("1 request left"), "{timeout}");
 }
 

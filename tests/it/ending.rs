@@ -116,7 +116,7 @@ async fn a_body_ends_between_two_frames() {
     let drain = Drain::new();
     let (mut chunks, body) = Chunks::new(2);
     let mut body = task::spawn(drain.end_body(body).with_last("bye".into()));
-    let frame = |body: &mut task::Spawn<tower_graceful::EndBody<Chunks>>| {
+    let frame = |body: &mut task::Spawn<tower_graceful::stream::EndBody<Chunks>>| {
         body.enter(|cx, body| body.poll_frame(cx))
             .map(|frame| frame.map(|frame| frame.expect("no error").into_data().expect("data")))
     };

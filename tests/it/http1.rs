@@ -228,7 +228,7 @@ async fn a_stuck_handler_is_reported() {
     server.drain.begin();
     match guarded(server.done).await.expect("no panic") {
         Err(RunError::Timeout(timeout)) => {
-            assert_eq!(timeout.left.to_string(), "1 request, 1 server");
+            assert_eq!(timeout.report().left.to_string(), "1 request, 1 server");
         }
         other => panic!("{other:?}"),
     }

@@ -1,14 +1,9 @@
 //! Outcomes and reports as text.
 
 use crate::support::*;
-use std::{
-    error::Error,
-    future, io,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error, future, io, time::Duration};
 use tokio::time::{advance, sleep};
-use tower_graceful::{Drain, ForcedBy, Insist, Phase, RunError};
+use tower_graceful::{Drain, Phase, RunError, report::ForcedBy, signal::SecondSignal};
 
 #[tokio::test(start_paused = true)]
 async fn outcomes_read_well() {
@@ -73,15 +68,6 @@ async fn i20_durations_are_rounded() {
     }
 }
 
-/// Insists after two seconds.
-struct Again(std::pin::Pin<Box<tokio::time::Sleep>>);
-
-impl Insist for Again {
-    fn poll_insist(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn i20_what_forced_it_is_said() {
     let seconds = Duration::from_secs;
@@ -95,7 +81,7 @@ async fn i20_what_forced_it_is_said() {
             ForcedBy::SecondSignal => seconds(2),
             _ => seconds(3600),
         });
-        let signal = async { Again(Box::pin(again)) };
+        let signal = async { SecondSignal::new(again) };
         let run = tokio::spawn(drain.run(drain.reached(Phase::Draining), signal));
         drain.reached(Phase::Draining).await;
         assert_eq!(drain.report().forced_by, None);
@@ -106,7 +92,7 @@ async fn i20_what_forced_it_is_said() {
         let Err(RunError::Timeout(timeout)) = run.await.expect("no panic") else {
             panic!("a guard was left");
         };
-        assert_eq!(timeout.forced_by, Some(by));
+        assert_eq!(timeout.report().forced_by, Some(by));
         let how = match by {
             ForcedBy::Deadline => "at the deadline",
             ForcedBy::SecondSignal => "by a second signal",

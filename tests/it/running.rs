@@ -4,18 +4,14 @@ use crate::support::*;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
-use std::{
-    future::{self, Future},
-    io,
-    time::Duration,
-};
+use std::{future, io, time::Duration};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
 };
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, service_fn};
-use tower_graceful::{Drain, Phase, RunError};
+use tower_graceful::{Drain, Phase, RunError, signal::SecondSignal};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -59,7 +55,9 @@ async fn a_server_that_does_not_stop_is_dropped_at_the_deadline() {
     };
     let start = Instant::now();
     match drain.run(server, future::ready(())).await {
-        Err(RunError::Timeout(timeout)) => assert_eq!(timeout.left.to_string(), "1 server"),
+        Err(RunError::Timeout(timeout)) => {
+            assert_eq!(timeout.report().left.to_string(), "1 server")
+        }
         other => panic!("{other:?}"),
     }
     assert!(start.elapsed() <= 6 * SECOND, "within a second of it");
@@ -96,39 +94,20 @@ async fn g52_an_idle_server_may_take_a_few_turns_to_notice() {
 
 #[tokio::test(start_paused = true)]
 async fn g53_the_second_signal_forces() {
-    /// Comes once more after a second.
-    struct Insists(std::pin::Pin<Box<tokio::time::Sleep>>);
-    impl tower_graceful::Insist for Insists {
-        fn poll_insist(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-            self.0.as_mut().poll(cx)
-        }
-    }
-
     let drain = Drain::new();
     let _guard = drain.guard().expect("serving");
-    let signal = async { Insists(Box::pin(sleep(SECOND))) };
+    let signal = async { SecondSignal::new(sleep(SECOND)) };
     let start = Instant::now();
     let error = drain
         .run(drain.reached(Phase::Draining), signal)
         .await
         .expect_err("held");
     assert_eq!(start.elapsed(), SECOND);
-    assert!(matches!(error, RunError::Timeout(timeout) if timeout.left.guards == 1));
+    assert!(matches!(error, RunError::Timeout(timeout) if timeout.report().left.guards == 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_signal_may_skip_the_lame_duck_or_its_rest() {
-    struct Hurries;
-    impl tower_graceful::Insist for Hurries {
-        fn poll_insist(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-            std::task::Poll::Pending
-        }
-
-        fn skips_lame_duck(&self) -> bool {
-            true
-        }
-    }
-
     for begun in [false, true] {
         let drain = Drain::builder().lame_duck(60 * SECOND).build();
         if begun {
@@ -139,10 +118,23 @@ async fn a_signal_may_skip_the_lame_duck_or_its_rest() {
         let start = Instant::now();
         let server = drain.reached(Phase::Draining);
         drain
-            .run(server, future::ready(Hurries))
+            .run(
+                server,
+                future::ready(SecondSignal::from(()).skip_lame_duck()),
+            )
             .await
             .expect("idle");
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_may_end_with_a_result() {
+    for output in [Ok(()), Err(io::Error::other("no handler"))] {
+        let drain = Drain::new();
+        let server = drain.reached(Phase::Draining);
+        let drained = drain.run(server, future::ready(output)).await;
+        drained.expect("idle");
     }
 }
 
@@ -182,7 +174,7 @@ async fn a_server_that_fails_with_work_left_says_both() {
     match drain.run(server, future::pending::<()>()).await {
         Err(RunError::Server { error, outcome, .. }) => {
             assert_eq!(error, "broken");
-            assert_eq!(outcome.expect_err("held").left.guards, 1);
+            assert_eq!(outcome.expect_err("held").report().left.guards, 1);
         }
         other => panic!("{other:?}"),
     }
@@ -313,7 +305,7 @@ async fn i72_a_handler_that_waits_for_its_own_drain_is_said() {
             timeout.to_string().contains("waits for this drain"),
             "{timeout}"
         );
-        assert_eq!(timeout.left.requests, waits);
+        assert_eq!(timeout.report().left.requests, waits);
         for request in &mut requests {
             let response = assert_ready!(request.poll()).expect("an answer");
             assert!(response.headers().contains_key("connection"));

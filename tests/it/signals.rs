@@ -51,7 +51,7 @@ async fn g53_the_first_signal_begins_the_second_forces() {
         sleep(APART).await;
         raise(second).expect("a signal");
         match guarded(run).await.expect("no panic") {
-            Err(RunError::Timeout(timeout)) => assert_eq!(timeout.left.guards, 1),
+            Err(RunError::Timeout(timeout)) => assert_eq!(timeout.report().left.guards, 1),
             other => panic!("{other:?}"),
         }
     }
@@ -307,7 +307,7 @@ fn child() {
                 };
                 match drain.run(server, terminate).await {
                     Err(RunError::Timeout(timeout)) => {
-                        println!("left: {} guard", timeout.left.guards)
+                        println!("left: {} guard", timeout.report().left.guards)
                     }
                     other => panic!("{other:?}"),
                 }

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tower_graceful::{DrainIo, DrainListener};
+use tower_graceful::net::{DrainIo, DrainListener};
 
 type Connection = (TlsStream<DrainIo<TcpStream>>, SocketAddr);
 

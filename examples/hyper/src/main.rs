@@ -16,7 +16,7 @@ use hyper_util::{
 use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_graceful::{Drain, DrainListener, signal};
+use tower_graceful::{Drain, net::DrainListener, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -52,7 +52,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let prometheus = PrometheusBuilder::new().install_recorder()?;
 
     let grace = seconds("TERMINATION_GRACE_PERIOD_SECONDS", 30)?;
-    let drain = Drain::kubernetes(grace, seconds("PRE_STOP_SECONDS", 0)?).build();
+    let drain = Drain::builder()
+        .kubernetes(grace, seconds("PRE_STOP_SECONDS", 0)?)
+        .build();
 
     let mut addresses = env::args().skip(1);
     let mut bind = async |default: &str| {

@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_graceful::{Drain, Phase};
+use tower_graceful::{Drain, Phase, signal::SecondSignal};
 use tracing::{Level, subscriber::DefaultGuard};
 
 type Body = Channel<Bytes, Infallible>;
@@ -160,7 +160,7 @@ async fn i20_what_forced_it_is_said() {
     assert_eq!(report["forced_by"], "call");
     drop(guard);
 
-    let insists = async { Insists };
+    let insists = async { SecondSignal::new(std::future::ready(())) };
     let drain = Drain::new();
     let run = drain.run(std::future::pending::<()>(), insists);
     run.await.expect_err("the server never stops");
@@ -175,14 +175,6 @@ async fn i20_what_forced_it_is_said() {
         given_up.is_some_and(|line| line.contains(hint)),
         "{lines:?}"
     );
-}
-
-struct Insists;
-
-impl tower_graceful::Insist for Insists {
-    fn poll_insist(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        std::task::Poll::Ready(())
-    }
 }
 
 /// With several waiters and many readers, each progress report is made once.

@@ -10,7 +10,7 @@ use axum::{Router, error_handling::HandleErrorLayer};
 use http::StatusCode;
 use std::time::Duration;
 use tower::{BoxError, ServiceBuilder, buffer::BufferLayer, limit::ConcurrencyLimitLayer};
-use tower_graceful::{Drain, Phase};
+use tower_graceful::{Drain, Phase, report::ConnectionState};
 
 /// One runs, the others wait.
 const CLIENTS: usize = 8;
@@ -65,7 +65,12 @@ async fn saturated(kind: Kind, drain: Drain, stack: Stack) -> (Server, Vec<Clien
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;
         // There is only this thread: a task that has read the head has also polled for capacity.
-        while server.drain.left().connections.handling < count {
+        while server
+            .drain
+            .left()
+            .connections_in(ConnectionState::Handling)
+            < count
+        {
             tokio::task::yield_now().await;
         }
         clients.push(client);
@@ -83,7 +88,7 @@ async fn i61_requests_that_get_capacity_in_time_are_served() {
             let (server, mut clients) = saturated(kind, drain, stack).await;
             // As long as this one may send its first request, the drain admits what has arrived.
             let silent = Client::connect(server.address).await;
-            while server.drain.left().connections.silent == 0 {
+            while server.drain.left().connections_in(ConnectionState::Silent) == 0 {
                 tokio::task::yield_now().await;
             }
             server.drain.begin();
@@ -114,7 +119,12 @@ async fn i61_requests_that_get_no_capacity_are_refused() {
             let counted = server.drain.in_flight();
             server.drain.begin();
             guarded(server.drain.shutdown_signal()).await;
-            while server.drain.left().connections.handling > counted {
+            while server
+                .drain
+                .left()
+                .connections_in(ConnectionState::Handling)
+                > counted
+            {
                 tokio::task::yield_now().await;
                 if name == "above" {
                     // A limit above the layer holds requests back by itself.

@@ -144,7 +144,7 @@ async fn with(kind: Kind, bad: Bad) -> String {
     assert!(drain.left().is_empty(), "{row}: {}", drain.left());
     let left = match outcome {
         Ok(_) => String::new(),
-        Err(RunError::Timeout(timeout)) => timeout.left.to_string(),
+        Err(RunError::Timeout(timeout)) => timeout.report().left.to_string(),
         Err(error) => panic!("{row}: {error}"),
     };
     // What the outcome has to list.

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
-use tower_graceful::{Drain, RunError};
+use tower_graceful::{Drain, RunError, report::ConnectionState};
 
 fn drain_in(timeout: Duration) -> Drain {
     Drain::builder().timeout(timeout).build()
@@ -98,16 +98,26 @@ async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
         let Err(RunError::Timeout(timeout)) = server.outcome().await else {
             panic!("{kind:?}: nothing was cut");
         };
-        assert_eq!(timeout.left.connections.total(), 3, "{timeout}");
-        assert_eq!(timeout.left.connections.stalled, 1, "{timeout}");
-        assert_eq!(timeout.left.requests, 3, "{timeout}");
+        assert_eq!(timeout.report().left.connections(), 3, "{timeout}");
+        assert_eq!(
+            timeout
+                .report()
+                .left
+                .connections_in(ConnectionState::Stalled),
+            1,
+            "{timeout}"
+        );
+        assert_eq!(timeout.report().left.requests, 3, "{timeout}");
         // Aborted before the waiter returned: their tasks have dropped them.
         assert!(
             shared.drain.left().is_empty(),
             "{kind:?}: {}",
             shared.drain.left()
         );
-        assert!(timeout.elapsed < Duration::from_millis(1500), "{timeout}");
+        assert!(
+            timeout.report().elapsed < Duration::from_millis(1500),
+            "{timeout}"
+        );
         for mut client in [slow, deaf, stuck] {
             client.end().await;
         }
@@ -130,7 +140,7 @@ async fn h58_an_upload_that_nobody_reads_is_cut_at_the_deadline() {
             panic!("{kind:?}: nothing was cut");
         };
         assert!(
-            timeout.elapsed < Duration::from_millis(900),
+            timeout.report().elapsed < Duration::from_millis(900),
             "{kind:?}: {timeout}"
         );
         assert!(drain.left().is_empty(), "{kind:?}: {}", drain.left());
@@ -167,8 +177,18 @@ async fn g51_a_handler_that_blocks_its_thread_holds_nobody() {
     let Err(RunError::Timeout(timeout)) = guarded(run).await.expect("no panic") else {
         panic!("nothing was cut");
     };
-    assert!(timeout.elapsed < Duration::from_millis(1300), "{timeout}");
-    assert_eq!(timeout.left.connections.handling, 1, "{timeout}");
+    assert!(
+        timeout.report().elapsed < Duration::from_millis(1300),
+        "{timeout}"
+    );
+    assert_eq!(
+        timeout
+            .report()
+            .left
+            .connections_in(ConnectionState::Handling),
+        1,
+        "{timeout}"
+    );
     drop(open);
 }
 
@@ -279,7 +299,7 @@ async fn i73_half_a_preface_is_closed_without_an_answer() {
             clients.push((part, client));
         }
         guarded(async {
-            while server.drain.left().connections.reading < parts.len() {
+            while server.drain.left().connections_in(ConnectionState::Reading) < parts.len() {
                 tokio::task::yield_now().await;
             }
         })

@@ -10,7 +10,7 @@ use crate::{
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
-use tower_graceful::{Drain, Phase, server::Serve};
+use tower_graceful::{Drain, Phase, report::ConnectionState, server::Serve};
 
 /// Stock axum, with TLS around the connections of the drain.
 pub async fn axum_with_tls(drain: Drain) -> Server {
@@ -71,7 +71,7 @@ async fn on<T: Stream + 'static>(
     client.stream.flush().await.expect("open");
     if draining {
         guarded(async {
-            while server.drain.left().connections.silent > 0 {
+            while server.drain.left().connections_in(ConnectionState::Silent) > 0 {
                 tokio::task::yield_now().await;
             }
         })

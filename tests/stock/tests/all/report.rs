@@ -8,7 +8,10 @@ use crate::{
 use axum::serve::ListenerExt;
 use std::{io, net::SocketAddr, time::Duration};
 use tonic::service::Routes;
-use tower_graceful::{Blocker, BlockerKind, ConnectionState, Drain, Phase, RunError};
+use tower_graceful::{
+    Drain, Phase, RunError,
+    report::{Blocker, BlockerKind, ConnectionState},
+};
 
 /// Polls until `look` returns a value, as the server sees a client's bytes a moment later.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -197,17 +200,19 @@ async fn what_is_cut_is_named_and_not_completed() {
             panic!("{kind:?}: it was cut");
         };
         assert_eq!(
-            (timeout.completed, timeout.left.requests),
+            (timeout.report().completed, timeout.report().left.requests),
             (0, 1),
             "{kind:?}"
         );
         let paths: Vec<_> = timeout
+            .report()
             .blockers
             .iter()
             .filter_map(|it| it.path.as_deref())
             .collect();
         assert_eq!(paths, ["/stuck"]);
         let peers = timeout
+            .report()
             .blockers
             .iter()
             .filter(|it| it.peer == Some(local(&client)));

@@ -29,6 +29,7 @@ use tokio_rustls::{
 };
 use tower_graceful::{
     Drain, Phase, RunError,
+    report::ConnectionState,
     server::{Established, Serve},
 };
 
@@ -210,7 +211,7 @@ async fn a15_a_handshake_has_the_grace_of_its_connection() {
         .expect("it listens");
     // The beginning of a ClientHello.
     half.write_all(&[0x16, 3, 1, 2, 0, 1]).await.expect("open");
-    while server.drain.left().connections.silent < 3 {
+    while server.drain.left().connections_in(ConnectionState::Silent) < 3 {
         tokio::task::yield_now().await;
     }
     let accepted = Instant::now();
@@ -240,7 +241,7 @@ async fn a15_a_handshake_is_cut_at_the_deadline() {
     let mut stalled = TcpStream::connect(server.address)
         .await
         .expect("it listens");
-    while server.drain.left().connections.silent == 0 {
+    while server.drain.left().connections_in(ConnectionState::Silent) == 0 {
         tokio::task::yield_now().await;
     }
     server.drain.begin();
@@ -414,7 +415,7 @@ async fn h58_a_client_that_never_reads_is_cut_at_the_deadline() {
     let server = start(Drain::builder().timeout(timeout).build());
     let mut deaf = Secure::http1(&server).await;
     deaf.get("/big").await;
-    while server.drain.left().connections.stalled == 0 {
+    while server.drain.left().connections_in(ConnectionState::Stalled) == 0 {
         tokio::task::yield_now().await;
     }
     server.drain.begin();
@@ -422,8 +423,15 @@ async fn h58_a_client_that_never_reads_is_cut_at_the_deadline() {
     let Err(RunError::Timeout(outcome)) = server.outcome().await else {
         panic!("it was cut");
     };
-    assert_eq!(outcome.left.connections.stalled, 1, "{outcome}");
-    assert!(outcome.elapsed < 2 * timeout, "{outcome}");
+    assert_eq!(
+        outcome
+            .report()
+            .left
+            .connections_in(ConnectionState::Stalled),
+        1,
+        "{outcome}"
+    );
+    assert!(outcome.report().elapsed < 2 * timeout, "{outcome}");
     assert!(drain.left().is_empty());
     let mut rest = Vec::new();
     let _ = guarded(deaf.stream.read_to_end(&mut rest)).await;
@@ -456,12 +464,19 @@ async fn h58_what_tls_holds_is_not_written() {
         .await
         .expect("it agrees");
     client.get("/").await;
-    while drain.left().connections.stalled == 0 {
+    while drain.left().connections_in(ConnectionState::Stalled) == 0 {
         tokio::task::yield_now().await;
     }
     drain.begin();
     let outcome = guarded(done).await.expect("no panic");
-    assert_eq!(outcome.expect_err("cut").left.connections.stalled, 1);
+    assert_eq!(
+        outcome
+            .expect_err("cut")
+            .report()
+            .left
+            .connections_in(ConnectionState::Stalled),
+        1
+    );
 }
 
 /// What TLS knows is there for requests.
@@ -615,7 +630,7 @@ async fn i73_limits_of_a_drain_end_with_a_close_notify() {
     second.read_until("hello").await;
     second.send("GET / HT").await;
     let mut http2 = Secure::http2(&server).await;
-    while server.drain.left().connections.reading < 2 {
+    while server.drain.left().connections_in(ConnectionState::Reading) < 2 {
         tokio::task::yield_now().await;
     }
     server.drain.begin();

@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
-use tower_graceful::{Drain, Phase, RunError};
+use tower_graceful::{Drain, Phase, RunError, report::ConnectionState};
 
 async fn web_socket(server: &Server, path: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
     let url = format!("ws://{}{path}", server.address);
@@ -40,7 +40,14 @@ async fn e36_a_web_socket_is_counted_told_waited_for_and_cut() {
         let mut socket = web_socket(&server, "/ws").await;
         echo(&mut socket).await;
         let left = server.drain.left();
-        assert_eq!((left.requests, left.connections.upgraded), (0, 1), "{left}");
+        assert_eq!(
+            (
+                left.requests,
+                left.connections_in(ConnectionState::Upgraded)
+            ),
+            (0, 1),
+            "{left}"
+        );
         server.drain.begin();
         // Waited for: it still works.
         guarded(server.drain.shutdown_signal()).await;
@@ -49,7 +56,10 @@ async fn e36_a_web_socket_is_counted_told_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("it was cut");
         };
-        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        assert_eq!(
+            outcome.report().left.to_string(),
+            "1 connection (1 upgraded)"
+        );
         assert!(!matches!(guarded(socket.next()).await, Some(Ok(_))));
         assert!(drain.left().is_empty());
     }
@@ -68,7 +78,13 @@ async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         client.send("here").await;
         client.read_until("here").await;
-        assert_eq!(server.drain.left().connections.upgraded, 1);
+        assert_eq!(
+            server
+                .drain
+                .left()
+                .connections_in(ConnectionState::Upgraded),
+            1
+        );
         server.drain.begin();
         guarded(server.drain.shutdown_signal()).await;
         client.send("still").await;
@@ -76,7 +92,10 @@ async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("it was cut");
         };
-        assert_eq!(outcome.left.to_string(), "1 connection (1 upgraded)");
+        assert_eq!(
+            outcome.report().left.to_string(),
+            "1 connection (1 upgraded)"
+        );
         client.end().await;
     }
 }
@@ -127,9 +146,9 @@ trait Seen {
     fn is_empty_but_for_the_server(&self) -> bool;
 }
 
-impl Seen for tower_graceful::Left {
+impl Seen for tower_graceful::report::Counts {
     fn is_empty_but_for_the_server(&self) -> bool {
-        self.requests == 0 && self.connections.total() == 0
+        self.requests == 0 && self.connections() == 0
     }
 }
 
@@ -267,7 +286,7 @@ async fn i69_a_web_socket_over_http2_is_counted_waited_for_and_cut() {
         let mut socket = StreamSocket::open(&server, "/ws").await;
         socket.echo().await;
         let left = server.drain.left();
-        assert_eq!((left.requests, left.connections.total()), (0, 1), "{left}");
+        assert_eq!((left.requests, left.connections()), (0, 1), "{left}");
         server.drain.begin();
         guarded(server.drain.reached(Phase::Draining)).await;
         socket.echo().await;
@@ -275,8 +294,15 @@ async fn i69_a_web_socket_over_http2_is_counted_waited_for_and_cut() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("{kind:?}: it was cut");
         };
-        assert_eq!(outcome.left.connections.total(), 1, "{kind:?}: {outcome}");
-        assert!(outcome.elapsed < 2 * timeout, "{kind:?}: {outcome}");
+        assert_eq!(
+            outcome.report().left.connections(),
+            1,
+            "{kind:?}: {outcome}"
+        );
+        assert!(
+            outcome.report().elapsed < 2 * timeout,
+            "{kind:?}: {outcome}"
+        );
         assert_eq!(socket.next().await, None);
         assert!(drain.left().is_empty());
     }
@@ -344,7 +370,7 @@ async fn i69_a_web_socket_over_http2_is_upgraded() {
         // The second one's `:protocol` is a reference to that of the first.
         let _first = web_socket_over_http2(&mut client, "/ws").await;
         let _second = web_socket_over_http2(&mut client, "/ws").await;
-        let upgraded = |drain: &Drain| drain.left().connections.upgraded;
+        let upgraded = |drain: &Drain| drain.left().connections_in(ConnectionState::Upgraded);
         assert_eq!(upgraded(&server.drain), 1, "{}", server.drain.left());
         assert!(server.drain.report().to_string().contains("upgraded"));
         // Beside a request it is busy with that.
@@ -353,7 +379,13 @@ async fn i69_a_web_socket_over_http2_is_upgraded() {
             .expect("legal");
         let (answer, _) = client.send_request(get, true).expect("a free stream");
         server.at_the_gate().await;
-        assert_eq!(server.drain.left().connections.handling, 1);
+        assert_eq!(
+            server
+                .drain
+                .left()
+                .connections_in(ConnectionState::Handling),
+            1
+        );
         server.shared.open.notify_one();
         let mut body = guarded(answer).await.expect("an answer").into_body();
         while guarded(body.data()).await.is_some() {}
@@ -363,7 +395,14 @@ async fn i69_a_web_socket_over_http2_is_upgraded() {
         let Err(RunError::Timeout(outcome)) = server.outcome().await else {
             panic!("it was cut");
         };
-        assert_eq!(outcome.left.connections.upgraded, 1, "{outcome}");
+        assert_eq!(
+            outcome
+                .report()
+                .left
+                .connections_in(ConnectionState::Upgraded),
+            1,
+            "{outcome}"
+        );
         connection.abort();
     }
 }

@@ -1,11 +1,53 @@
-//! Limits the time that a connection may take, and the number of connections.
+//! Holds the settings and the limits of a server, which its connections share.
 
+use super::{
+    keep_alive::KeepAlive,
+    listener::{Established, Protocol},
+};
+use crate::{drain::Drain, net::SocketOptions};
+use http::Extensions;
+use hyper::server::conn;
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Semaphore, time::Instant};
+
+pub(super) type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
+
+/// Holds the settings of a server.
+pub(super) struct Settings {
+    pub(super) exclusive: bool,
+    pub(super) tcp: SocketOptions,
+    pub(super) limits: Limits,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) reports_requests: bool,
+    /// See [`Serve::http1_half_close`](super::Serve::http1_half_close).
+    pub(super) half_close: bool,
+    pub(super) on_connect: Option<OnConnect>,
+    pub(super) http: auto::Builder<TokioExecutor>,
+    pub(super) http1: conn::http1::Builder,
+    pub(super) http2: conn::http2::Builder<TokioExecutor>,
+}
+
+/// Holds what all connections of a server share.
+pub(super) struct ServerShared {
+    pub(super) drain: Drain,
+    pub(super) settings: Settings,
+    pub(super) dropped: AtomicBool,
+}
+
+impl ServerShared {
+    pub(super) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+}
 
 /// Holds the limits; `None` is no limit.
 pub(super) struct Limits {

@@ -1,0 +1,117 @@
+//! What a drain knows of each guard, task, server and request that it lists.
+
+use super::{
+    registry::Key,
+    report::{Blocker, BlockerKind, Counts},
+};
+use http::{Method, uri::PathAndQuery};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    panic::Location,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::time::Instant;
+
+/// Describes a guard, a task, a hook or a server.
+pub(super) struct Entry {
+    pub(super) kind: BlockerKind,
+    pub(super) taken_at: &'static Location<'static>,
+    pub(super) key: Key,
+    name: Mutex<Option<Cow<'static, str>>>,
+    since: Instant,
+}
+
+impl Entry {
+    pub(super) fn new(
+        kind: BlockerKind,
+        name: Option<Cow<'static, str>>,
+        taken_at: &'static Location<'static>,
+        key: Key,
+    ) -> Self {
+        Self {
+            kind,
+            taken_at,
+            key,
+            name: Mutex::new(name),
+            since: Instant::now(),
+        }
+    }
+
+    /// Locks the name. A panic cannot leave it half written, so a poisoned lock is fine.
+    pub(super) fn name(&self) -> MutexGuard<'_, Option<Cow<'static, str>>> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds this entry to the counts.
+    pub(super) fn count(&self, left: &mut Counts) {
+        let count = match self.kind {
+            BlockerKind::Server => &mut left.servers,
+            BlockerKind::Task | BlockerKind::Hook => &mut left.tasks,
+            _ => &mut left.guards,
+        };
+        *count += 1;
+    }
+
+    /// Returns this entry as a report lists it.
+    pub(super) fn report(&self, now: Instant) -> Blocker {
+        Blocker {
+            name: self.name().clone(),
+            taken_at: Some(self.taken_at),
+            ..Blocker::new(self.kind, now.saturating_duration_since(self.since))
+        }
+    }
+}
+
+/// Describes a request whose layer keeps names.
+pub(super) struct RequestEntry {
+    pub(super) method: Method,
+    pub(super) key: Key,
+    path: Option<PathAndQuery>,
+    peer: Option<SocketAddr>,
+    since: Instant,
+    /// The number of bytes plus one; 0 before the response has begun.
+    sent: AtomicU64,
+}
+
+impl RequestEntry {
+    pub(super) fn new<B>(request: &http::Request<B>, peer: Option<SocketAddr>, key: Key) -> Self {
+        Self {
+            method: request.method().clone(),
+            key,
+            path: request.uri().path_and_query().cloned(),
+            peer,
+            since: Instant::now(),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// Records that the response has begun, and that the server has taken `bytes` more of its body.
+    pub(super) fn sent(&self, bytes: usize) {
+        // Not atomic as a whole: only the owner of the response calls this.
+        let before = self.sent.load(Ordering::Relaxed).max(1);
+        let sent = before.saturating_add(bytes as u64);
+        self.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// Returns this entry as a report lists it.
+    pub(super) fn report(&self, now: Instant) -> Blocker {
+        Blocker {
+            method: Some(self.method.clone()),
+            path: Some(self.path().to_owned()),
+            peer: self.peer,
+            sent: self.sent.load(Ordering::Relaxed).checked_sub(1),
+            ..Blocker::new(
+                BlockerKind::Request,
+                now.saturating_duration_since(self.since),
+            )
+        }
+    }
+}
