@@ -44,7 +44,8 @@ impl<N> InFlight<N> {
 }
 
 impl<N> InFlight<N> {
-    /// Says, once the drain has begun, that this thread polls a request of it, until that is dropped.
+    /// Says, once the drain has begun, that this thread polls a request of it, until that is
+    /// dropped.
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
         let identity = |token| Identity::of_token(token).enter();
@@ -145,8 +146,8 @@ impl Drain {
 
     /// Wraps a future. The drain waits until the future has ended or is dropped.
     ///
-    /// The future is counted from this call on, polled or not. A task that has to end with the drain asks
-    /// [`reached`](Self::reached).
+    /// The future is counted from this call on, polled or not. A task that has to end with the
+    /// drain asks [`reached`](Self::reached).
     ///
     /// # Errors
     ///
@@ -187,7 +188,8 @@ impl Drain {
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Result<DrainGuard, Refused> {
-        // The list may close later: requests are admitted for longer where the drain has a listener.
+        // The list may close later: requests are admitted for longer where the drain has a
+        // listener.
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
@@ -199,12 +201,12 @@ impl Drain {
     /// `RegisterOnShutdown`.
     ///
     /// The hook runs once, in a task of its own, when [`Phase::Draining`] is reached, and gets the
-    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits for it,
-    /// too, as long as it admits requests.
+    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits
+    /// for it, too, as long as it admits requests.
     ///
     /// If the last clone of a drain is dropped before the drain has begun, its hooks are dropped
-    /// without being run. A hook that owns a clone prevents that: the hook and its task stay until the
-    /// runtime ends.
+    /// without being run. A hook that owns a clone prevents that: the hook and its task stay until
+    /// the runtime ends.
     ///
     /// Until the hook has run, it counts as a task in [`left`](Self::left).
     ///
@@ -297,7 +299,8 @@ pin_project! {
 }
 
 impl<F> Tracked<F> {
-    /// Sets the name under which a [report](Drain::report) lists the future; see [`DrainGuard::named`].
+    /// Sets the name under which a [report](Drain::report) lists the future; see
+    /// [`DrainGuard::named`].
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.guard = self.guard.map(|guard| guard.named(name));
         self
