@@ -1,8 +1,8 @@
 //! A drain: the handle of one graceful shutdown, and its settings.
 //!
-//! Imports point down. From the bottom: what a drain knows ([`counter`], [`registry`], [`report`]), what
-//! happens when ([`schedule`]), what all clones share ([`shared`]), the handle in this file, and what
-//! stands on the handle ([`wait`], [`guard`], [`run`]). `.ci/arrows` has the whole order.
+//! Imports point down. From the bottom: what a drain knows ([`counter`], [`registry`], [`report`]),
+//! what happens when ([`schedule`]), what all clones share ([`shared`]), the handle in this file,
+//! and what stands on the handle ([`wait`], [`guard`], [`run`]). `.ci/arrows` has the whole order.
 
 #[cfg(feature = "net")]
 mod connection;
@@ -54,12 +54,14 @@ use self::schedule::Settings;
 use std::{borrow::Cow, fmt, sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
-/// Holds one graceful shutdown together: its phase, its deadline, its work in flight, and its outcome.
+/// Holds one graceful shutdown together: its phase, its deadline, its work in flight, and its
+/// outcome.
 ///
-/// A drain is cheap to clone, and all clones are the same drain. It counts what [layers](Self::layer),
-/// listeners (feature `net`), [guards](Self::guard) and [servers](Self::run) hand to it. A layer, a
-/// service or a `Drain` that merely exists does not hold it. Keep a clone as long as its services run:
-/// when the last one is dropped, nothing can begin the drain any more, and its services serve on.
+/// A drain is cheap to clone, and all clones are the same drain. It counts what
+/// [layers](Self::layer), listeners (feature `net`), [guards](Self::guard) and [servers](Self::run)
+/// hand to it. A layer, a service or a `Drain` that merely exists does not hold it. Keep a clone as
+/// long as its services run: when the last one is dropped, nothing can begin the drain any more,
+/// and its services serve on.
 ///
 /// ```
 /// use std::time::Duration;
@@ -94,10 +96,10 @@ use tokio::time::Instant;
 /// # Without a driver
 ///
 /// A drain spawns nothing. It looks at the clock when it is used: a waiter ([`wait`](Self::wait),
-/// [`shutdown`](Self::shutdown), [`run`](Self::run), [`reached`](Self::reached)) wakes when the next phase
-/// is due, and requests and calls to [`phase`](Self::phase) look once the drain has begun. Only waiting
-/// needs a tokio runtime with its time driver, be it for the drain or for the capacity of an inner
-/// service. Clocks are tokio's, so tests can pause them.
+/// [`shutdown`](Self::shutdown), [`run`](Self::run), [`reached`](Self::reached)) wakes when the
+/// next phase is due, and requests and calls to [`phase`](Self::phase) look once the drain has
+/// begun. Only waiting needs a tokio runtime with its time driver, be it for the drain or for the
+/// capacity of an inner service. Clocks are tokio's, so tests can pause them.
 #[derive(Clone)]
 pub struct Drain {
     handles: Arc<Handles>,
@@ -127,9 +129,9 @@ impl Drain {
 
     /// Begins the drain.
     ///
-    /// It enters [`Phase::LameDuck`] if the builder gave it a duration or there is a listener, which then
-    /// closes. Else it enters [`Phase::Draining`] at once: when this returns, no service refuses one
-    /// request and admits a later one.
+    /// It enters [`Phase::LameDuck`] if the builder gave it a duration or there is a listener,
+    /// which then closes. Else it enters [`Phase::Draining`] at once: when this returns, no service
+    /// refuses one request and admits a later one.
     ///
     /// Any thread may call it, also outside of a runtime. Only the first call counts.
     pub fn begin(&self) {
@@ -138,16 +140,16 @@ impl Drain {
 
     /// Ends the drain now, begun or not, as if the deadline had been reached.
     ///
-    /// With nothing in flight it still ends as [`Drained`]. Handlers that listen for the drain may have no
-    /// time to finish their responses.
+    /// With nothing in flight it still ends as [`Drained`]. Handlers that listen for the drain may
+    /// have no time to finish their responses.
     pub fn force(&self) {
         self.update(|schedule, now| schedule.force(now, ForcedBy::Call));
     }
 
     /// Moves the deadline, to earlier or later. Waiters see it at once.
     ///
-    /// An instant in the past is now. Before the beginning, the deadline replaces the builder's timeout.
-    /// Once the old deadline has passed, the call does nothing.
+    /// An instant in the past is now. Before the beginning, the deadline replaces the builder's
+    /// timeout. Once the old deadline has passed, the call does nothing.
     ///
     /// ```
     /// use tokio::time::{Duration, Instant};
@@ -165,8 +167,9 @@ impl Drain {
         self.update(|schedule, _| schedule.set_deadline(at));
     }
 
-    /// Returns the deadline. `None` before the drain begins, unless [`set_deadline`](Self::set_deadline) was
-    /// called, and for an unlimited [timeout](DrainBuilder::timeout).
+    /// Returns the deadline. `None` before the drain begins, unless
+    /// [`set_deadline`](Self::set_deadline) was called, and for an unlimited
+    /// [timeout](DrainBuilder::timeout).
     pub fn deadline(&self) -> Option<Instant> {
         self.shared().look(Schedule::deadline)
     }
@@ -180,8 +183,8 @@ impl Drain {
     /// Returns how many requests are in flight: called, and their response bodies not dropped.
     ///
     /// The number is a sum over threads, on which requests come and go meanwhile. From
-    /// [`Phase::Draining`] on it only falls, but for calls that had begun before, and for requests that
-    /// [arrived in time](Self::shutdown_signal).
+    /// [`Phase::Draining`] on it only falls, but for calls that had begun before, and for requests
+    /// that [arrived in time](Self::shutdown_signal).
     pub fn in_flight(&self) -> usize {
         self.left().requests
     }
@@ -206,9 +209,9 @@ impl Drain {
 
     /// Returns a report: the phase, the time, and what the drain waits for, one by one.
     ///
-    /// At any time, also before the drain begins. It lists guards and tasks with the place where they were
-    /// taken, connections with what they are doing, and requests if a layer
-    /// [lists them](crate::GracefulLayer::report_requests). It visits all of them, so it is not for each
+    /// At any time, also before the drain begins. It lists guards and tasks with the place where
+    /// they were taken, connections with what they are doing, and requests if a layer [lists
+    /// them](crate::GracefulLayer::report_requests). It visits all of them, so it is not for each
     /// request.
     ///
     /// ```
@@ -229,8 +232,8 @@ impl Drain {
 
     /// Records the state of the drain through the [`metrics`] facade. Call it before each scrape.
     ///
-    /// Without a call, the drain records at each phase, and every five seconds while something waits for
-    /// it. Nothing is recorded for each request.
+    /// Without a call, the drain records at each phase, and every five seconds while something
+    /// waits for it. Nothing is recorded for each request.
     ///
     /// A recorder that is installed through another major version of the facade gets nothing.
     ///
@@ -245,11 +248,11 @@ impl Drain {
     /// | `graceful_completed_total` | counter | requests that ended during the drain |
     /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
     ///
-    /// Each carries the label `drain` if the drain has a [name](DrainBuilder::name). Of several drains in a
-    /// process, each needs one.
+    /// Each carries the label `drain` if the drain has a [name](DrainBuilder::name). Of several
+    /// drains in a process, each needs one.
     ///
-    /// A process ends with its drain, mostly before the next scrape. What was refused and aborted is in the
-    /// outcome, too, for the log.
+    /// A process ends with its drain, mostly before the next scrape. What was refused and aborted
+    /// is in the outcome, too, for the log.
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
@@ -338,11 +341,11 @@ impl DrainBuilder {
         self
     }
 
-    /// Sets for how long everything is still served after the drain has begun, while readiness says no
-    /// and HTTP/1 responses carry `Connection: close`. Default: zero.
+    /// Sets for how long everything is still served after the drain has begun, while readiness says
+    /// no and HTTP/1 responses carry `Connection: close`. Default: zero.
     ///
-    /// Give it as long as your balancer takes to send its requests elsewhere. In Kubernetes a pod still
-    /// gets new connections for some seconds after its SIGTERM.
+    /// Give it as long as your balancer takes to send its requests elsewhere. In Kubernetes a pod
+    /// still gets new connections for some seconds after its SIGTERM.
     ///
     /// It is skipped by a signal that [says so](SecondSignal::skip_lame_duck), such as Ctrl-C at a
     /// terminal, and when the [server](Drain::run) ends by itself.
@@ -351,11 +354,12 @@ impl DrainBuilder {
         self
     }
 
-    /// Sets how long the whole drain may take, [`lame_duck`](Self::lame_duck) included. Default: 25 s.
+    /// Sets how long the whole drain may take, [`lame_duck`](Self::lame_duck) included. Default: 25
+    /// s.
     ///
-    /// [`Duration::MAX`] is for ever. Zero aborts at once, and a drain with nothing in flight still ends
-    /// as [`Drained`]. A [server](Drain::run) without work that has not ended by the deadline gets half a
-    /// second more.
+    /// [`Duration::MAX`] is for ever. Zero aborts at once, and a drain with nothing in flight still
+    /// ends as [`Drained`]. A [server](Drain::run) without work that has not ended by the deadline
+    /// gets half a second more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
@@ -363,8 +367,9 @@ impl DrainBuilder {
 
     /// Sets the lame duck and the timeout for a pod of Kubernetes.
     ///
-    /// The timeout is the pod's `terminationGracePeriodSeconds`, less what its preStop hook takes, less 2 s to
-    /// abort what is left and to exit. The lame duck is 5 s, and at most half of the timeout.
+    /// The timeout is the pod's `terminationGracePeriodSeconds`, less what its preStop hook takes,
+    /// less 2 s to abort what is left and to exit. The lame duck is 5 s, and at most half of the
+    /// timeout.
     ///
     /// ```no_run
     /// use std::{env, error::Error, time::Duration};
@@ -396,19 +401,19 @@ impl DrainBuilder {
     ///
     /// # Why a lame duck
     ///
-    /// The kubelet runs the preStop hook and sends SIGTERM. Proxies, ingresses and balancers hear of the
-    /// deletion from the control plane, and nothing waits for them: the last one may take the address out
-    /// seconds after the signal. Until then it sends requests there, and a closed port turns them into
-    /// 502s. If that takes longer than 5 s, call [`lame_duck`](Self::lame_duck) after this method. A preStop
-    /// hook that sleeps does the same, but tells no client to close its connection; with a hook, a lame duck
-    /// of zero is enough.
+    /// The kubelet runs the preStop hook and sends SIGTERM. Proxies, ingresses and balancers hear
+    /// of the deletion from the control plane, and nothing waits for them: the last one may take
+    /// the address out seconds after the signal. Until then it sends requests there, and a closed
+    /// port turns them into 502s. If that takes longer than 5 s, call
+    /// [`lame_duck`](Self::lame_duck) after this method. A preStop hook that sleeps does the same,
+    /// but tells no client to close its connection; with a hook, a lame duck of zero is enough.
     ///
     /// # Short grace periods
     ///
-    /// If the hook and the reserve use up the grace period, timeout and lame duck are zero, and the signal
-    /// aborts what is in flight. No more can be done: to a pod whose hook has overrun, Kubernetes grants
-    /// 2 s, once, between SIGTERM and SIGKILL. For `pre_stop`, give the longest time that the hook may
-    /// take. What it does not take stays unused.
+    /// If the hook and the reserve use up the grace period, timeout and lame duck are zero, and the
+    /// signal aborts what is in flight. No more can be done: to a pod whose hook has overrun,
+    /// Kubernetes grants 2 s, once, between SIGTERM and SIGKILL. For `pre_stop`, give the longest
+    /// time that the hook may take. What it does not take stays unused.
     pub fn kubernetes(self, grace_period: Duration, pre_stop: Duration) -> Self {
         const LAME_DUCK: Duration = Duration::from_secs(5);
         /// Aborting takes up to a second. The rest is for what comes after the drain.
@@ -420,28 +425,28 @@ impl DrainBuilder {
         self.lame_duck(LAME_DUCK.min(timeout / 2)).timeout(timeout)
     }
 
-    /// Sets how long, at the end of the lame duck, open connections may take to deliver a request that
-    /// is on its way. Idle connections are closed after that. Default: 100 ms.
+    /// Sets how long, at the end of the lame duck, open connections may take to deliver a request
+    /// that is on its way. Idle connections are closed after that. Default: 100 ms.
     ///
-    /// Half-done TCP handshakes of an exclusive listener, and handshakes inside of a listener of your own,
-    /// have the same time to end. It is over at once where no connection is open and no listener has a
-    /// handshake to wait for. The drain cannot see what goes on inside of a listener of your own, or of a
-    /// stream: with one, the settling takes its full time.
+    /// Half-done TCP handshakes of an exclusive listener, and handshakes inside of a listener of
+    /// your own, have the same time to end. It is over at once where no connection is open and no
+    /// listener has a handshake to wait for. The drain cannot see what goes on inside of a listener
+    /// of your own, or of a stream: with one, the settling takes its full time.
     ///
-    /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request that
-    /// arrives within this time is served, however long its connection has been idle. `serve` also gives
-    /// it to each connection after its last response: a connection that becomes idle later in the drain
-    /// closes this long after its response.
+    /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request
+    /// that arrives within this time is served, however long its connection has been idle. `serve`
+    /// also gives it to each connection after its last response: a connection that becomes idle
+    /// later in the drain closes this long after its response.
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settings.settle = settle;
         self
     }
 
-    /// Sets how long a connection may stay silent after its accept before a drain closes it. Default:
-    /// 1 s.
+    /// Sets how long a connection may stay silent after its accept before a drain closes it.
+    /// Default: 1 s.
     ///
-    /// The first request of a client that has just connected may be on its way. Go waits for 5 to 7 s. It
-    /// applies to connections that a listener of the drain has accepted.
+    /// The first request of a client that has just connected may be on its way. Go waits for 5 to 7
+    /// s. It applies to connections that a listener of the drain has accepted.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self

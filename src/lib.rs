@@ -5,8 +5,8 @@
 //!
 //! * a layer around any [tower] service counts requests and refuses new ones;
 //! * a listener counts connections, empties the accept queue, and aborts what would hang;
-//! * the [`Drain`] that they share has phases, a deadline, a second signal that forces, and a report
-//!   that says what was left.
+//! * the [`Drain`] that they share has phases, a deadline, a second signal that forces, and a
+//!   report that says what was left.
 //!
 //! If you own the accept loop, [`serve`] does all of this in one call.
 //!
@@ -49,14 +49,15 @@
 //!
 //! * **Each request is counted and waited for, or it is refused** and never reaches your service:
 //!   never neither, never both, however it races with the signal.
-//! * **A count ends exactly once**: with the drop of the response *body* (a server drops it at its end)
-//!   or of the future, at an error of the service, at a panic.
-//! * **Done is exact and prompt.** The last request to leave wakes the waiter: no polling, no timer.
-//! * **It ends.** At the deadline, which can be moved while it runs. At once at the second signal, if that
-//!   comes more than 500 ms after the first. At the third signal with the process, whatever its threads do.
-//!   (Servers and idle connections without work get another 0.5 s to end, and so do connections that are
-//!   aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with a [report](DrainTimeout::report), and the
-//!   same for all waiters.
+//! * **A count ends exactly once**: with the drop of the response *body* (a server drops it at its
+//!   end) or of the future, at an error of the service, at a panic.
+//! * **Done is exact and prompt.** The last request to leave wakes the waiter: no polling, no
+//!   timer.
+//! * **It ends.** At the deadline, which can be moved while it runs. At once at the second signal,
+//!   if that comes more than 500 ms after the first. At the third signal with the process, whatever
+//!   its threads do. (Servers and idle connections without work get another 0.5 s to end, and so do
+//!   connections that are aborted.) The outcome is [`Drained`], or [`DrainTimeout`] with a
+//!   [report](DrainTimeout::report), and the same for all waiters.
 //! * **Nothing that merely exists holds it**: layers, services, listeners and [`Drain`]s are not
 //!   counted.
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
@@ -70,14 +71,15 @@
 //!   `Connection: close`, if there is a layer to say it.
 //! * **Nothing holds the drain for ever.** A silent connection is closed a
 //!   [second](DrainBuilder::grace) after its accept, half a head after 5 s, an HTTP/2 client that
-//!   answers no PING after 5 s, all others at the deadline. Sockets are closed within a second, even if the
-//!   server has detached their connections.
+//!   answers no PING after 5 s, all others at the deadline. Sockets are closed within a second,
+//!   even if the server has detached their connections.
 //! * **Done means written.** A connection is counted until its server drops it. By then its last
 //!   byte is with the kernel, and the process may exit.
 //! * **WebSockets and tunnels are counted**, told at [`Phase::Draining`] if they ask, waited for,
 //!   aborted at the deadline, and [reported](report::ConnectionState::Upgraded).
-//! * **A response is not destroyed by the close**: when the server closes in the middle of a request,
-//!   the drain reads and discards the rest of it, for up to 5 s and 16 MiB (HTTP/2: 4 MiB).
+//! * **A response is not destroyed by the close**: when the server closes in the middle of a
+//!   request, the drain reads and discards the rest of it, for up to 5 s and 16 MiB (HTTP/2: 4
+//!   MiB).
 //!
 //! # What `serve` promises
 //!
@@ -85,23 +87,26 @@
 //!
 //! * **Each connection is closed as soon as nothing can be lost by it**, and not before: see
 //!   [`server`]. Over HTTP/2 a refusal is a REFUSED_STREAM, which clients send elsewhere.
-//! * **A handshake is part of its connection**: counted, limited in time, and never in the way of another.
+//! * **A handshake is part of its connection**: counted, limited in time, and never in the way of
+//!   another.
 //! * **No orphans**: dropping the server ends its connections.
 //!
 //! # What is not promised
 //!
 //! * **A layer alone sees requests, not connections.** Its count falls to 0 when the *server* has
-//!   the last byte. A request that its server never reads never comes to it. It aborts no connection
-//!   and counts no WebSocket. That takes the listener.
+//!   the last byte. A request that its server never reads never comes to it. It aborts no
+//!   connection and counts no WebSocket. That takes the listener.
 //! * **A listener sees bytes, not requests.** From them it learns the
-//!   [state](report::ConnectionState) of a connection, unless they are encrypted. [`serve`] with the
-//!   feature `rustls` sees requests over TLS. TLS around the listener loses nothing ([`guide::axum`] has
-//!   the program), and its connections are reported as [`Opaque`](report::ConnectionState::Opaque).
-//! * The kernel resets a client that connects in the very microsecond in which the listener closes, or
-//!   whose TCP handshake is half done then. On Linux it does not if the process alone has the listener
-//!   (`Drain::bind`, `Serve::exclusive`). A client that sends a request on a kept connection later than
-//!   the [settling](DrainBuilder::settle) allows finds it closed.
-//! * A task that blocks its thread cannot be aborted. It is reported as left, and ends with the process.
+//!   [state](report::ConnectionState) of a connection, unless they are encrypted. [`serve`] with
+//!   the feature `rustls` sees requests over TLS. TLS around the listener loses nothing
+//!   ([`guide::axum`] has the program), and its connections are reported as
+//!   [`Opaque`](report::ConnectionState::Opaque).
+//! * The kernel resets a client that connects in the very microsecond in which the listener closes,
+//!   or whose TCP handshake is half done then. On Linux it does not if the process alone has the
+//!   listener (`Drain::bind`, `Serve::exclusive`). A client that sends a request on a kept
+//!   connection later than the [settling](DrainBuilder::settle) allows finds it closed.
+//! * A task that blocks its thread cannot be aborted. It is reported as left, and ends with the
+//!   process.
 //!
 //! # The parts
 //!
@@ -133,8 +138,8 @@
 //!
 //! # The guide
 //!
-//! The [`guide`] has whole programs for axum, tonic and hyper, manifests and units for Kubernetes and
-//! systemd, settings for nginx, HAProxy and Envoy, and what to do when a drain hangs.
+//! The [`guide`] has whole programs for axum, tonic and hyper, manifests and units for Kubernetes
+//! and systemd, settings for nginx, HAProxy and Envoy, and what to do when a drain hangs.
 //!
 //! # Phases
 //!
@@ -151,15 +156,15 @@
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and two threads that sleep until
-//!   there is a signal.
+//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and two threads that sleep
+//!   until there is a signal.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.
 //! * `tonic-health`: gRPC's health service, `Drain::grpc_health`.
 //! * `serde`: reports serialise, and [`Drain::status`] answers in JSON, too.
-//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was aborted;
-//!   errors of listeners, and of the services and connections of `serve`. All have the target
-//!   `tower_graceful`, which a filter has to let through
+//! * `tracing`: an event for each phase, for what is left every five seconds, and for what was
+//!   aborted; errors of listeners, and of the services and connections of `serve`. All have the
+//!   target `tower_graceful`, which a filter has to let through
 //!   (`RUST_LOG=my_crate=debug,tower_graceful=info`).
 //! * `metrics`: the same as figures, through the crate `metrics`; see `Drain::record_metrics`.
 //!
@@ -187,7 +192,8 @@ mod service;
 pub mod body;
 pub mod call;
 pub mod future;
-// Made when the docs are, and only then: it costs a user nothing. (`tests/guide` compiles its programs.)
+// Made when the docs are, and only then: it costs a user nothing. (`tests/guide` compiles its
+// programs.)
 #[cfg(all(doc, not(doctest)))]
 pub mod guide;
 #[cfg(feature = "tonic-health")]

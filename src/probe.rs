@@ -38,13 +38,13 @@ impl Drain {
     }
 }
 
-/// Answers `/readyz`: 200 `ready` in [`Phase::Serving`], 503 `draining` from [`Phase::LameDuck`] on; from
-/// [`Drain::readiness`].
+/// Answers `/readyz`: 200 `ready` in [`Phase::Serving`], 503 `draining` from [`Phase::LameDuck`]
+/// on; from [`Drain::readiness`].
 ///
-/// Put it where no [`GracefulLayer`](crate::GracefulLayer) counts or refuses it: outside of the layer, or
-/// [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed, and a refused
-/// connection says the same as a 503. A server of its own for probes, without the drain's listener,
-/// answers to the end.
+/// Put it where no [`GracefulLayer`](crate::GracefulLayer) counts or refuses it: outside of the
+/// layer, or [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed,
+/// and a refused connection says the same as a 503. A server of its own for probes, without the
+/// drain's listener, answers to the end.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -64,9 +64,9 @@ pub struct Readiness {
 
 /// Answers `/livez`: 200 `alive`, whatever the drain does; from [`Drain::liveness`].
 ///
-/// A drain changes [readiness](Readiness) and not liveness: a server that drains is alive, and restarting
-/// it would lose what it drains. Kubernetes stops asking once a pod is being deleted; others do not. Put
-/// it where readiness is.
+/// A drain changes [readiness](Readiness) and not liveness: a server that drains is alive, and
+/// restarting it would lose what it drains. Kubernetes stops asking once a pod is being deleted;
+/// others do not. Put it where readiness is.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Liveness;
@@ -74,12 +74,12 @@ pub struct Liveness;
 /// Answers with the drain's [report](Drain::report); from [`Drain::status`].
 ///
 /// The answer is text, a line and a table. With the feature `serde` it is JSON for a client that
-/// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists a thousand
-/// blockers at the most, the likely ones first, and the number of the others.
+/// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists a
+/// thousand blockers at the most, the likely ones first, and the number of the others.
 ///
-/// It names peers and, if [requests are listed](crate::GracefulLayer::report_requests), paths. So do not
-/// serve it to the public. Put it beside readiness on a server of its own, which stays while the other
-/// one drains:
+/// It names peers and, if [requests are listed](crate::GracefulLayer::report_requests), paths. So
+/// do not serve it to the public. Put it beside readiness on a server of its own, which stays while
+/// the other one drains:
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -154,8 +154,8 @@ impl Status {
     }
 }
 
-/// Returns whether the client asks for JSON by name, and does not prefer text. A `*/*`, which `curl`
-/// sends, gets text.
+/// Returns whether the client asks for JSON by name, and does not prefer text. A `*/*`, which
+/// `curl` sends, gets text.
 #[cfg(feature = "serde")]
 fn accepts_json(headers: &HeaderMap) -> bool {
     let (mut json, mut text) = (0.0, 0.0);

@@ -361,8 +361,8 @@ impl<S, F> Serve<S, F> {
     /// Then no client is reset that connects while the listeners close. A client with a half-done
     /// TCP handshake is served if the handshake ends within the
     /// [settling](crate::DrainBuilder::settle). See
-    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own has to
-    /// implement [`Listener::tcp_listener`] for that.
+    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own
+    /// has to implement [`Listener::tcp_listener`] for that.
     pub fn exclusive(mut self) -> Self {
         self.settings.exclusive = true;
         self
@@ -376,7 +376,8 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive:
-    /// see [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default: `None`.
+    /// see [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default:
+    /// `None`.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.settings.tcp.keepalive = keepalive.into();
         self

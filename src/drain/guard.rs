@@ -89,8 +89,8 @@ impl Drain {
 
     /// Wraps a future. The drain waits until the future has ended or is dropped.
     ///
-    /// The future is counted from this call on, polled or not. A task that has to end with the drain asks
-    /// [`reached`](Self::reached).
+    /// The future is counted from this call on, polled or not. A task that has to end with the
+    /// drain asks [`reached`](Self::reached).
     ///
     /// # Errors
     ///
@@ -131,7 +131,8 @@ impl Drain {
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Result<DrainGuard, Refused> {
-        // The list may close later: requests are admitted for longer where the drain has a listener.
+        // The list may close later: requests are admitted for longer where the drain has a
+        // listener.
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
@@ -143,12 +144,12 @@ impl Drain {
     /// `RegisterOnShutdown`.
     ///
     /// The hook runs once, in a task of its own, when [`Phase::Draining`] is reached, and gets the
-    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits for it,
-    /// too, as long as it admits requests.
+    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits
+    /// for it, too, as long as it admits requests.
     ///
     /// If the last clone of a drain is dropped before the drain has begun, its hooks are dropped
-    /// without being run. A hook that owns a clone prevents that: the hook and its task stay until the
-    /// runtime ends.
+    /// without being run. A hook that owns a clone prevents that: the hook and its task stay until
+    /// the runtime ends.
     ///
     /// Until the hook has run, it counts as a task in [`left`](Self::left).
     ///
@@ -241,7 +242,8 @@ pin_project! {
 }
 
 impl<F> Tracked<F> {
-    /// Sets the name under which a [report](Drain::report) lists the future; see [`DrainGuard::named`].
+    /// Sets the name under which a [report](Drain::report) lists the future; see
+    /// [`DrainGuard::named`].
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.guard = self.guard.map(|guard| guard.named(name));
         self

@@ -21,8 +21,8 @@ pub struct Drained {
     pub refused: u64,
 }
 
-/// Says that the deadline came before the end of the work, and holds the [report](Self::report) of that
-/// moment.
+/// Says that the deadline came before the end of the work, and holds the [report](Self::report) of
+/// that moment.
 ///
 /// What the report lists was aborted, or ends with the process.
 ///
@@ -64,8 +64,8 @@ impl DrainTimeout {
 
 /// Says that the drain has begun and accepts no new work.
 ///
-/// [`Drain::guard`](crate::Drain::guard) and [`Drain::track`](crate::Drain::track) return it then, and so
-/// does a service behind [`Drain::call_layer`](crate::Drain::call_layer).
+/// [`Drain::guard`](crate::Drain::guard) and [`Drain::track`](crate::Drain::track) return it then,
+/// and so does a service behind [`Drain::call_layer`](crate::Drain::call_layer).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused;

@@ -29,8 +29,8 @@ pub struct Report {
     pub phase: Phase,
     /// Measures the time since the drain began, up to its end. Zero before it begins.
     pub elapsed: Duration,
-    /// Measures the time until the [deadline](crate::Drain::deadline). `None` without a deadline, and
-    /// once the drain is done.
+    /// Measures the time until the [deadline](crate::Drain::deadline). `None` without a deadline,
+    /// and once the drain is done.
     pub remaining: Option<Duration>,
     /// Counts requests that ended during the drain: answered, failed, or given up by their client.
     pub completed: u64,
@@ -89,7 +89,8 @@ impl Report {
 pub enum ForcedBy {
     /// The [deadline](crate::Drain::deadline) has passed.
     Deadline,
-    /// The signal of [`Drain::run`](crate::Drain::run) has come a [second time](crate::signal::SecondSignal).
+    /// The signal of [`Drain::run`](crate::Drain::run) has come a [second
+    /// time](crate::signal::SecondSignal).
     SecondSignal,
     /// [`Drain::force`](crate::Drain::force) was called.
     Call,
@@ -116,7 +117,8 @@ impl ForcedBy {
     }
 }
 
-/// Counts what a drain waits for, or would wait for, by kind; from [`Drain::left`](crate::Drain::left).
+/// Counts what a drain waits for, or would wait for, by kind; from
+/// [`Drain::left`](crate::Drain::left).
 ///
 /// It displays as `2 requests, 1 guard, 1 connection (1 handling)`, and as `nothing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,7 +146,8 @@ impl Counts {
         *self == Self::default()
     }
 
-    /// Returns how many connections a listener of the drain has accepted that have not been dropped.
+    /// Returns how many connections a listener of the drain has accepted that have not been
+    /// dropped.
     pub fn connections(&self) -> usize {
         self.connections.0.iter().sum()
     }
@@ -167,8 +170,8 @@ impl Counts {
         self.connections.0[state as usize] += 1;
     }
 
-    /// Returns whether ending the drain now aborts work. An idle connection is no work, nor is a server
-    /// that has none. A connection that streams has a request, or is idle.
+    /// Returns whether ending the drain now aborts work. An idle connection is no work, nor is a
+    /// server that has none. A connection that streams has a request, or is idle.
     pub(super) fn has_work(&self) -> bool {
         let works = [
             ConnectionState::Reading,
@@ -322,8 +325,8 @@ pub struct Blocker {
     pub peer: Option<SocketAddr>,
     /// Measures the time since the accept, the call, or the handing over.
     pub age: Duration,
-    /// Counts the bytes written to a connection, or those of a response body that the server has taken.
-    /// `None` before the response has begun.
+    /// Counts the bytes written to a connection, or those of a response body that the server has
+    /// taken. `None` before the response has begun.
     pub sent: Option<u64>,
 }
 
@@ -352,8 +355,8 @@ impl Blocker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockerKind {
-    /// A request, if its layer [keeps names](crate::GracefulLayer::report_requests). Other requests are only
-    /// counted, in [`Counts::requests`].
+    /// A request, if its layer [lists requests](crate::GracefulLayer::report_requests). Other
+    /// requests are only counted, in [`Counts::requests`].
     Request,
     /// A connection, and what it was last seen doing.
     Connection(ConnectionState),
@@ -379,8 +382,9 @@ impl BlockerKind {
         }
     }
 
-    /// Returns a number that is lower where others are more likely to wait for this one. A table may be
-    /// cut short, and on a busy server most connections are older than the work that holds the drain.
+    /// Returns a number that is lower where others are more likely to wait for this one. A table
+    /// may be cut short, and on a busy server most connections are older than the work that holds
+    /// the drain.
     fn rank(self) -> u8 {
         match self {
             Self::Request => 0,

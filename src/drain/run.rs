@@ -19,15 +19,15 @@ use std::{
 impl Drain {
     /// Runs a server until a signal tells it to stop and everything is drained.
     ///
-    /// Polls the server. When the signal completes, [begins](Self::begin) the drain; when it comes a
-    /// [second time](crate::signal::SecondSignal), [forces](Self::force) it. Ends when the server and
-    /// everything that the drain counts have ended, or at the deadline. Spawns nothing.
+    /// Polls the server. When the signal completes, [begins](Self::begin) the drain; when it comes
+    /// a [second time](crate::signal::SecondSignal), [forces](Self::force) it. Ends when the server
+    /// and everything that the drain counts have ended, or at the deadline. Spawns nothing.
     ///
-    /// The server has to stop by itself: give it [`shutdown_signal`](Self::shutdown_signal). A server that
-    /// does not stop is dropped at the deadline.
+    /// The server has to stop by itself: give it [`shutdown_signal`](Self::shutdown_signal). A
+    /// server that does not stop is dropped at the deadline.
     ///
-    /// The `signal` is `signal::terminate()`, tokio's `ctrl_c()`, or any other future that ends with `()`,
-    /// with an `io::Result<()>` or with a [`SecondSignal`].
+    /// The `signal` is `signal::terminate()`, tokio's `ctrl_c()`, or any other future that ends
+    /// with `()`, with an `io::Result<()>` or with a [`SecondSignal`].
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
@@ -52,29 +52,33 @@ impl Drain {
     ///
     /// # When the server ends by itself
     ///
-    /// Before any signal, well or with an error: the drain begins without its lame duck, as nothing serves
-    /// new requests any more. Work in flight is waited for. An error is returned beside the outcome.
+    /// Before any signal, well or with an error: the drain begins without its lame duck, as nothing
+    /// serves new requests any more. Work in flight is waited for. An error is returned beside the
+    /// outcome.
     ///
     /// # Several servers
     ///
-    /// Each of several servers may have a `run` of its own, under clones of one drain. One signal, or the
-    /// end of one server, ends them all, and each `run` returns when all have ended. A server that is given
-    /// to `run` after [`Phase::Draining`](crate::Phase::Draining) began is dropped unpolled.
+    /// Each of several servers may have a `run` of its own, under clones of one drain. One signal,
+    /// or the end of one server, ends them all, and each `run` returns when all have ended. A
+    /// server that is given to `run` after [`Phase::Draining`](crate::Phase::Draining) began is
+    /// dropped unpolled.
     ///
     /// # Errors
     ///
-    /// [`RunError::Timeout`] if work was left at the deadline, [`RunError::Server`] if the server failed.
+    /// [`RunError::Timeout`] if work was left at the deadline, [`RunError::Server`] if the server
+    /// failed.
     ///
-    /// After a timeout, tasks that the server has spawned may still run: all of its connections, unless the
-    /// drain has accepted them, and in any case tasks that block their thread. To end them, end the
-    /// process, with [`std::process::exit`] or tokio's `Runtime::shutdown_background`. The drop of a
-    /// runtime, as at the end of `#[tokio::main]`, waits for tasks that block their thread. The third
-    /// signal that `signal::terminate()` gets ends the process, too.
+    /// After a timeout, tasks that the server has spawned may still run: all of its connections,
+    /// unless the drain has accepted them, and in any case tasks that block their thread. To end
+    /// them, end the process, with [`std::process::exit`] or tokio's
+    /// `Runtime::shutdown_background`. The drop of a runtime, as at the end of `#[tokio::main]`,
+    /// waits for tasks that block their thread. The third signal that `signal::terminate()` gets
+    /// ends the process, too.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the server. A drain that has begun goes on, and others may wait for it; a
-    /// drain that has not begun stays as it is.
+    /// Dropping the future drops the server. A drain that has begun goes on, and others may wait
+    /// for it; a drain that has not begun stays as it is.
     ///
     /// # Panics
     ///
@@ -100,8 +104,8 @@ impl Drain {
             let mut outcome = pin!(drain.wait());
 
             let outcome = poll_fn(|cx| {
-                // The signal comes before the server: a busy server may use up all that tokio's coop
-                // budget lets a task do in one poll.
+                // The signal comes before the server: a busy server may use up all that tokio's
+                // coop budget lets a task do in one poll.
                 if let Some(polled) = signal.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         signal.set(None);
@@ -117,7 +121,8 @@ impl Drain {
                     second = None;
                     drain.update(|schedule, now| schedule.force(now, ForcedBy::SecondSignal));
                 }
-                // So does the outcome, and the deadline with it. A change that the server makes wakes it.
+                // So does the outcome, and the deadline with it. A change that the server makes
+                // wakes it.
                 if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
                     return Poll::Ready(outcome);
                 }
@@ -144,9 +149,9 @@ impl Drain {
 /// Waits for a signal to come a second time, which forces the drain; what the signal of
 /// [`Drain::run`] ends with.
 ///
-/// A signal that ends with `()` has no second time. One that ends with an `io::Result<()>`, such as tokio's
-/// `ctrl_c()`, has none, either, and an error begins the drain: a server that nothing can stop would
-/// only be killed. `signal::terminate()` has a second time.
+/// A signal that ends with `()` has no second time. One that ends with an `io::Result<()>`, such as
+/// tokio's `ctrl_c()`, has none, either, and an error begins the drain: a server that nothing can
+/// stop would only be killed. `signal::terminate()` has a second time.
 ///
 /// ```
 /// use tokio::sync::mpsc;
@@ -187,8 +192,8 @@ impl SecondSignal {
         }
     }
 
-    /// Has the first signal skip the [lame duck](crate::DrainBuilder::lame_duck), or the rest of one that
-    /// has begun: for a server without a balancer, and a person that waits for its end.
+    /// Has the first signal skip the [lame duck](crate::DrainBuilder::lame_duck), or the rest of
+    /// one that has begun: for a server without a balancer, and a person that waits for its end.
     pub fn skip_lame_duck(mut self) -> Self {
         self.skips_lame_duck = true;
         self

@@ -45,8 +45,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Writes a line break and the table of a report's blockers, or nothing if there are none: twenty of
-/// them, with `{:#}` all.
+/// Writes a line break and the table of a report's blockers, or nothing if there are none: twenty
+/// of them, with `{:#}` all.
 pub(super) fn write_table(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const SHOWN: usize = 20;
     const HEAD: [&str; 7] = ["kind", "name", "state", "peer", "age", "sent", "taken at"];

@@ -1,7 +1,7 @@
 //! Reports how a drain goes on, to `tracing` and `metrics`.
 //!
-//! A subscriber may run any code. So it is called under no lock that another thread waits for, and its
-//! panics are caught. A report is often made where a panic does harm: in the drop of the last
+//! A subscriber may run any code. So it is called under no lock that another thread waits for, and
+//! its panics are caught. A report is often made where a panic does harm: in the drop of the last
 //! request's token, which may run while another panic unwinds, and in the future of each waiter.
 
 use super::{outcome::Outcome, phase::Phase, report::Report};

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 impl Drain {
     /// Completes when the drain has reached that phase or a later one.
     ///
-    /// The future is `'static`: for a server's graceful shutdown, for the end of an event stream, for a
-    /// task that has to finish something. Cancel safe: dropping it changes nothing.
+    /// The future is `'static`: for a server's graceful shutdown, for the end of an event stream,
+    /// for a task that has to finish something. Cancel safe: dropping it changes nothing.
     ///
     /// If nothing begins the drain, the future stays pending for ever. It costs one allocation.
     ///
@@ -36,7 +36,8 @@ impl Drain {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let drain = Drain::new();
-    /// let events = futures_util::stream::repeat("tick").take_until(drain.reached(Phase::Draining));
+    /// let ticks = futures_util::stream::repeat("tick");
+    /// let events = ticks.take_until(drain.reached(Phase::Draining));
     /// drain.begin();
     /// assert_eq!(events.count().await, 0);
     /// # }
@@ -53,13 +54,14 @@ impl Drain {
 
     /// Completes when a server has to stop: give it to the server's graceful shutdown.
     ///
-    /// Without a listener of this drain, it completes at [`Phase::Draining`]. With one, it completes when no
-    /// connection may still bring a request that arrived in time, because a server closes what it takes
-    /// for idle without a look at unread bytes. So it waits for silent connections that are younger than
-    /// the [grace](crate::DrainBuilder::grace), and for connections that have sent a part of a head, each up
-    /// to its own limit.
+    /// Without a listener of this drain, it completes at [`Phase::Draining`]. With one, it
+    /// completes when no connection may still bring a request that arrived in time, because a
+    /// server closes what it takes for idle without a look at unread bytes. So it waits for silent
+    /// connections that are younger than the [grace](crate::DrainBuilder::grace), and for
+    /// connections that have sent a part of a head, each up to its own limit.
     ///
-    /// The future is `'static` and cancel safe, with the costs and panics of [`reached`](Self::reached).
+    /// The future is `'static` and cancel safe, with the costs and panics of
+    /// [`reached`](Self::reached).
     ///
     /// ```no_run
     /// # use axum::Router;
@@ -78,10 +80,10 @@ impl Drain {
     ///
     /// # Inside a request
     ///
-    /// A handler must not wait for its own drain. Its request is in flight until it has answered, so it
-    /// would wait for itself until the deadline, and its client would get no answer. To
-    /// [exempt](crate::GracefulLayer::exempt) the request from the layer does not help where connections
-    /// are counted, too. Begin the drain and answer, and wait outside of the request:
+    /// A handler must not wait for its own drain. Its request is in flight until it has answered,
+    /// so it would wait for itself until the deadline, and its client would get no answer. To
+    /// [exempt](crate::GracefulLayer::exempt) the request from the layer does not help where
+    /// connections are counted, too. Begin the drain and answer, and wait outside of the request:
     ///
     /// ```
     /// use axum::{Router, http::StatusCode, routing::post};
@@ -143,10 +145,12 @@ impl Drain {
 
     /// Begins the drain and waits for at most `timeout`: Go's `http.Server.Shutdown`.
     ///
-    /// The builder's lame duck is kept, and is a part of the timeout. A drain that has begun before gets an
-    /// earlier deadline at most; to extend it there is [`set_deadline`](Self::set_deadline).
+    /// The builder's lame duck is kept, and is a part of the timeout. A drain that has begun before
+    /// gets an earlier deadline at most; to extend it there is
+    /// [`set_deadline`](Self::set_deadline).
     ///
-    /// The drain begins with the first poll. Cancel safe: a drain that has begun goes on without a waiter.
+    /// The drain begins with the first poll. Cancel safe: a drain that has begun goes on without a
+    /// waiter.
     ///
     /// Not for the handler of a request that this drain counts: it would wait for itself until the
     /// deadline. [`wait`](Self::wait) shows the right endpoint.
@@ -184,7 +188,8 @@ impl Drain {
     }
 }
 
-/// Completes when a drain has reached a phase; from [`Drain::reached`] and [`Drain::shutdown_signal`].
+/// Completes when a drain has reached a phase; from [`Drain::reached`] and
+/// [`Drain::shutdown_signal`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Reached {
     future: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,

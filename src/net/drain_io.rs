@@ -24,8 +24,8 @@ pin_project! {
     /// deadline.
     ///
     /// It comes from a [`DrainListener`](crate::net::DrainListener) or a
-    /// [`DrainIncoming`](crate::net::DrainIncoming), and reads and writes like the inner connection. If
-    /// the server hands it on, as a WebSocket, it is still counted.
+    /// [`DrainIncoming`](crate::net::DrainIncoming), and reads and writes like the inner
+    /// connection. If the server hands it on, as a WebSocket, it is still counted.
     ///
     /// # What it does during a drain
     ///

@@ -16,8 +16,8 @@ pin_project! {
     /// Yields connections and counts them for a drain; made by [`Drain::incoming`].
     ///
     /// It does for a stream of connections, such as tonic's `TcpIncoming`, what a
-    /// [`DrainListener`](crate::net::DrainListener) does for a listener. It ends when servers get their
-    /// shutdown signal, and tonic stops then.
+    /// [`DrainListener`](crate::net::DrainListener) does for a listener. It ends when servers get
+    /// their shutdown signal, and tonic stops then.
     ///
     #[cfg_attr(feature = "tonic", doc = "```no_run")]
     #[cfg_attr(not(feature = "tonic"), doc = "```ignore")]

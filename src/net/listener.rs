@@ -31,8 +31,8 @@ use tokio::{
 ///
 /// # What it does
 ///
-/// * Each connection that it accepts is [counted](crate::report::Counts::connections) until it is dropped,
-///   also as a WebSocket or a tunnel. At the deadline it is aborted: see [`DrainIo`].
+/// * Each connection that it accepts is [counted](crate::report::Counts::connections) until it is
+///   dropped, also as a WebSocket or a tunnel. At the deadline it is aborted: see [`DrainIo`].
 /// * At the end of the lame duck it accepts what is in the accept queue, for up to 100 ms, and then
 ///   closes. Those clients are served, and the kernel refuses clients that connect later. A client
 ///   that connects in the microsecond between is reset, and so is one with a half-done TCP
