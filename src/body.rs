@@ -1,6 +1,6 @@
 //! Response bodies that are counted until they are dropped.
 
-use crate::drain::{InFlight, Label};
+use crate::drain::InFlight;
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -11,25 +11,26 @@ use std::{
 };
 
 pin_project! {
-    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's, whose drop
-    /// is the end of its request. A refusal's body is empty, unless it was given one.
+    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's body, whose drop
+    /// ends the count of its request. The body of a refusal is empty, unless it was given one.
     ///
-    /// Frames, trailers, errors, size hint and end pass through as they are.
+    /// Frames, trailers, errors, size hint and end pass through unchanged.
     ///
-    /// [`Default`] is an empty body and [`From`] one that is not counted, for middleware outside
-    /// that wants to answer by itself.
+    /// [`Default`] makes an empty body and [`From`] one that is not counted, for middleware outside
+    /// of the layer that answers by itself.
     #[must_use = "dropping a body ends its request"]
-    pub struct ResponseBody<B, N = ()> {
+    pub struct ResponseBody<B> {
+        // `None` is empty.
         #[pin]
         inner: Option<B>,
-        // Last, so that the body is dropped before its request is said to have ended.
-        in_flight: Option<InFlight<N>>,
+        // Last, so that the body is dropped before the count ends.
+        in_flight: Option<InFlight>,
     }
 }
 
-impl<B, N> ResponseBody<B, N> {
+impl<B> ResponseBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, in_flight: Option<InFlight<N>>) -> Self {
+    pub(crate) fn new(inner: B, in_flight: Option<InFlight>) -> Self {
         Self {
             inner: Some(inner),
             in_flight,
@@ -37,17 +38,7 @@ impl<B, N> ResponseBody<B, N> {
     }
 }
 
-impl<B> ResponseBody<B> {
-    /// A refusal's, where others have names. It is counted if it is another layer's.
-    pub(crate) fn renamed<N: Label>(self) -> ResponseBody<B, N> {
-        ResponseBody {
-            inner: self.inner,
-            in_flight: self.in_flight.map(InFlight::renamed),
-        }
-    }
-}
-
-impl<B: Body, N: Label> Body for ResponseBody<B, N> {
+impl<B: Body> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -57,17 +48,13 @@ impl<B: Body, N: Label> Body for ResponseBody<B, N> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(None);
-        };
-        let frame = inner.poll_frame(cx);
-        if N::NAMES {
-            if let (Poll::Ready(Some(Ok(frame))), Some(in_flight)) = (&frame, &*this.in_flight) {
-                let bytes = frame.data_ref().map_or(0, Buf::remaining);
-                in_flight.sent(bytes);
+        match (this.inner.as_pin_mut(), this.in_flight) {
+            (Some(inner), Some(in_flight)) if in_flight.is_slow() => {
+                poll_counting(inner, in_flight, cx)
             }
+            (Some(inner), _) => inner.poll_frame(cx),
+            (None, _) => Poll::Ready(None),
         }
-        frame
     }
 
     #[inline]
@@ -77,13 +64,28 @@ impl<B: Body, N: Label> Body for ResponseBody<B, N> {
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+        let inner = self.inner.as_ref();
+        inner.map_or_else(|| SizeHint::with_exact(0), B::size_hint)
     }
 }
 
-impl<B, N> Default for ResponseBody<B, N> {
+/// Polls the body of a request that may be listed, and counts the bytes. Apart, because to look at a
+/// frame costs a copy of it.
+#[cold]
+#[inline(never)]
+fn poll_counting<B: Body>(
+    inner: Pin<&mut B>,
+    in_flight: &InFlight,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    let frame = inner.poll_frame(cx);
+    if let Poll::Ready(Some(Ok(frame))) = &frame {
+        in_flight.sent(frame.data_ref().map_or(0, Buf::remaining));
+    }
+    frame
+}
+
+impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
             inner: None,
@@ -92,16 +94,13 @@ impl<B, N> Default for ResponseBody<B, N> {
     }
 }
 
-impl<B, N> From<B> for ResponseBody<B, N> {
+impl<B> From<B> for ResponseBody<B> {
     fn from(inner: B) -> Self {
-        Self {
-            inner: Some(inner),
-            in_flight: None,
-        }
+        Self::new(inner, None)
     }
 }
 
-impl<B, N> fmt::Debug for ResponseBody<B, N> {
+impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
             .field("in_flight", &self.in_flight.is_some())

@@ -14,11 +14,11 @@ mod counter_tests;
 mod current;
 mod entry;
 mod guard;
-mod name;
 mod outcome;
 mod phase;
 mod registry;
 mod report;
+mod request;
 mod run;
 mod schedule;
 mod shared;
@@ -31,32 +31,26 @@ mod wait;
 pub(crate) use self::connection::ConnectionGuard;
 #[cfg(feature = "server")]
 pub(crate) use self::current::{Identity, is_current};
-#[cfg(feature = "server")]
-pub(crate) use self::shared::Token;
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
 #[cfg(feature = "server")]
 pub(crate) use self::{connection::Connection, connection_list::CallCounts};
-pub(crate) use self::{
-    counter::Entry,
-    guard::InFlight,
-    name::Label,
-    phase::Stage,
-    schedule::Schedule,
-    shared::{CounterHandle, Shared},
-};
 pub use self::{
     guard::{DrainGuard, Tracked},
-    name::RequestName,
     outcome::{DrainTimeout, Drained, Refused, RunError},
     phase::Phase,
     report::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report},
     run::{SecondSignal, ServerOutput},
     wait::Reached,
 };
+pub(crate) use self::{
+    phase::Stage,
+    request::InFlight,
+    schedule::Schedule,
+    shared::{Admission, CounterHandle, Shared, Token},
+};
 
 use self::schedule::Settings;
-use crate::layer::{Calls, GracefulLayer};
 use std::{borrow::Cow, fmt, sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
@@ -131,43 +125,6 @@ impl Drain {
     /// Returns a builder, for other settings.
     pub fn builder() -> DrainBuilder {
         DrainBuilder::default()
-    }
-
-    /// A layer for HTTP services: counts each request to the end of its response body, and
-    /// answers new ones with a refusal once draining. See [`GracefulLayer`].
-    ///
-    /// ```
-    /// use tower::ServiceBuilder;
-    /// use tower_graceful::Drain;
-    ///
-    /// let drain = Drain::new();
-    /// let builder = ServiceBuilder::new().layer(drain.layer());
-    /// ```
-    pub fn layer(&self) -> GracefulLayer {
-        GracefulLayer::new(self)
-    }
-
-    /// A layer for any other tower service: counts each call to the end of its future, and
-    /// refuses new ones with [`Refused`] as error. See [`GracefulLayer`].
-    ///
-    /// ```
-    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-    /// use tower_graceful::{Drain, Refused};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let drain = Drain::new();
-    /// let double = ServiceBuilder::new()
-    ///     .layer(drain.call_layer())
-    ///     .service(service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n)));
-    ///
-    /// assert_eq!(double.clone().oneshot(21).await.unwrap(), 42);
-    /// drain.begin();
-    /// assert!(double.oneshot(21).await.unwrap_err().is::<Refused>());
-    /// # }
-    /// ```
-    pub fn call_layer(&self) -> GracefulLayer<Calls> {
-        GracefulLayer::for_calls(self)
     }
 
     /// Begins the drain.
@@ -253,8 +210,9 @@ impl Drain {
     /// Returns a report: the phase, the time, and what the drain waits for, one by one.
     ///
     /// At any time, also before the drain begins. It lists guards and tasks with the place where
-    /// they were taken, connections with what they are doing, and requests if a layer [names
-    /// them](GracefulLayer::name_requests). It visits all of them, so it is not for each request.
+    /// they were taken, connections with what they are doing, and requests if a layer [lists
+    /// them](crate::GracefulLayer::report_requests). It visits all of them, so it is not for each
+    /// request.
     ///
     /// ```
     /// use tower_graceful::{Drain, Refused, report::BlockerKind};

@@ -41,7 +41,8 @@ impl Drain {
     /// let (health, _) = tonic_health::server::health_reporter();
     /// # type MyService = tonic_health::pb::health_server::HealthServer<()>;
     /// // health.set_serving::<MyService>().await;
-    /// let probes = |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
+    /// let probes =
+    ///     |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     /// let listener = drain.bind("[::]:50051").await?;
     /// let service = drain.grpc_health(health);
     /// // With other services: `.add_service(greeter).add_service(service)`, as tonic has it.

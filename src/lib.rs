@@ -182,6 +182,7 @@
 )]
 #![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 
+mod close;
 mod drain;
 mod layer;
 #[cfg(feature = "net")]
@@ -189,6 +190,7 @@ mod log;
 mod service;
 
 pub mod body;
+pub mod call;
 pub mod future;
 // Made when the docs are, and only then: it costs a user nothing. (`tests/guide` compiles its
 // programs.)
@@ -204,15 +206,6 @@ pub mod refusal;
 pub mod server;
 pub mod signal;
 pub mod stream;
-
-/// Services that are not HTTP, and the modes of a [`GracefulLayer`].
-pub mod call {
-    pub use crate::{
-        drain::RequestName,
-        future::CallFuture,
-        layer::{Calls, Http},
-    };
-}
 
 /// Work that is no request, and that a drain waits for.
 pub mod guard {

@@ -71,7 +71,10 @@ impl Call {
         if let Some((method, uri)) = self.0.as_deref() {
             catch_panic(|| {
                 let (path, error) = (uri.path(), Chain(error));
-                tracing::error!(target: "tower_graceful", %method, path, %error, "the service failed");
+                tracing::error!(
+                    target: "tower_graceful", %method, path, %error,
+                    "the service failed"
+                );
             });
         }
         let _ = (&self.0, error);
@@ -84,7 +87,10 @@ impl Call {
         if let Some((method, uri)) = self.0.as_deref() {
             catch_panic(|| {
                 let (path, error) = (uri.path(), Chain(error));
-                tracing::debug!(target: "tower_graceful", %method, path, %error, "answered with 503");
+                tracing::debug!(
+                    target: "tower_graceful", %method, path, %error,
+                    "answered with 503"
+                );
             });
         }
         let _ = (&self.0, error);

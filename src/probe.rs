@@ -77,8 +77,8 @@ pub struct Liveness;
 /// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists a
 /// thousand blockers at the most, the likely ones first, and the number of the others.
 ///
-/// It names peers and, if a layer [keeps them](crate::GracefulLayer::name_requests), paths. So do
-/// not serve it to the public. Put it beside readiness on a server of its own, which stays while
+/// It names peers and, if [requests are listed](crate::GracefulLayer::report_requests), paths. So
+/// do not serve it to the public. Put it beside readiness on a server of its own, which stays while
 /// the other one drains:
 ///
 /// ```no_run

@@ -1,7 +1,7 @@
 //! Serves any HTTP tower service and shuts it down gracefully: Go's `Serve` and `Shutdown`.
 //!
 //! One loop accepts for each listener, and each connection has a task of its own, on hyper's HTTP/1
-//! and HTTP/2. Connections do all that they do under other servers. [`serve`] also knows when each
+//! and HTTP/2. Connections are handled as under other servers, but [`serve`] also knows when each
 //! call begins and ends. So it closes each connection as soon as that loses nothing, and does not
 //! wait until all of them can be closed:
 //!
@@ -266,7 +266,7 @@ impl<S> Serve<S> {
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),
-                names: false,
+                reports_requests: false,
                 half_close: false,
                 on_connect: None,
                 http,
@@ -385,8 +385,8 @@ impl<S, F> Serve<S, F> {
 
     /// Sets the drain of this server.
     ///
-    /// Use your own drain to [begin](Drain::begin) it from elsewhere, to set its lame duck and
-    /// timeout, or to share it with other servers, guards and tasks.
+    /// With a drain of your own you can [begin](Drain::begin) it from elsewhere, set its lame duck
+    /// and timeout, and share it with other servers, guards and tasks.
     pub fn with_drain(mut self, drain: Drain) -> Self {
         self.drain = drain;
         self
@@ -468,9 +468,9 @@ impl<S, F> Serve<S, F> {
     }
 
     /// Lists each request in [reports](Drain::report): see
-    /// [`GracefulLayer::name_requests`](crate::GracefulLayer::name_requests). Default: off.
-    pub fn name_requests(mut self) -> Self {
-        self.settings.names = true;
+    /// [`GracefulLayer::report_requests`](crate::GracefulLayer::report_requests). Default: off.
+    pub fn report_requests(mut self) -> Self {
+        self.settings.reports_requests = true;
         self
     }
 

@@ -1,25 +1,13 @@
-//! The service: counts or refuses.
-//!
-//! # What it costs
-//!
-//! By `benches/overhead/run` the layer adds 253 instructions to a request, two of them locked, on a line
-//! of the thread's own: 30 are the counter with the simplest future and body around it. More than half of
-//! the others are copies of the request, of the response and of the inner future. That harness inlines a
-//! whole request into one loop; with each step in a function of its own, as in a server, the layer adds
-//! 326, tower-http's layer 135, and a layer that has only one way to the inner service and no place for
-//! a wait for capacity 114.
-
 use crate::{
     body::ResponseBody,
-    drain::{CounterHandle, Drain, Entry, InFlight, Label, Reached, Shared, Stage},
-    future::{CallFuture, HttpState, ResponseFuture},
-    layer::{Calls, Http},
-    refusal::{Answer, Closing, Exempt, Refusal},
+    close::Closing,
+    drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage, Token},
+    future::{Admitted, ResponseFuture, State},
+    refusal::{Exempt, NoExemptions, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
 use std::{
-    error::Error,
     fmt,
     future::Future,
     pin::Pin,
@@ -27,221 +15,213 @@ use std::{
 };
 use tower_service::Service;
 
-/// A service whose requests are counted, and refused once draining; from
+/// An HTTP service whose requests are counted, and refused once draining; from
 /// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
-///
-/// It is a service over `http::Request` with any request body. With [`Calls`] it is one over any
-/// request.
-pub struct Graceful<S, M = Http> {
+pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
     inner: S,
-    mode: M,
     handle: CounterHandle,
-    /// Set while the inner service has no capacity: completes when the drain admits nothing more.
-    /// [`call`](Service::call) must not reach the inner service then.
-    saturated: Option<Reached>,
+    settings: Settings<R, E>,
+    capacity: Capacity,
+}
+
+/// What a service copies from its layer, and a clone from its original.
+#[derive(Clone)]
+pub(crate) struct Settings<R, E> {
+    pub(crate) refusal: R,
+    pub(crate) exempt: E,
+    pub(crate) reports_requests: bool,
+}
+
+impl Settings<Unavailable, NoExemptions> {
+    pub(crate) fn new() -> Self {
+        Self {
+            refusal: Unavailable::new(),
+            exempt: NoExemptions,
+            reports_requests: false,
+        }
+    }
 }
 
 impl<S> Graceful<S> {
-    /// The same as [`drain.layer()`](Drain::layer) around a service.
+    /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, Http::default(), drain.counter_handle())
+        Self::with(inner, drain.counter_handle(), Settings::new())
     }
 }
 
-impl<S, M> Graceful<S, M> {
-    pub(crate) fn with(inner: S, mode: M, handle: CounterHandle) -> Self {
+impl<S, R, E> Graceful<S, R, E> {
+    pub(crate) fn with(inner: S, handle: CounterHandle, settings: Settings<R, E>) -> Self {
         Self {
             inner,
-            mode,
             handle,
-            saturated: None,
+            settings,
+            capacity: Capacity::default(),
         }
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
-
-    #[inline]
-    fn poll_capacity<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
-    where
-        S: Service<Req>,
-    {
-        match self.inner.poll_ready(cx) {
-            Poll::Pending => self.poll_drain(cx).map(Ok),
-            ready => {
-                self.saturated = None;
-                ready
-            }
-        }
-    }
-
-    /// Completes once the drain admits no request: a refusal needs no capacity of the inner service.
-    ///
-    /// Until then a caller goes on waiting for capacity. Where connections are known, that is longer
-    /// than until [`Phase::Draining`](crate::Phase::Draining), and what gets capacity meanwhile is
-    /// served.
-    #[cold]
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if is_counted(&self.handle) {
-            return Poll::Pending;
-        }
-        if self.saturated.is_none() {
-            // A drain that was dropped before it began never refuses.
-            self.saturated = self
-                .handle
-                .owner()
-                .map(|shared| Reached::stage(shared, Stage::Draining));
-        }
-        if self.handle.stage() >= Stage::Draining {
-            return Poll::Ready(());
-        }
-        match &mut self.saturated {
-            Some(draining) => Pin::new(draining).poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Whether the inner service may be called. It may not if [`poll_drain`](Self::poll_drain), and
-    /// not the inner service itself, has made this one ready.
-    #[inline]
-    fn has_capacity(&self) -> bool {
-        self.saturated.is_none()
-    }
 }
 
-impl<S, R, E, N, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, Http<R, E, N>>
+impl<S, R, E, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, R, E>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     R: Refusal<ReqBody, ResBody>,
     E: Exempt<Request<ReqBody>>,
-    N: Label,
     ResBody: Body,
 {
-    type Response = Response<ResponseBody<ResBody, N>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody, N>;
+    type Future = ResponseFuture<S::Future, ResBody>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.poll_capacity(cx)
+        let ready = self.inner.poll_ready(cx);
+        self.capacity.poll(ready, &self.handle, cx)
     }
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let is_exempt = self.settings.exempt.is_exempt(&request);
+        let is_usual = !is_exempt && self.capacity.is_there() && !is_counted(&self.handle);
+        let token = is_usual.then(|| self.handle.enter()).flatten();
+        if token.is_none() || self.settings.reports_requests {
+            return self.call_closely(request, is_exempt, token);
+        }
+        let closing = Closing::of(&request);
+        // Counted before the inner service is called, so that a panic there ends the count.
+        let in_flight = token.map(InFlight::new);
+        ResponseFuture {
+            state: State::Admitted {
+                inner: self.inner.call(request),
+                admitted: Admitted { closing, in_flight },
+            },
+        }
+    }
+}
+
+impl<S, R, E> Graceful<S, R, E> {
+    /// Calls the service in all cases but the usual one, in a function of its own and by value: `call`
+    /// would otherwise copy each request once more.
+    #[cold]
+    #[inline(never)]
+    fn call_closely<ReqBody, ResBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        is_exempt: bool,
+        token: Option<Token>,
+    ) -> ResponseFuture<S::Future, ResBody>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+        R: Refusal<ReqBody, ResBody>,
+    {
         let mut closing = Closing::of(&request);
-        // One way to the inner service, written out in place: with several, and by way of a
-        // constructor, the request and the inner future are copied once more.
-        let in_flight = match self.admit(&request) {
-            // Entered before the inner service is called: a panic there leaves again.
-            Entry::Counted(token) => Some(InFlight::new(token, |token| N::of(&request, token))),
-            Entry::Uncounted => {
-                // Nothing of the drain goes with it, so how it closes is decided now.
+        let admission = match token {
+            Some(token) => Admission::Counted(token),
+            None if !self.capacity.is_there() => Admission::Refused,
+            None if is_exempt || is_counted(&self.handle) => Admission::Uncounted,
+            None => self.handle.enter_draining(|| is_late_upgrade(&request)),
+        };
+        let in_flight = match admission {
+            Admission::Counted(token) => {
+                let in_flight = InFlight::new(token);
+                Some(match self.settings.reports_requests {
+                    true => in_flight.listed(&request, None),
+                    false => in_flight,
+                })
+            }
+            Admission::Uncounted => {
+                // The future has no way to the drain, so how the response closes its connection is
+                // decided now.
                 if is_counted(&self.handle) || self.handle.stage() == Stage::Serving {
                     closing = Closing::Never;
                 }
                 None
             }
-            Entry::Refused => {
-                return ResponseFuture {
-                    state: HttpState::Refused {
-                        answer: Some(self.refuse(&request)),
-                        closing,
-                    },
-                };
-            }
-        };
-        ResponseFuture {
-            state: HttpState::Admitted {
-                inner: self.inner.call(request),
-                closing,
-                in_flight,
-            },
-        }
-    }
-}
-
-impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
-    #[inline]
-    fn admit<B>(&self, request: &Request<B>) -> Entry<Shared>
-    where
-        E: Exempt<Request<B>>,
-    {
-        match self.has_capacity() {
-            true if is_counted(&self.handle) || self.mode.exempt.is_exempt(request) => {
-                Entry::Uncounted
-            }
-            true => enter(&self.handle, request),
-            false => Entry::Refused,
-        }
-    }
-}
-
-impl<S, R, E, N> Graceful<S, Http<R, E, N>> {
-    #[cold]
-    fn refuse<ReqBody, ResBody>(&self, request: &Request<ReqBody>) -> Answer<ResBody>
-    where
-        R: Refusal<ReqBody, ResBody>,
-    {
-        self.handle.count_refused();
-        self.mode.refusal.refuse(request)
-    }
-}
-
-impl<S, E, Req> Service<Req> for Graceful<S, Calls<E>>
-where
-    S: Service<Req, Error: Into<Box<dyn Error + Send + Sync>>>,
-    E: Exempt<Req>,
-{
-    type Response = S::Response;
-    type Error = Box<dyn Error + Send + Sync>;
-    type Future = CallFuture<S::Future>;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.poll_capacity(cx).map_err(Into::into)
-    }
-
-    #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        if self.mode.exempt.is_exempt(&request) && self.has_capacity() {
-            return CallFuture::admitted(self.inner.call(request), None);
-        }
-        let entry = match self.has_capacity() {
-            true => match self.handle.enter() {
-                Some(token) => Entry::Counted(token),
-                None => self.handle.enter_draining(|| false),
-            },
-            false => Entry::Refused,
-        };
-        match entry {
-            Entry::Counted(token) => {
-                let in_flight = InFlight::new(token, |_| ());
-                CallFuture::admitted(self.inner.call(request), Some(in_flight))
-            }
-            Entry::Uncounted => CallFuture::admitted(self.inner.call(request), None),
-            Entry::Refused => {
+            Admission::Refused => {
                 self.handle.count_refused();
-                CallFuture::refused()
+                let answer = self.settings.refusal.refuse(&request);
+                return ResponseFuture::refused(answer, closing);
             }
-        }
+        };
+        let admitted = Admitted { closing, in_flight };
+        ResponseFuture::admitted(self.inner.call(request), admitted)
     }
 }
 
-/// Whether the request that this thread is polling is counted already, by `serve` with the same drain.
+/// Whether the inner service may be called: whether it has capacity for a request.
+#[derive(Default)]
+pub(crate) struct Capacity {
+    /// Set while the inner service has none: completes when the drain admits nothing more.
+    // In a box, because each clone of a service has this field.
+    missing: Option<Box<Reached>>,
+}
+
+impl Capacity {
+    /// Passes on that the inner service is ready, or is not; but once the drain admits no request, it is
+    /// ready in any case: a refusal needs no capacity.
+    ///
+    /// Until then a caller waits for capacity. Where the drain tracks connections, it admits requests for
+    /// a while after [`Phase::Draining`](crate::Phase::Draining), and a request that gets capacity
+    /// meanwhile is served.
+    #[inline]
+    pub(crate) fn poll<E>(
+        &mut self,
+        ready: Poll<Result<(), E>>,
+        handle: &CounterHandle,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), E>> {
+        match ready {
+            Poll::Pending => self.poll_drain(handle, cx).map(Ok),
+            ready => {
+                self.missing = None;
+                ready
+            }
+        }
+    }
+
+    #[cold]
+    fn poll_drain(&mut self, handle: &CounterHandle, cx: &mut Context<'_>) -> Poll<()> {
+        if is_counted(handle) {
+            return Poll::Pending;
+        }
+        if self.missing.is_none() {
+            // A drain that was dropped before it began never refuses.
+            let draining = |shared| Box::new(Reached::stage(shared, Stage::Draining));
+            self.missing = handle.owner().map(draining);
+        }
+        if handle.stage() >= Stage::Draining {
+            return Poll::Ready(());
+        }
+        match &mut self.missing {
+            Some(draining) => Pin::new(draining).poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Returns false if only the drain, and not the inner service, has been ready: then
+    /// [`call`](Service::call) must not reach the inner service.
+    #[inline]
+    pub(crate) fn is_there(&self) -> bool {
+        self.missing.is_none()
+    }
+}
+
+/// Returns whether `serve`, with the same drain, has counted the request that this thread polls.
 #[inline]
-fn is_counted(handle: &CounterHandle) -> bool {
+pub(crate) fn is_counted(handle: &CounterHandle) -> bool {
     #[cfg(feature = "server")]
     return crate::drain::is_current(handle);
     #[cfg(not(feature = "server"))]
@@ -251,20 +231,11 @@ fn is_counted(handle: &CounterHandle) -> bool {
     }
 }
 
-/// Counts a request in or refuses it.
-#[inline]
-pub(crate) fn enter<B>(handle: &CounterHandle, request: &Request<B>) -> Entry<Shared> {
-    match handle.enter() {
-        Some(token) => Entry::Counted(token),
-        None => handle.enter_draining(|| is_late_upgrade(request)),
-    }
-}
-
-/// Requests that arrived in time are served while draining. But one that opens a WebSocket or a
-/// tunnel would open what is about to be closed.
+/// Returns whether a request asks for a WebSocket or a tunnel. While draining it is refused, even if it
+/// arrived in time: the drain is about to close what the request would open.
 #[cold]
 pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
-    // What goes on with another HTTP is answered like any other request.
+    // A request that goes on with another version of HTTP is answered like any other.
     let leaves_http = |protocol: &str| {
         let protocol = protocol.trim().to_ascii_lowercase();
         !(protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/"))
@@ -277,15 +248,15 @@ pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
         })
 }
 
-/// By hand: a clone has not been asked whether it is ready.
-impl<S: Clone, M: Clone> Clone for Graceful<S, M> {
+/// By hand: the clone of the inner service has not been asked whether it is ready.
+impl<S: Clone, R: Clone, E: Clone> Clone for Graceful<S, R, E> {
     #[inline]
     fn clone(&self) -> Self {
-        Self::with(self.inner.clone(), self.mode.clone(), self.handle)
+        Self::with(self.inner.clone(), self.handle, self.settings.clone())
     }
 }
 
-impl<S: fmt::Debug, M> fmt::Debug for Graceful<S, M> {
+impl<S: fmt::Debug, R, E> fmt::Debug for Graceful<S, R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)

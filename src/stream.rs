@@ -60,7 +60,8 @@ impl Drain {
     ///
     /// fn events(drain: &Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
     ///     let ticks = stream::repeat_with(|| Ok(Event::default().data("tick")));
-    ///     Sse::new(drain.end_stream(ticks).with_last(Ok(Event::default().event("bye").data("moving"))))
+    ///     let last = Event::default().event("bye").data("moving");
+    ///     Sse::new(drain.end_stream(ticks).with_last(Ok(last)))
     /// }
     /// # events(&Drain::new());
     /// ```

@@ -1,4 +1,4 @@
-//! Counts the requests in flight, and says when the last one has left.
+//! Counts the requests in flight and calls the owner when the last one has left.
 //!
 //! No tokio, no wakers, no clock: `tests/loom` compiles this file over loom's primitives and sees all
 //! of it.
@@ -20,8 +20,8 @@
 //! * **Leave** (drop of a [`Token`]) is one subtraction, on the shard that the token has entered by,
 //!   whatever thread drops it. (A count that is entered on one shard and left on another can add up
 //!   to 0 while a request lives; `LongAdder` does.)
-//! * **Begin** ([`Counter::begin`]) sets `slow` on each shard. That is all that a request asks, on its
-//!   way in and when the head of its response is there: with `slow`, it looks closer.
+//! * **Begin** ([`Counter::begin`]) sets `slow` on each shard. A request checks only that bit,
+//!   at its entry and when the head of its response is there. If it is set, the request takes a cold path.
 //! * **Close** ([`Counter::close`]) sets `closed` on each shard, in one step with a look at its count.
 //!   A closed shard can only lose. The token that empties a closed shard, or the close that finds it
 //!   empty, takes one from `open_shards`; the last one calls [`Owner::counter_emptied`]. Each shard is
@@ -45,6 +45,13 @@
 //!   go on refusing until the block is used again.
 //! * A thread that is late must not act on the next drain of the block. So a helper closes only words
 //!   of its own generation, and the last one out finds the owner by the generation of its word.
+//!
+//! # Tokens that carry details
+//!
+//! A request that a report lists carries what is known of it ([`Token::with_details`]). Its token has a
+//! shard for itself, which is not one of the block's: the word of it is slow and closed, with a count of 1,
+//! so leaving takes the cold branch. There the details are dropped, then the token that was counted.
+//! Such shards are kept with the shard that the request has entered by, and used again.
 //!
 //! A token that is never dropped (`mem::forget`) costs its block, and nothing else. A shard holds 2^32
 //! tokens; one that is leaked by the request would need that many to disturb the next field.
@@ -78,32 +85,37 @@ use super::sync::{
 };
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-/// What a counter belongs to.
+/// Owns a counter.
 pub(crate) trait Owner: Send + Sync + Sized + 'static {
-    /// What requests read and write without a way to the owner. It lives in the block.
+    /// What requests read and write without a reference to the owner. It lives in the block.
     type Data: Default + Send + Sync;
 
-    /// Makes the data of a block that is used again as good as new.
+    /// Resets the data of a block that is used again.
     fn reset(data: &Self::Data);
 
-    /// Called once, after the close, when the last token has left.
+    /// What a token can carry; see [`Token::with_details`].
+    type Details: Send;
+
+    /// Is called once, after the close, when the last token has left.
     fn counter_emptied(self: &Arc<Self>);
 }
 
-/// The blocks that are free.
+/// Keeps the free blocks.
 pub(crate) struct Pool<O: Owner>(Mutex<Vec<&'static Block<O>>>);
 
-/// The shards of one drain, and of the next one that uses them.
+/// Holds the shards of one drain, and later of the next drain that uses the block.
 pub(crate) struct Block<O: Owner> {
     shards: Box<[Shard<O>]>,
-    /// One less than there are shards.
+    /// The number of shards minus 1.
     mask: usize,
-    /// How many shards are open, or hold a token.
+    /// The number of shards that are open or hold a token.
     open_shards: AtomicUsize,
-    /// How many tokens there were when the drain began.
+    /// The number of tokens when the drain began.
     at_begin: AtomicU64,
-    /// How many tokens were given out since.
+    /// The number of entries since the drain began.
     since_begin: AtomicU64,
+    /// The generation of which every shard is closed, if it is the block's.
+    closed: AtomicU64,
     data: O::Data,
     slot: Mutex<Slot<O>>,
     /// The drain is gone. Written and read under the pool's lock.
@@ -111,20 +123,31 @@ pub(crate) struct Block<O: Owner> {
     pool: &'static Pool<O>,
 }
 
-/// The way to the owner.
+/// Refers to the owner.
 struct Slot<O> {
     generation: u64,
     owner: Weak<O>,
-    /// Keeps the owner while a drain goes on that nobody holds.
+    /// Keeps the owner of a running drain that has no handle left.
     kept: Option<Arc<O>>,
 }
 
-/// Written by the threads of one shard only: a line of its own, and the one that the prefetcher pairs
-/// with it.
+/// Counts the tokens of some threads. It has a cache line of its own, and the line that the prefetcher
+/// pairs with it.
 #[repr(align(128))]
 struct Shard<O: Owner> {
     word: AtomicU64,
+    /// The number of requests that were refused here.
+    refused: AtomicU64,
     block: OnceLock<&'static Block<O>>,
+    /// What the token carries, in a shard that was made for one token.
+    carried: Option<Mutex<Option<Carried<O>>>>,
+    /// Free shards for tokens that enter by this shard and carry details.
+    spare: Mutex<Vec<&'static Shard<O>>>,
+}
+
+struct Carried<O: Owner> {
+    details: O::Details,
+    token: Token<O>,
 }
 
 const SLOW: u64 = 1 << 32;
@@ -133,25 +156,25 @@ const GENERATION: u64 = 1 << 34;
 const COUNT: u64 = SLOW - 1;
 const GENERATIONS: u64 = !(GENERATION - 1);
 
-/// The counter of one drain. Its drop retires the block.
+/// Counts the requests of one drain. Its drop retires the block.
 pub(crate) struct Counter<O: Owner> {
     handle: CounterHandle<O>,
 }
 
-/// The way in, for layers and services. Not itself counted.
+/// Gives out tokens, in layers and services. A handle itself is not counted.
 pub(crate) struct CounterHandle<O: Owner> {
     block: &'static Block<O>,
     /// An open word of this drain, without a count.
     open: u64,
 }
 
-/// One request that is counted, until this is dropped.
+/// Counts one request until it is dropped.
 pub(crate) struct Token<O: Owner> {
     shard: &'static Shard<O>,
 }
 
-/// What a look closer comes to.
-pub(crate) enum Entry<O: Owner> {
+/// Tells how a request was admitted, or that it was not.
+pub(crate) enum Admission<O: Owner> {
     Counted(Token<O>),
     /// The drain was dropped before it began.
     Uncounted,
@@ -179,7 +202,7 @@ impl<O: Owner> Counter<O> {
     pub(crate) fn new(pool: &'static Pool<O>, shards: usize, owner: Weak<O>) -> Self {
         let free = pool.lock().pop();
         let block = free.unwrap_or_else(|| Block::leak(pool, shards));
-        // Nobody is in. A caller with an old handle finds another generation.
+        // No token is left. A caller with an old handle finds another generation.
         let before = block.shards[0].word.load(Ordering::Relaxed);
         let open = (before & GENERATIONS).wrapping_add(GENERATION);
         O::reset(&block.data);
@@ -194,6 +217,7 @@ impl<O: Owner> Counter<O> {
             kept: None,
         };
         for shard in &block.shards {
+            shard.refused.store(0, Ordering::Relaxed);
             // Release: a token that leaves this shard finds the rest as it was set above.
             shard.word.store(open, Ordering::Release);
         }
@@ -211,8 +235,8 @@ impl<O: Owner> Counter<O> {
         &self.handle.block.data
     }
 
-    /// Has requests look closer from now on, and keeps the owner until [`release`](Self::release).
-    /// To be called once, before the first [`close`](Self::close).
+    /// Sends requests to the cold path from now on and keeps the owner until
+    /// [`release`](Self::release). Call it once, before the first [`close`](Self::close).
     pub(crate) fn begin(&self, owner: Arc<O>) {
         let block = self.handle.block;
         for shard in &block.shards {
@@ -223,18 +247,18 @@ impl<O: Owner> Counter<O> {
         block.slot().kept = Some(owner);
     }
 
-    /// Gives back the owner that [`begin`](Self::begin) has kept; to be dropped under no lock.
+    /// Returns the owner that [`begin`](Self::begin) has kept. Drop it under no lock.
     pub(crate) fn release(&self) -> Option<Arc<O>> {
         self.handle.block.slot().kept.take()
     }
 
-    /// Admits nothing more; from here on the number inside only falls. To be called after
-    /// [`begin`](Self::begin); again does no harm, and returns only when every shard is closed.
+    /// Closes each shard: no request enters any more. Call it after [`begin`](Self::begin). A second call
+    /// is harmless, and returns only when every shard is closed.
     pub(crate) fn close(&self) {
         self.handle.close();
     }
 
-    /// Returns how many tokens there are. Exact for each shard; see the module's text for the sum.
+    /// Returns the number of tokens. It is exact for each shard; for the sum see the module's text.
     pub(crate) fn inside(&self) -> usize {
         let words = self.handle.block.shards.iter();
         // Acquire: a 0 comes with all that was done by those that have left.
@@ -243,7 +267,15 @@ impl<O: Owner> Counter<O> {
             .sum()
     }
 
-    /// Returns how many have ended since the begin, if so many are inside.
+    /// Returns how many requests were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let shards = self.handle.block.shards.iter();
+        shards
+            .map(|shard| shard.refused.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Returns how many requests have ended since the begin, given the number inside.
     pub(crate) fn ended(&self, inside: usize) -> u64 {
         let block = self.handle.block;
         let entered =
@@ -274,16 +306,13 @@ impl<O: Owner> Drop for Counter<O> {
 impl<O: Owner> Block<O> {
     fn leak(pool: &'static Pool<O>, shards: usize) -> &'static Self {
         let count = shards.max(1).next_power_of_two();
-        let shard = || Shard {
-            word: AtomicU64::new(0),
-            block: OnceLock::new(),
-        };
         let block: &'static Self = Box::leak(Box::new(Self {
-            shards: (0..count).map(|_| shard()).collect(),
+            shards: (0..count).map(|_| Shard::new(None)).collect(),
             mask: count - 1,
             open_shards: AtomicUsize::new(0),
             at_begin: AtomicU64::new(0),
             since_begin: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
             data: O::Data::default(),
             slot: Mutex::new(Slot {
                 generation: 0,
@@ -303,8 +332,8 @@ impl<O: Owner> Block<O> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shuts the shards that are open in that generation: a helper may be late, and find the block
-    /// with another drain.
+    /// Closes the shards that are open in the given generation. (A late helper may find the block in use
+    /// by another drain.)
     fn shut(&self, open: u64, shut: impl Fn(u64) -> u64) {
         for shard in &self.shards {
             let mut word = shard.word.load(Ordering::Relaxed);
@@ -341,7 +370,7 @@ impl<O: Owner> Block<O> {
         self.recycle();
     }
 
-    /// Gives the block back, if its drain is gone and nobody is in.
+    /// Returns the block to the pool, if its drain is gone and no token is left.
     fn recycle(&self) {
         let mut free = self.pool.lock();
         let is_empty = self.open_shards.load(Ordering::Acquire) == 0;
@@ -353,6 +382,32 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
+    fn new(carried: Option<Mutex<Option<Carried<O>>>>) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            block: OnceLock::new(),
+            carried,
+            spare: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Makes a shard for a token that carries details.
+    fn leak(block: &'static Block<O>) -> &'static Self {
+        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(Mutex::new(None)))));
+        assert!(shard.block.set(block).is_ok(), "set once, here");
+        shard
+    }
+
+    fn carried(&self) -> Option<MutexGuard<'_, Option<Carried<O>>>> {
+        let carried = self.carried.as_ref()?;
+        Some(carried.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<&'static Self>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn block(&self) -> &'static Block<O> {
         self.block.get().expect("set when the block was made")
     }
@@ -364,7 +419,7 @@ impl<O: Owner> CounterHandle<O> {
         &self.block.shards[thread_index() & self.block.mask]
     }
 
-    /// Counts a request in, if the drain has not begun. `None` asks for a look closer,
+    /// Counts a request, if the drain has not begun. After `None`, call
     /// [`enter_late`](Self::enter_late).
     #[inline]
     pub(crate) fn enter(&self) -> Option<Token<O>> {
@@ -378,15 +433,15 @@ impl<O: Owner> CounterHandle<O> {
         entered.then(|| Token { shard })
     }
 
-    /// Counts a request in if the shard is open and `admits` says so, or refuses it.
+    /// Counts a request if the shard is open and `admits` returns true, or refuses it.
     #[cold]
-    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Entry<O> {
+    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Admission<O> {
         let shard = self.shard();
         // Acquire: a word that is slow comes with the stage that was set before, and a closed one with
         // all that came before the close.
         let mut word = shard.word.load(Ordering::Acquire);
         if word & GENERATIONS != self.open {
-            return Entry::Uncounted;
+            return Admission::Uncounted;
         }
         if admits(&self.block.data) {
             while word & (GENERATIONS | CLOSED) == self.open {
@@ -401,34 +456,53 @@ impl<O: Owner> CounterHandle<O> {
                             // Relaxed: leaving publishes it.
                             self.block.since_begin.fetch_add(1, Ordering::Relaxed);
                         }
-                        return Entry::Counted(Token { shard });
+                        return Admission::Counted(Token { shard });
                     }
                     Err(now) => word = now,
                 }
             }
             if word & GENERATIONS != self.open {
-                return Entry::Uncounted;
+                return Admission::Uncounted;
             }
         }
         self.close();
         fence(Ordering::Acquire);
-        Entry::Refused
+        Admission::Refused
     }
 
     fn close(&self) {
-        self.block.shut(self.open, |word| word | SLOW | CLOSED);
+        // Looked up first: refusals do not touch the lines of all shards.
+        let closed = &self.block.closed;
+        if closed.load(Ordering::Acquire) != self.open {
+            self.block.shut(self.open, |word| word | SLOW | CLOSED);
+            closed.store(self.open, Ordering::Release);
+        }
     }
 
-    /// Returns what belongs to the drain, if the block still is this drain's.
+    /// Counts a refusal, if the block still belongs to this drain.
+    pub(crate) fn count_refused(&self) {
+        let shard = self.shard();
+        if shard.word.load(Ordering::Relaxed) & GENERATIONS == self.open {
+            shard.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the drain's data, if the block still belongs to this drain.
     pub(crate) fn data(&self) -> Option<&'static O::Data> {
         let word = self.shard().word.load(Ordering::Acquire);
         (word & GENERATIONS == self.open).then_some(&self.block.data)
     }
 
-    /// Returns the address of the block, which no other drain has as long as this one is there.
+    /// Returns the address of the block. No other drain has the same one while this drain exists.
     #[inline]
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self.block) as usize
+    }
+
+    /// Returns how many shards this thread's tokens that carry details have left for the next ones.
+    #[cfg(test)]
+    pub(crate) fn spare(&self) -> usize {
+        self.shard().spare().len()
     }
 
     /// Returns the owner, if it is still there.
@@ -441,7 +515,7 @@ impl<O: Owner> CounterHandle<O> {
     }
 }
 
-/// By hand: it is two words, whatever the owner is.
+/// By hand: derived, it would ask for `O: Clone`.
 impl<O: Owner> Clone for CounterHandle<O> {
     #[inline]
     fn clone(&self) -> Self {
@@ -452,10 +526,44 @@ impl<O: Owner> Clone for CounterHandle<O> {
 impl<O: Owner> Copy for CounterHandle<O> {}
 
 impl<O: Owner> Token<O> {
-    /// Returns whether the drain has begun, as far as this thread knows.
+    /// Returns whether the cold path is needed: the drain has begun, as far as this thread knows, or the
+    /// token carries details.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.shard.word.load(Ordering::Relaxed) & SLOW != 0
+    }
+
+    /// Returns whether the drain has begun, as far as this thread knows.
+    #[cold]
+    pub(crate) fn has_begun(&self) -> bool {
+        match self.shard.carried().as_deref() {
+            Some(Some(carried)) => carried.token.is_slow(),
+            _ => self.is_slow(),
+        }
+    }
+
+    /// Returns a token that stands for this one and carries details, which are dropped with it.
+    ///
+    /// It has a shard of its own, whose word is always slow. So a token is one reference whether it
+    /// carries details or not, and a request without details pays nothing for those that have some.
+    #[cold]
+    pub(crate) fn with_details(self, details: O::Details) -> Self {
+        let spare = self.shard.spare().pop();
+        let shard = spare.unwrap_or_else(|| Shard::leak(self.shard.block()));
+        if let Some(mut carried) = shard.carried() {
+            let token = self;
+            *carried = Some(Carried { details, token });
+        }
+        shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
+        Token { shard }
+    }
+
+    /// Calls `look` with the details, if the token carries some.
+    #[cold]
+    pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
+        if let Some(Some(carried)) = self.shard.carried().as_deref() {
+            look(&carried.details);
+        }
     }
 
     /// See [`CounterHandle::address`].
@@ -464,7 +572,7 @@ impl<O: Owner> Token<O> {
         std::ptr::from_ref(self.shard.block()) as usize
     }
 
-    /// Returns what belongs to the drain that has counted this request.
+    /// Returns the data of the drain that counts this request.
     pub(crate) fn data(&self) -> &'static O::Data {
         &self.shard.block().data
     }
@@ -483,8 +591,21 @@ impl<O: Owner> Drop for Token<O> {
 #[cold]
 #[inline(never)]
 fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
-    if before & CLOSED != 0 && before & COUNT == 1 {
-        fence(Ordering::Acquire);
-        shard.block().shard_emptied(before & GENERATIONS);
+    if before & CLOSED == 0 || before & COUNT != 1 {
+        return;
+    }
+    fence(Ordering::Acquire);
+    // Not under this lock: dropping details may take other locks.
+    let carried = shard.carried().map(|mut carried| carried.take());
+    match carried {
+        None => shard.block().shard_emptied(before & GENERATIONS),
+        Some(carried) => {
+            if let Some(Carried { details, token }) = carried {
+                token.shard.spare().push(shard);
+                // Before the token: the end of the drain comes after all details are dropped.
+                drop(details);
+                drop(token);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What `counter` does with blocks that are used again, on real atomics. (`tests/loom` has the races.)
 
-use super::counter::{Counter, CounterHandle, Entry, Owner, Pool, Token};
+use super::counter::{Admission, Counter, CounterHandle, Owner, Pool, Token};
 use std::{
     mem::forget,
     sync::{Arc, Weak},
@@ -10,6 +10,7 @@ struct Nobody;
 
 impl Owner for Nobody {
     type Data = ();
+    type Details = Arc<()>;
 
     fn reset((): &()) {}
 
@@ -30,9 +31,9 @@ fn begin_and_close(drain: &Counter<Nobody>) {
     drop(drain.release());
 }
 
-fn entry(handle: &CounterHandle<Nobody>) -> Entry<Nobody> {
+fn entry(handle: &CounterHandle<Nobody>) -> Admission<Nobody> {
     match handle.enter() {
-        Some(token) => Entry::Counted(token),
+        Some(token) => Admission::Counted(token),
         None => handle.enter_late(|()| true),
     }
 }
@@ -48,12 +49,12 @@ fn a_drain_that_is_dropped_before_it_began_leaves_its_services_serving() {
     let handle = dropped.handle();
     let token = enter(&dropped);
     drop(dropped);
-    assert!(matches!(entry(&handle), Entry::Uncounted));
+    assert!(matches!(entry(&handle), Admission::Uncounted));
     assert!(handle.data().is_none());
     assert_eq!(pool.free(), 0, "a request is still on it");
     drop(token);
     assert_eq!(pool.free(), 1);
-    assert!(matches!(entry(&handle), Entry::Uncounted));
+    assert!(matches!(entry(&handle), Admission::Uncounted));
 }
 
 #[test]
@@ -65,10 +66,10 @@ fn a_drain_that_is_over_leaves_its_services_refusing() {
     begin_and_close(&over);
     drop(over);
     assert_eq!(pool.free(), 1);
-    assert!(matches!(entry(&handle), Entry::Refused));
+    assert!(matches!(entry(&handle), Admission::Refused));
     // Until its block is used again.
     let next = drain(pool);
-    assert!(matches!(entry(&handle), Entry::Uncounted));
+    assert!(matches!(entry(&handle), Admission::Uncounted));
     assert_eq!(next.inside(), 0);
 }
 
@@ -80,7 +81,7 @@ fn a_stale_handle_never_counts_on_the_block_of_another_drain() {
         let next = drain(pool);
         let token = enter(&next);
         for handle in &stale {
-            assert!(matches!(entry(handle), Entry::Uncounted), "{round}");
+            assert!(matches!(entry(handle), Admission::Uncounted), "{round}");
             assert!(handle.data().is_none());
         }
         assert_eq!(next.inside(), 1);
@@ -88,9 +89,9 @@ fn a_stale_handle_never_counts_on_the_block_of_another_drain() {
         if round % 2 == 0 {
             begin_and_close(&next);
             for handle in &stale[..round] {
-                assert!(matches!(entry(handle), Entry::Uncounted), "{round}");
+                assert!(matches!(entry(handle), Admission::Uncounted), "{round}");
             }
-            assert!(matches!(entry(&stale[round]), Entry::Refused));
+            assert!(matches!(entry(&stale[round]), Admission::Refused));
         }
         drop(token);
     }
@@ -127,4 +128,27 @@ fn a_forgotten_token_costs_its_block_and_nothing_else() {
     assert_eq!(second.inside(), 0);
     drop(second);
     assert_eq!(pool.free(), 1);
+}
+
+#[test]
+fn tokens_with_details_use_one_shard_again_and_again() {
+    let first = drain(pool());
+    let details = Arc::new(());
+    for _ in 0..1000 {
+        let token = enter(&first).with_details(details.clone());
+        assert!(token.is_slow() && !token.has_begun());
+        assert_eq!((first.inside(), Arc::strong_count(&details)), (1, 2));
+        assert_eq!(token.address(), first.handle().address());
+        assert_eq!(first.handle().spare(), 0);
+        drop(token);
+        assert_eq!((first.inside(), Arc::strong_count(&details)), (0, 1));
+        assert_eq!(first.handle().spare(), 1);
+    }
+    first.begin(Arc::new(Nobody));
+    let token = match entry(&first.handle()) {
+        Admission::Counted(token) => token.with_details(details.clone()),
+        _ => panic!("it has not closed"),
+    };
+    assert!(token.has_begun());
+    drop(first.release());
 }

@@ -1,15 +1,7 @@
-//! Work that a drain waits for: requests, guards, tracked futures, hooks.
+//! Work that a drain waits for, beside requests and connections: guards, tracked futures, hooks.
 
 use super::{
-    Drain,
-    counter::Token,
-    current::{Current, Identity},
-    entry::Entry,
-    name::Label,
-    outcome::Refused,
-    phase::Phase,
-    report::BlockerKind,
-    shared::Shared,
+    Drain, entry::Entry, outcome::Refused, phase::Phase, report::BlockerKind, shared::Shared,
 };
 use pin_project_lite::pin_project;
 use std::{
@@ -21,55 +13,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-
-/// One request, from its call to the end of its response body; and what it is known by.
-pub(crate) struct InFlight<N = ()> {
-    // First, so that what is in the list is counted.
-    name: N,
-    token: Token<Shared>,
-}
-
-impl<N> InFlight<N> {
-    #[inline]
-    pub(crate) fn new(token: Token<Shared>, name: impl FnOnce(&Token<Shared>) -> N) -> Self {
-        let name = name(&token);
-        Self { name, token }
-    }
-
-    /// Returns whether the drain has begun.
-    #[inline]
-    pub(crate) fn is_draining(&self) -> bool {
-        self.token.is_slow()
-    }
-}
-
-impl<N> InFlight<N> {
-    /// Says, once the drain has begun, that this thread polls a request of it, until that is
-    /// dropped.
-    #[inline]
-    pub(crate) fn current(&self) -> Option<Current> {
-        let identity = |token| Identity::of_token(token).enter();
-        self.is_draining().then(|| identity(&self.token))
-    }
-}
-
-impl<N: Label> InFlight<N> {
-    /// See [`Label::sent`].
-    #[inline]
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.name.sent(bytes);
-    }
-}
-
-impl InFlight {
-    /// The same request, where others have names.
-    pub(crate) fn renamed<N: Label>(self) -> InFlight<N> {
-        InFlight {
-            name: N::default(),
-            token: self.token,
-        }
-    }
-}
 
 /// Keeps an [`Entry`] listed, and the drain waiting for it, until this is dropped.
 pub(super) struct ListedGuard {

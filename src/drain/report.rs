@@ -355,7 +355,7 @@ impl Blocker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockerKind {
-    /// A request, if its layer [keeps names](crate::GracefulLayer::name_requests). Other requests
+    /// A request, if its layer [keeps names](crate::GracefulLayer::report_requests). Other requests
     /// are only counted, in [`Counts::requests`].
     Request,
     /// A connection, and what it was last seen doing.

@@ -47,8 +47,7 @@ pub(crate) struct Shared {
 pub(crate) struct RequestData {
     /// A copy of the schedule's stage, read without a lock.
     stage: AtomicU8,
-    refused: AtomicU64,
-    /// The requests that have a name.
+    /// The requests that reports list.
     requests: Registry<RequestEntry>,
 }
 
@@ -65,12 +64,36 @@ impl RequestData {
     }
 }
 
+/// Keeps a request in the list of requests until it is dropped.
+pub(crate) struct ListedRequest {
+    entry: Arc<RequestEntry>,
+    data: &'static RequestData,
+}
+
+impl ListedRequest {
+    pub(super) fn new(entry: Arc<RequestEntry>, data: &'static RequestData) -> Self {
+        Self { entry, data }
+    }
+
+    /// Records that the response has begun, and that the server has taken `bytes` more of its body.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.entry.sent(bytes);
+    }
+}
+
+impl Drop for ListedRequest {
+    fn drop(&mut self) {
+        // This list is never closed, so its last entry ends nothing.
+        let _ = self.data.requests().remove(self.entry.key);
+    }
+}
+
 impl Owner for Shared {
     type Data = RequestData;
+    type Details = ListedRequest;
 
     fn reset(data: &RequestData) {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
-        data.refused.store(0, Ordering::Relaxed);
     }
 
     fn counter_emptied(self: &Arc<Self>) {
@@ -81,8 +104,10 @@ impl Owner for Shared {
 /// Lets requests in; held by layers and services.
 pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 
+/// Tells how a request was admitted, or that it was not.
+pub(crate) type Admission = counter::Admission<Shared>;
+
 /// Keeps a request counted until it is dropped.
-#[cfg(feature = "server")]
 pub(crate) type Token = counter::Token<Shared>;
 
 impl CounterHandle {
@@ -96,10 +121,7 @@ impl CounterHandle {
     /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
     /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
-    pub(crate) fn enter_draining(
-        &self,
-        is_late_upgrade: impl FnOnce() -> bool,
-    ) -> counter::Entry<Shared> {
+    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Perhaps no waiter is there to advance the schedule. This stops before the close:
@@ -110,16 +132,10 @@ impl CounterHandle {
             }
             let stage = self.stage();
             if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
-                return counter::Entry::Refused;
+                return Admission::Refused;
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
-    }
-
-    pub(crate) fn count_refused(&self) {
-        if let Some(data) = self.data() {
-            data.refused.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -221,7 +237,7 @@ impl Shared {
         let late = self.completed_late.load(Ordering::Relaxed);
         Figures {
             completed: self.counter.ended(in_flight) + late,
-            refused: self.counter.data().refused.load(Ordering::Relaxed),
+            refused: self.counter.refused(),
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
         }
     }

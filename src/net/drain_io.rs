@@ -47,7 +47,7 @@ pin_project! {
     ///
     /// * with the end of the request, over HTTP/1;
     /// * when nothing has come for 500 ms, over HTTP/2 for 1 s;
-    /// * after 5 s or 16 MiB, over HTTP/2 after 4 MiB;
+    /// * after 5 s or 16 MiB (4 MiB over HTTP/2);
     /// * when the peer closes its half, and at the drain's deadline.
     ///
     /// With TLS around it, its bytes cannot be read, and the server may go on reading after it has
@@ -56,8 +56,8 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime with its time driver, once the drain has begun or
-    /// while it lingers.
+    /// Panics when polled outside of a tokio runtime with its time driver, once the drain has begun
+    /// or while it lingers.
     #[derive(Debug)]
     pub struct DrainIo<T> {
         #[pin]
@@ -194,7 +194,7 @@ impl Monitor {
         let stage = self.live_stage()?;
         self.delivering = false;
         if stage >= Stage::LastRead {
-            self.update(stage);
+            self.publish_changes(stage);
             // In other states, the connection has to look for bytes before it counts as checked.
             if matches!(
                 self.published.0,
@@ -208,7 +208,7 @@ impl Monitor {
 
     /// Publishes what the connection is doing, if that has changed.
     #[inline]
-    fn update(&mut self, stage: Stage) {
+    fn publish_changes(&mut self, stage: Stage) {
         let activity = match self.stalled || self.unflushed {
             true => ConnectionState::Stalled,
             false => self.sniffer.activity(),
@@ -249,7 +249,7 @@ impl Monitor {
         let awaited_response = self.sniffer.awaits_response();
         self.sniffer.read(bytes);
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
-        self.update(stage);
+        self.publish_changes(stage);
         if stage >= Stage::ClosingConnections {
             self.saw_closing();
         }
@@ -275,7 +275,7 @@ impl Monitor {
                 }
             }
         }
-        self.update(stage);
+        self.publish_changes(stage);
         if self.stalled {
             self.wake_at_abort(cx)?;
         } else if stage >= Stage::ClosingConnections {
@@ -354,7 +354,7 @@ impl Monitor {
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let stage = self.live_stage()?;
-            self.update(stage);
+            self.publish_changes(stage);
             let connection = self.registered.connection();
             connection.checked();
             let (sniffer, idle_since) = (&self.sniffer, self.idle_since);
@@ -501,7 +501,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         // A pending flush counts as stalled: TLS buffers what it could not write.
         if result.is_pending() != this.monitor.unflushed {
             this.monitor.unflushed = result.is_pending();
-            this.monitor.update(stage);
+            this.monitor.publish_changes(stage);
         }
         // A server that only waits for its handler flushes, and its task has to wake at the
         // deadline. If a read is pending, its waker does that until it has been used.

@@ -207,8 +207,8 @@ impl DrainListener<TcpListener> {
     /// After that, wait for [`Drain::shutdown_signal`] and shut down the open connections.
     ///
     /// Errors of one connection are skipped, as in `axum::serve`. After any other error, such as a
-    /// lack of file descriptors, it tries again after 5 ms, then after twice as long, up to a
-    /// second, as Go does.
+    /// lack of file descriptors, it tries again after 5 ms. The delay doubles with each error, up
+    /// to a second, as in Go.
     ///
     /// Cancel safe: a connection that was not returned is still in the queue.
     ///

@@ -27,7 +27,7 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     pub(super) protocol: Option<Protocol>,
     pub(super) keep_alive: KeepAlive,
-    pub(super) names: bool,
+    pub(super) reports_requests: bool,
     /// See [`Serve::http1_half_close`](super::Serve::http1_half_close).
     pub(super) half_close: bool,
     pub(super) on_connect: Option<OnConnect>,

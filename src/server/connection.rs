@@ -62,7 +62,7 @@ pub(super) async fn serve<T, H, S>(
         connection,
         registered: registered.clone(),
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
-        names: settings.names,
+        reports_requests: settings.reports_requests,
     };
     let mut io = DrainIo::new(io, registered, H::has_unread_bytes);
     if settings.half_close {

@@ -2,14 +2,12 @@
 
 use crate::{
     body::ResponseBody,
-    drain::{
-        Connection, ConnectionGuard, CounterHandle, Entry, Identity, InFlight, RequestName, Stage,
-        Token,
-    },
-    future::ResponseFuture,
+    close::Closing,
+    drain::{Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Stage},
+    future::{Admitted, ResponseFuture},
     log,
-    refusal::{Answer, Closing},
-    service::{enter, is_late_upgrade},
+    refusal::unavailable,
+    service::is_late_upgrade,
 };
 use http::{Extensions, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -61,8 +59,8 @@ pub(super) struct ConnectionService<S> {
     pub(super) registered: ConnectionGuard,
     /// Added to the extensions of each request.
     pub(super) extensions: Option<Extensions>,
-    /// Whether each request is listed by name.
-    pub(super) names: bool,
+    /// Whether reports list the requests.
+    pub(super) reports_requests: bool,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
@@ -83,13 +81,17 @@ where
         let multiplexed = request.version() == Version::HTTP_2;
         let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection));
         let mut in_flight = None;
-        let is_admitted = match enter(&self.handle, &request) {
-            Entry::Counted(token) => {
-                in_flight = Some(InFlight::new(token, |token| self.name(&request, token)));
+        let is_admitted = match self.enter(&request) {
+            Admission::Counted(token) => {
+                let counted = InFlight::new(token);
+                in_flight = Some(match self.reports_requests {
+                    true => counted.listed(&request, self.connection.peer()),
+                    false => counted,
+                });
                 true
             }
-            Entry::Uncounted => true,
-            Entry::Refused => match &mut call {
+            Admission::Uncounted => true,
+            Admission::Refused => match &mut call {
                 Some(call) if self.admits_late(&request) => {
                     call.late = Some(Late(self.registered.clone()));
                     true
@@ -103,11 +105,12 @@ where
             true => {
                 let _current = drain.enter();
                 let inner = self.inner.call(request);
-                Some(ResponseFuture::admitted(inner, closing, in_flight))
+                let admitted = Admitted { closing, in_flight };
+                Some(ResponseFuture::admitted(inner, admitted))
             }
             false => {
                 self.handle.count_refused();
-                (!multiplexed).then(|| ResponseFuture::refused(Answer::unavailable(), closing))
+                None
             }
         };
         ConnectionFuture {
@@ -131,10 +134,10 @@ impl<S> ConnectionService<S> {
     }
 
     #[inline]
-    fn name(&self, request: &Request<Incoming>, token: &Token) -> RequestName {
-        match self.names {
-            true => RequestName::new(request, token, self.connection.peer()),
-            false => RequestName::default(),
+    fn enter(&self, request: &Request<Incoming>) -> Admission {
+        match self.handle.enter() {
+            Some(token) => Admission::Counted(token),
+            None => self.handle.enter_draining(|| is_late_upgrade(request)),
         }
     }
 }
@@ -172,9 +175,9 @@ impl Drop for Late {
 
 pin_project! {
     pub(super) struct ConnectionFuture<F, B> {
-        // `None` for a refused stream.
+        // `None` for a refused request.
         #[pin]
-        response: Option<ResponseFuture<F, B, RequestName>>,
+        response: Option<ResponseFuture<F, B>>,
         drain: Identity,
         // What is logged if the call fails.
         name: log::Call,
@@ -194,45 +197,40 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(response) = this.response.as_pin_mut() else {
-            return Poll::Ready(Err(refused_stream()));
+        let result = match this.response.as_pin_mut() {
+            Some(response) => {
+                let _current = this.drain.enter();
+                ready!(response.poll(cx)).map_err(Into::into)
+            }
+            None => Err(NotExecuted.into()),
         };
-        let polled = {
-            let _current = this.drain.enter();
-            response.poll(cx)
-        };
-        let mut response = match ready!(polled) {
+        let mut response = match result {
             Ok(response) => response,
-            Err(error) => match (error.into(), &this.call) {
-                (error, Some(_)) if error.is::<NotExecuted>() => {
-                    Answer::unavailable().into_response(*this.closing)
-                }
-                (error, None) if error.is::<NotExecuted>() => {
-                    return Poll::Ready(Err(refused_stream()));
-                }
-                (error, call) if is_overload(&*error) => {
-                    this.name.unavailable(&*error);
-                    // The connection is kept, unless it closes by itself.
-                    let ends = call
-                        .as_ref()
-                        .is_some_and(|call| call.connection.stage() > Stage::Serving);
-                    let closing = if ends { *this.closing } else { Closing::Never };
-                    Answer::unavailable().into_response(closing)
-                }
-                (error, _) => {
-                    this.name.failed(&*error);
-                    return Poll::Ready(Err(error));
-                }
+            Err(error) if error.is::<NotExecuted>() => match this.call {
+                // HTTP/1 has nothing for it but a response.
+                Some(_) => unavailable(1, *this.closing).map(|()| ResponseBody::default()),
+                None => return Poll::Ready(Err(refused_stream())),
             },
+            Err(error) if is_overload(&*error) => {
+                this.name.unavailable(&*error);
+                // The connection is kept, unless it closes anyway.
+                let call = this.call.as_ref();
+                let closes = call.is_some_and(|call| call.connection.stage() > Stage::Serving);
+                let closing = if closes {
+                    *this.closing
+                } else {
+                    Closing::Never
+                };
+                unavailable(1, closing).map(|()| ResponseBody::default())
+            }
+            Err(error) => {
+                this.name.failed(&*error);
+                return Poll::Ready(Err(error));
+            }
         };
-        if this
-            .call
-            .as_ref()
-            .is_some_and(|call| call.connection.retires())
-        {
-            let (mut head, body) = response.into_parts();
-            this.closing.put_on(&mut head);
-            response = Response::from_parts(head, body);
+        let call = this.call.as_ref();
+        if call.is_some_and(|call| call.connection.retires()) {
+            response = this.closing.put_on_response(response);
         }
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| ConnectionBody { inner, call })))
@@ -304,7 +302,7 @@ impl Error for NotExecuted {}
 pin_project! {
     pub(super) struct ConnectionBody<B> {
         #[pin]
-        inner: ResponseBody<B, RequestName>,
+        inner: ResponseBody<B>,
         // Last, as in the future.
         call: Option<ActiveCall>,
     }

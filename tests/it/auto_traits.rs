@@ -9,7 +9,7 @@ use std::{
 };
 use tower_graceful::{
     body::ResponseBody,
-    call::{CallFuture, Calls, RequestName},
+    call,
     future::{Reached, ResponseFuture},
     guard::{DrainGuard, Tracked},
     probe::{Liveness, ProbeBody, Readiness, Status},
@@ -32,12 +32,11 @@ assert_impl_all!(Counts: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq
 assert_impl_all!(Refused: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, std::error::Error);
 assert_impl_all!(RunError<std::io::Error>: Send, Sync, Unpin, std::error::Error);
 assert_impl_all!(GracefulLayer: Send, Sync, Unpin, Clone, Debug);
-assert_impl_all!(GracefulLayer<Calls>: Send, Sync, Unpin, Clone, Debug);
+assert_impl_all!(call::GracefulLayer: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(Graceful<()>: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(ResponseFuture<Ready<()>, Body>: Send, Sync, Unpin, Debug);
-assert_impl_all!(CallFuture<Ready<()>>: Send, Sync, Unpin, Debug);
+assert_impl_all!(call::CallFuture<Ready<()>>: Send, Sync, Unpin, Debug);
 assert_impl_all!(ResponseBody<Body>: Send, Sync, Unpin, Debug, Default);
-assert_impl_all!(ResponseBody<Body, RequestName>: Send, Sync, Unpin, Debug, Default);
 assert_impl_all!(Report: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Clone, Eq, Debug);
 assert_impl_all!(Blocker: Send, Sync, Unpin, Clone, Eq, Debug);
 assert_impl_all!(Liveness: Send, Sync, Unpin, Clone, Debug);
@@ -47,7 +46,7 @@ assert_impl_all!(EndBody<Body>: Send, Sync, Unpin, Debug);
 assert_impl_all!(Readiness: Send, Sync, Unpin, Clone, Debug);
 assert_impl_all!(ProbeBody: Send, Sync, Unpin, Debug);
 assert_impl_all!(refusal::Unavailable: Send, Sync, Unpin, Copy, Debug, Default);
-assert_impl_all!(refusal::NoneExempt: Send, Sync, Unpin, Copy, Debug, Default);
+assert_impl_all!(refusal::NoExemptions: Send, Sync, Unpin, Copy, Debug, Default);
 #[cfg(feature = "signal")]
 assert_impl_all!(signal::Terminate: Send, Sync, Unpin, Debug);
 assert_impl_all!(signal::SecondSignal: Send, Sync, Unpin, Debug);

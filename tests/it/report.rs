@@ -82,7 +82,7 @@ async fn a_hook_is_in_it_until_it_has_been_run() {
 async fn a_request_that_is_named_is_followed() {
     let drain = Drain::new();
     let (answer, inner) = held::<Chunks>();
-    let mut service = drain.layer().name_requests().layer(inner);
+    let mut service = drain.layer().report_requests().layer(inner);
     let seen = || {
         let report = drain.report();
         assert_eq!(report.left.requests, report.blockers.len());
@@ -124,7 +124,7 @@ async fn a_request_that_is_named_is_followed() {
 #[tokio::test]
 async fn a_request_leaves_the_list_however_it_ends() {
     let drain = Drain::new();
-    let layer = drain.layer().name_requests();
+    let layer = drain.layer().report_requests();
     // The future is dropped.
     let (_answer, inner) = held::<Chunks>();
     let mut response = task::spawn(layer.layer(inner).call(request()));
@@ -194,7 +194,7 @@ async fn a_refusal_in_front_of_named_requests_keeps_its_count() {
             self.0.refuse(request)
         }
     }
-    let layer = drain.layer().name_requests().refuse_with(Shared(refusal));
+    let layer = drain.layer().report_requests().refuse_with(Shared(refusal));
     drain.begin();
     let (_answer, inner) = held::<Chunks>();
     let refused = layer
@@ -211,7 +211,7 @@ async fn a_refusal_in_front_of_named_requests_keeps_its_count() {
 async fn a_drain_that_is_given_up_says_what_was_in_its_way() {
     let drain = Drain::builder().timeout(5 * SECOND).build();
     let (_answer, inner) = held::<Chunks>();
-    let mut service = drain.layer().name_requests().layer(inner);
+    let mut service = drain.layer().report_requests().layer(inner);
     let mut response = task::spawn(service.call(ask("/slow")));
     assert_pending!(response.poll());
     let guard = drain.guard().expect("serving").named("outbox");
@@ -278,7 +278,7 @@ async fn it_reads_well() {
     let named = drain.guard().expect("serving").named("outbox");
     sleep(SECOND).await;
     let (_answer, inner) = held::<Chunks>();
-    let mut service = drain.layer().name_requests().layer(inner);
+    let mut service = drain.layer().report_requests().layer(inner);
     let mut response = task::spawn(service.call(ask(&format!("/{}", "x".repeat(80)))));
     assert_pending!(response.poll());
     let text = drain.report().to_string();

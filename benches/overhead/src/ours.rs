@@ -1,55 +1,48 @@
-//! The counter of the crate by itself, in the same layer as the other [designs](crate::designs): the
-//! difference to the crate's own stack is what its layer costs. Compiled from the very same files.
+//! The layer of this crate. Everything that this package uses of it stands here.
 
-use crate::{counted, designs};
-use counter::{Counter, CounterHandle, Owner, Pool, Token};
-use std::sync::{Arc, LazyLock, Weak};
+use crate::{bare::Bare, stacks::Stack};
+use std::mem::forget;
+use tower::{Layer, util::MapResponseLayer};
+use tower_graceful::{Drain, GracefulLayer};
 
-// A layer does not need all of it.
-#[allow(dead_code)]
-#[path = "../../../src/drain/counter.rs"]
-mod counter;
-#[allow(unused_imports)]
-#[path = "../../../src/drain/sync.rs"]
-pub(crate) mod sync;
-
-/// Stands for the drain.
-pub(crate) struct Nobody;
-
-impl Owner for Nobody {
-    type Data = ();
-
-    fn reset((): &()) {}
-
-    fn counter_emptied(self: &Arc<Self>) {}
+/// In the order of the table.
+pub(crate) fn stacks() -> [Stack; 4] {
+    let headers = MapResponseLayer::new(crate::stacks::three_headers);
+    [
+        Stack::new("serving", "ours, serving", serving().layer(Bare)),
+        Stack::new(
+            "listing",
+            "ours, serving, requests listed in reports",
+            serving().report_requests().layer(Bare),
+        ),
+        Stack::new(
+            "headers",
+            "ours, serving a response with 3 headers",
+            serving().layer(headers.layer(Bare)),
+        ),
+        Stack::new(
+            "refusing",
+            "ours, refusing (3 headers)",
+            refusing().layer(Bare),
+        )
+        .refusing(),
+    ]
 }
 
-static POOL: LazyLock<Pool<Nobody>> = LazyLock::new(Pool::new);
-
-#[derive(Clone)]
-pub(crate) struct Ours {
-    handle: CounterHandle<Nobody>,
+fn serving() -> GracefulLayer {
+    let drain = Drain::new();
+    let layer = drain.layer();
+    // It lives as long as the process, as in an application.
+    forget(drain);
+    layer
 }
 
-pub(crate) struct OurGuard {
-    _token: Token<Nobody>,
-}
-
-impl Ours {
-    pub(crate) fn new() -> Self {
-        let counter = Counter::new(&POOL, designs::stripes(), Weak::new());
-        let handle = counter.handle();
-        // In an application the drain keeps it, as long as there is traffic.
-        std::mem::forget(counter);
-        Self { handle }
-    }
-}
-
-impl counted::Count for Ours {
-    type Guard = OurGuard;
-
-    #[inline]
-    fn enter(&self) -> Option<OurGuard> {
-        self.handle.enter().map(|_token| OurGuard { _token })
-    }
+fn refusing() -> GracefulLayer {
+    let drain = Drain::new();
+    // Never ends.
+    forget(drain.guard());
+    drain.begin();
+    let layer = drain.layer();
+    forget(drain);
+    layer
 }

@@ -1,153 +1,106 @@
-//! The stacks that are compared.
-
-use crate::{
-    counted::CountLayer,
-    designs::{LeakedStripes, SharedWord, Stripes},
-    ours::Ours,
-    request::Stack,
-};
+use crate::{bare::Bare, connection, ours, requests};
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response,
+    HeaderValue, Request, Response,
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
 };
+use http_body::Body;
 use http_body_util::Full;
-use std::mem::forget;
-use tokio_util::task::TaskTracker;
-use tower::{ServiceBuilder, layer::util::Identity, limit::ConcurrencyLimitLayer};
-use tower_graceful::Drain;
+use hyper::body::Incoming;
+use std::{convert::Infallible, error::Error};
+use tower::{Layer, Service};
 use tower_http::metrics::InFlightRequestsLayer;
 
-/// A stack that can be set up.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    /// In commands and paths.
+/// A service in a layer.
+pub struct Stack {
+    /// Names the stack in commands.
     pub name: &'static str,
-    /// In the table.
+    /// Names the stack in the table.
     pub title: &'static str,
-    pub set_up: fn() -> Stack,
+    /// The size of the response future, in bytes.
+    pub future: usize,
+    /// The size of the response body, in bytes.
+    pub body: usize,
+    /// Answers every request with a refusal.
+    pub refuses: bool,
+    drive: Box<dyn Fn(Loop) -> Drive>,
 }
 
-/// All of them. The first is what the others are compared with; the second is the yardstick.
-pub const STACKS: [Entry; 12] = [
-    entry("bare", "bare service", bare),
-    entry("in_flight", "tower-http `InFlightRequests`", in_flight),
-    entry("limit", "tower `ConcurrencyLimit`", limit),
-    entry("tracker", "tokio-util `TaskTracker`", tracker),
-    entry("serving", "**tower-graceful**, serving", serving),
-    entry(
-        "named",
-        "**tower-graceful**, serving, requests named",
-        named,
-    ),
-    entry(
-        "serving_headers",
-        "**tower-graceful**, serving three headers",
-        serving_headers,
-    ),
-    entry("refusing", "**tower-graceful**, refusing", refusing),
-    entry("shared_word", "design: one shared word", shared_word),
-    entry("striped_word", "design: a word per stripe", striped_word),
-    entry(
-        "leaked_word",
-        "design: a leaked word per stripe",
-        leaked_word,
-    ),
-    entry(
-        "ours",
-        "design: recycled words with a generation (ours)",
-        ours,
-    ),
-];
+/// Makes so many requests. Any thread may call it.
+pub type Drive = Box<dyn FnMut(u64) + Send>;
 
-const fn entry(name: &'static str, title: &'static str, set_up: fn() -> Stack) -> Entry {
-    Entry {
-        name,
-        title,
-        set_up,
-    }
+/// How the requests are made.
+#[derive(Clone, Copy, Debug)]
+pub enum Loop {
+    /// Without a server, with a clone of the service for each request.
+    Cloned,
+    /// Without a server, with one service for all requests.
+    Kept,
+    /// On one HTTP/1 connection of hyper. (A refusal ends it: not for a layer that refuses.)
+    Connection,
 }
 
-fn bare() -> Stack {
-    Stack::new(Identity::new())
+/// Returns the stacks in the order of the table. The first has no layer, the second tower-http's.
+pub fn stacks() -> Vec<Stack> {
+    let (in_flight, _counter) = InFlightRequestsLayer::pair();
+    let mut stacks = vec![
+        Stack::new("bare", "no layer (its own figures)", Bare),
+        Stack::new(
+            "tower_http",
+            "tower-http `InFlightRequestsLayer`",
+            in_flight.layer(Bare),
+        ),
+    ];
+    stacks.extend(ours::stacks());
+    stacks.push(Stack::new("control", "control: no layer again", Bare));
+    stacks
 }
 
-/// Counts to the end of the body, does not refuse.
-fn in_flight() -> Stack {
-    Stack::new(InFlightRequestsLayer::pair().0)
-}
-
-/// Never reached. Counts to the end of the future, not of the body.
-fn limit() -> Stack {
-    Stack::new(ConcurrencyLimitLayer::new(1 << 20))
-}
-
-/// Its tokens, in the layer that one would write by hand.
-fn tracker() -> Stack {
-    Stack::new(CountLayer::new(TaskTracker::new()))
-}
-
-/// While nobody shuts down.
-fn serving() -> Stack {
-    let drain = Drain::new();
-    let layer = drain.layer();
-    // As long-lived as an application's: it keeps the stripes.
-    forget(drain);
-    Stack::new(layer)
-}
-
-/// Likewise, and each of them is in the list that a report shows.
-fn named() -> Stack {
-    let drain = Drain::new();
-    let layer = drain.layer().name_requests();
-    forget(drain);
-    Stack::new(layer)
-}
-
-/// While nobody shuts down, with as many headers on the response as a refusal has.
-fn serving_headers() -> Stack {
-    let drain = Drain::new();
-    let layer = drain.layer();
-    forget(drain);
-    Stack::new(
-        ServiceBuilder::new()
-            .layer(layer)
-            .map_response(three_headers)
-            .into_inner(),
-    )
-}
-
-fn three_headers(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+/// As many headers as a refusal has.
+pub(crate) fn three_headers(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("13"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-/// While the drain goes on.
-fn refusing() -> Stack {
-    let drain = Drain::new();
-    // Never ends.
-    forget(drain.guard());
-    drain.begin();
-    let layer = drain.layer();
-    forget(drain);
-    Stack::new(layer)
-}
+impl Stack {
+    pub(crate) fn new<S, B, C>(name: &'static str, title: &'static str, service: S) -> Self
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<Incoming>, Response = Response<C>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        B: Body,
+        C: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+    {
+        Self {
+            name,
+            title,
+            future: size_of::<<S as Service<Request<Full<Bytes>>>>::Future>(),
+            body: size_of::<B>(),
+            refuses: false,
+            drive: Box::new(move |how| {
+                let mut service = service.clone();
+                match how {
+                    Loop::Cloned => Box::new(move |n| requests::cloned(&service, n)),
+                    Loop::Kept => Box::new(move |n| requests::kept(&mut service, n)),
+                    Loop::Connection => Box::new(move |n| connection::serve(&service, n)),
+                }
+            }),
+        }
+    }
 
-fn shared_word() -> Stack {
-    Stack::new(CountLayer::new(SharedWord::default()))
-}
+    /// Says that the stack refuses every request.
+    pub(crate) fn refusing(self) -> Self {
+        Self {
+            refuses: true,
+            ..self
+        }
+    }
 
-fn striped_word() -> Stack {
-    Stack::new(CountLayer::new(Stripes::new()))
-}
-
-fn leaked_word() -> Stack {
-    Stack::new(CountLayer::new(LeakedStripes::new()))
-}
-
-fn ours() -> Stack {
-    Stack::new(CountLayer::new(Ours::new()))
+    /// Takes a clone of the service and drives it.
+    pub fn drive(&self, how: Loop) -> Drive {
+        (self.drive)(how)
+    }
 }

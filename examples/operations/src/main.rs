@@ -77,7 +77,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let server = tower_graceful::serve(public, app(&drain))
         .with_drain(drain)
         // In the report by method, path and peer.
-        .name_requests()
+        .report_requests()
         .exclusive()
         .shutdown_on(stop);
     match server.await {

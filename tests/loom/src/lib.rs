@@ -1,8 +1,8 @@
 //! Loom tests of the in-flight counter.
 //!
-//! `src/drain/counter.rs` is compiled here as it stands, over loom's atomics in place of std's: every
-//! interleaving of a few threads is tried, and every value that a load may return. No `cfg(loom)`
-//! is needed in the crate, and `cargo test --workspace` runs these with the others.
+//! `src/drain/counter.rs` is compiled here as it stands, over loom's atomics in place of std's:
+//! every interleaving of a few threads is tried, and every value that a load may return. No
+//! `cfg(loom)` is needed in the crate, and `cargo test --workspace` runs these with the others.
 //!
 //! Each test names the line without which it fails; `tests/loom/see-them-fail` takes the lines out,
 //! one by one, and expects the tests to go red.
@@ -15,7 +15,7 @@ mod sync;
 #[cfg(test)]
 mod tests {
     use super::{
-        counter::{Counter, CounterHandle, Entry, Owner, Pool, Token},
+        counter::{Admission, Counter, CounterHandle, Owner, Pool, Token},
         sync::stand_on,
     };
     use loom::{
@@ -29,16 +29,34 @@ mod tests {
         counter: Counter<Drain>,
     }
 
-    /// All of it is relaxed: what is seen, is seen because the counter says so.
+    /// All accesses are relaxed, so that the counter alone orders them.
     #[derive(Default)]
     struct Data {
         closed: AtomicBool,
         /// One flag per request: it is inside.
         inside: [AtomicBool; 2],
         emptied: AtomicUsize,
-        /// Who drops an `Arc` comes before who drops the last one. Here it is said again, as loom does not
-        /// know of std's.
+        /// How many tokens carry details.
+        listed: AtomicUsize,
+        /// Repeats an ordering of std's `Arc`, which loom does not see: each drop happens before
+        /// the last one.
         arc: AtomicUsize,
+    }
+
+    /// What a token carries: it is in a list.
+    struct Listed(&'static Data);
+
+    impl Listed {
+        fn new(token: &Token<Drain>) -> Self {
+            token.data().listed.fetch_add(1, Ordering::Relaxed);
+            Self(token.data())
+        }
+    }
+
+    impl Drop for Listed {
+        fn drop(&mut self) {
+            self.0.listed.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     impl Drop for Drain {
@@ -49,6 +67,7 @@ mod tests {
 
     impl Owner for Drain {
         type Data = Data;
+        type Details = Listed;
 
         fn reset(data: &Data) {
             data.closed.store(false, Ordering::Relaxed);
@@ -60,6 +79,7 @@ mod tests {
             for inside in &data.inside {
                 assert!(!inside.load(Ordering::Relaxed), "one is still inside");
             }
+            assert_eq!(data.listed.load(Ordering::Relaxed), 0, "one is listed");
             data.emptied.fetch_add(1, Ordering::Relaxed);
             data.arc.fetch_add(1, Ordering::AcqRel);
         }
@@ -107,10 +127,10 @@ mod tests {
         builder.check(test);
     }
 
-    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Entry<Drain> {
+    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Admission<Drain> {
         stand_on(shard);
         match handle.enter() {
-            Some(token) => Entry::Counted(token),
+            Some(token) => Admission::Counted(token),
             None => handle.enter_late(|data| !data.closed.load(Ordering::Acquire)),
         }
     }
@@ -118,9 +138,9 @@ mod tests {
     /// Enters on a shard as request `me`, if admitted.
     fn enter(handle: &CounterHandle<Drain>, me: usize, shard: usize) -> Option<Token<Drain>> {
         let token = match entry(handle, shard) {
-            Entry::Counted(token) => token,
-            Entry::Uncounted => panic!("its drain is there"),
-            Entry::Refused => return None,
+            Admission::Counted(token) => token,
+            Admission::Uncounted => panic!("its drain is there"),
+            Admission::Refused => return None,
         };
         let emptied = token.data().emptied.load(Ordering::Relaxed);
         assert_eq!(emptied, 0, "admitted after the end");
@@ -135,8 +155,8 @@ mod tests {
 
     /// Two calls on two shards against the close: each is counted and waited for, or refused.
     ///
-    /// Fails with a check and then a count, with `open_shards` at less than the number of shards, and
-    /// if the close leaves a shard open that nobody is on.
+    /// Fails with a check and then a count, with `open_shards` at less than the number of shards,
+    /// and if the close leaves an empty shard open.
     #[test]
     fn b19_counted_or_refused() {
         model(|| {
@@ -164,8 +184,8 @@ mod tests {
 
     /// Entered here, left there, on two shards: no 0 is seen while one is inside.
     ///
-    /// Fails with `open_shards` at less than the number of shards, and if a token leaves by the shard
-    /// of the thread that it is dropped on.
+    /// Fails with `open_shards` at less than the number of shards, and if a token leaves by the
+    /// shard of the thread that it is dropped on.
     #[test]
     fn b48_entered_here_left_there() {
         model(|| {
@@ -186,7 +206,33 @@ mod tests {
         });
     }
 
-    /// What each request did before it left is seen by the owner that is told that all have left.
+    /// A token that carries details is counted like any other, and its details are gone when the drain
+    /// ends. Two tokens have the same shard of their own, one after the other.
+    ///
+    /// Fails if the details are dropped after the token that was counted.
+    #[test]
+    fn details_are_dropped_before_the_end() {
+        model(|| {
+            let drain = Drain::new(2);
+            let carrying = |me| {
+                let token = enter(&drain.handle(), me, 0)?;
+                let details = Listed::new(&token);
+                Some(token.with_details(details))
+            };
+            leave(carrying(0).expect("open"), 0);
+            let second = carrying(1).expect("open");
+            let mut seen = false;
+            second.details(|listed| seen = std::ptr::eq(listed.0, second.data()));
+            assert!(seen && second.is_slow() && !second.has_begun());
+            let leaves = thread::spawn(move || leave(second, 1));
+            drain.close();
+            leaves.join().unwrap();
+            assert_eq!(drain.emptied(), 1, "said once");
+            drain.end();
+        });
+    }
+
+    /// What each request did before it left is visible in `counter_emptied`.
     ///
     /// Fails if `open_shards` goes down with less than `AcqRel`.
     #[test]
@@ -208,7 +254,7 @@ mod tests {
         });
     }
 
-    /// Nobody is refused without knowing, and passing on, that the counter is closed.
+    /// A refused caller sees everything that happened before the close.
     ///
     /// Fails if a refusal does not acquire, or the close does not release.
     #[test]
@@ -219,10 +265,14 @@ mod tests {
             let data = drain.counter.data();
             let call = thread::spawn(move || {
                 stand_on(0);
-                // Not by the look at the stage, which says so by itself.
-                if handle.enter().is_none() && matches!(handle.enter_late(|_| true), Entry::Refused)
+                // `|_| true`: a look at the stage would show the close by itself.
+                if handle.enter().is_none()
+                    && matches!(handle.enter_late(|_| true), Admission::Refused)
                 {
-                    assert!(data.closed.load(Ordering::Relaxed), "refused, but by whom");
+                    assert!(
+                        data.closed.load(Ordering::Relaxed),
+                        "refused before the close"
+                    );
                 }
             });
             drain.close();
@@ -244,7 +294,7 @@ mod tests {
                 let entry = |shard| {
                     stand_on(shard);
                     handle.enter().is_some()
-                        || matches!(handle.enter_late(|_| true), Entry::Counted(_))
+                        || matches!(handle.enter_late(|_| true), Admission::Counted(_))
                 };
                 if !entry(0) {
                     assert!(!entry(1), "admitted after a refusal");
@@ -279,7 +329,7 @@ mod tests {
         });
     }
 
-    /// After the close nobody gets in, though others are inside.
+    /// After the close no request is admitted, even while another one is inside.
     #[test]
     fn closed_is_closed() {
         model(|| {
@@ -297,11 +347,11 @@ mod tests {
         });
     }
 
-    /// A caller that was told that it closes is not admitted, also before the shards are closed.
+    /// A caller that knows of the close is not admitted, even if its shard is still open.
     ///
     /// Fails without the look at `admits`, and if the begin leaves a shard that is not slow.
     #[test]
-    fn a_caller_that_was_told_is_not_admitted() {
+    fn a_caller_that_knows_of_the_close_is_not_admitted() {
         model(|| {
             let drain = Drain::new(1);
             let handle = drain.handle();
@@ -336,7 +386,7 @@ mod tests {
         });
     }
 
-    /// Two close at once, while one leaves: the end is said once.
+    /// Two threads close while a request leaves: `counter_emptied` is called once.
     ///
     /// Fails if a closed shard can be closed again.
     #[test]
@@ -358,7 +408,8 @@ mod tests {
 
     /// What has ended since the begin is exact at the end, whenever each request came and went.
     ///
-    /// Fails if the begin does not see how many are inside, and if an entry after it is not counted.
+    /// Fails if the begin does not see how many are inside, and if an entry after it is not
+    /// counted.
     #[test]
     fn what_has_ended_is_exact() {
         model(|| {
@@ -385,7 +436,8 @@ mod tests {
     }
 
     /// A drain ends while one of its requests leaves and another comes by an old handle; the next
-    /// drain on the same block counts its own requests only, and is told of its own end only.
+    /// drain on the same block counts only its own requests, and only its own end is reported to
+    /// it.
     ///
     /// Fails if a stale handle is counted, if a late helper closes the next drain's shards, if the
     /// last one out does not look at the generation of the owner, and if a block goes back while a
@@ -409,7 +461,7 @@ mod tests {
             leaves.join().unwrap();
             late.join().unwrap();
             assert!(
-                !matches!(entry(&old, 0), Entry::Counted(_)),
+                !matches!(entry(&old, 0), Admission::Counted(_)),
                 "of another drain"
             );
             assert_eq!(next.counter.inside(), 1, "a stranger is counted");
@@ -459,7 +511,7 @@ mod tests {
         goes_back(false);
     }
 
-    /// A drain that nobody holds any more goes on until its last request has left.
+    /// A drain without handles goes on until its last request has left.
     ///
     /// Fails if the begin does not keep the owner.
     #[test]

@@ -1,4 +1,4 @@
-//! What a drain says of itself: events, metrics, JSON. The clock is paused, so that all of it is known.
+//! Events, metrics and JSON of a drain. The clock is paused, so that the durations are known.
 
 #[path = "observe/serve.rs"]
 mod serve;
@@ -48,7 +48,7 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    /// What has come since it was asked last.
+    /// Returns the lines since the last call.
     fn lines(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
         let text = String::from_utf8(bytes).expect("text");
@@ -105,7 +105,8 @@ async fn each_phase_is_one_event() {
     assert!(log.lines().is_empty(), "it is over");
 }
 
-/// Without a lame duck there is a moment between the beginning and Draining, too, if there is a listener.
+/// Without a lame duck there is a moment between the beginning and Draining, too, if there is a
+/// listener.
 #[tokio::test(start_paused = true)]
 async fn i20_a_lame_duck_that_there_is_not_is_not_said() {
     let (log, _guard) = Log::of_this_thread();
@@ -176,7 +177,7 @@ async fn i20_what_forced_it_is_said() {
     );
 }
 
-/// Several wait, and many look; each hour is struck once.
+/// With several waiters and many readers, each progress report is made once.
 #[tokio::test(start_paused = true)]
 async fn every_five_seconds_what_is_left() {
     let (log, _guard) = Log::of_this_thread();
@@ -258,7 +259,7 @@ async fn a_subscriber_may_ask_back() {
     );
 }
 
-/// Does with each event what it is told to.
+/// Calls a function with the message of each event.
 struct Does<F>(F);
 
 impl<F: Fn(String) + 'static> tracing::Subscriber for Does<F> {
@@ -312,9 +313,9 @@ async fn a_subscriber_that_panics_harms_nobody() {
     );
 }
 
-/// The process may exit then, and with it whoever says it, on another thread.
+/// The process may exit once the wait returns, and would end another thread that reports.
 #[tokio::test]
-async fn who_waits_for_the_end_waits_for_its_event() {
+async fn a_waiter_for_the_end_waits_for_its_event() {
     let (entered, enters) = std::sync::mpsc::channel();
     let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
     let told = Arc::new(AtomicBool::new(false));
@@ -342,13 +343,16 @@ async fn who_waits_for_the_end_waits_for_its_event() {
     go_on.send(()).expect("it waits");
     last.join().expect("no panic");
     assert!(told.load(Ordering::SeqCst));
-    assert!(waiting.is_woken(), "by whoever has said it, not by a timer");
+    assert!(
+        waiting.is_woken(),
+        "by the thread that reports, not by a timer"
+    );
     tokio_test::assert_ready!(waiting.poll()).expect("nothing was left");
 }
 
 /// A log that is stuck does not hang the drain.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_end_does_not_wait_for_a_stuck_log() {
+async fn a_waiter_for_the_end_does_not_wait_for_a_stuck_log() {
     let (entered, enters) = std::sync::mpsc::channel();
     let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
     let goes_on = Mutex::new(goes_on);
@@ -423,7 +427,7 @@ async fn metrics_say_how_it_stands() {
     assert!(!seen.contains_key("graceful_drain_remaining_seconds{drain=api}"));
     assert_eq!(seen["graceful_connections{drain=api,state=silent}"], 0.0);
 
-    // By itself, at each phase and while somebody waits.
+    // Recorded without a call, at each phase and while a task waits.
     let waiting = tokio::spawn(drain.wait());
     drain.begin();
     let seen = snapshot(&snapshotter);
@@ -466,7 +470,7 @@ async fn it_serialises_and_is_served_as_json() {
     let mut service =
         drain
             .layer()
-            .name_requests()
+            .report_requests()
             .layer(service_fn(async |_: Request<Empty<Bytes>>| {
                 Ok::<_, Infallible>(Response::new(Body::new(1).1))
             }));

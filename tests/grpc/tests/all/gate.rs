@@ -1,5 +1,4 @@
-//! The service under test: each call says that it is in its handler, and goes on when the test
-//! lets it.
+//! The service under test: each call reports that it is in its handler, and waits for the test.
 
 tonic::include_proto!("gate");
 
@@ -10,7 +9,8 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use tower_graceful::Drain;
 
-/// What `Listen` says when the drain has come; not what the layer or a broken connection would.
+/// The status message of `Listen` at the drain. The layer or a broken connection would give another
+/// one.
 pub const FAREWELL: &str = "moving; go on at 42";
 
 #[derive(Clone)]

@@ -34,7 +34,7 @@ async fn watch(health: &mut Health, service: &str) -> Watch {
     health.watch(about(service)).await.unwrap().into_inner()
 }
 
-/// None when it has ended well.
+/// Returns the next status; `None` when the watch has ended without an error.
 async fn update(watch: &mut Watch) -> Option<ServingStatus> {
     let update = soon("the update", watch.message()).await;
     update.unwrap().map(|update| update.status())
@@ -61,7 +61,7 @@ async fn d35_not_serving_from_lame_duck_on() {
         for watch in &mut watches {
             assert_eq!(update(watch).await, Some(ServingStatus::NotServing));
         }
-        // On a connection that comes now, too: a lame duck serves everything, and only says so.
+        // Also on a new connection: a lame duck still serves everything.
         let late = connect(address).await;
         let mut late_health = HealthClient::new(late.clone());
         for name in NAMES {
@@ -110,7 +110,7 @@ async fn d35_probes_are_answered_while_calls_are_refused() {
     let held = tokio::spawn(async move { held.hold(text("held")).await });
     server.gate.entered().await;
     let mut health = server.health_client().await;
-    // The one that is told last: when it has ended, all have been told.
+    // The last one to be updated: when it has ended, all have been.
     let mut watch_before = watch(&mut health, NAMES[NAMES.len() - 1]).await;
     assert_eq!(
         update(&mut watch_before).await,
@@ -170,8 +170,8 @@ async fn d35_probes_are_answered_python() {
     assert_eq!(probe.finish().await, ["message 0802", "status OK "]);
 }
 
-/// What `grpc_health_probe` makes its exit codes of: 0 for SERVING, 4 for any other answer, 3 for an
-/// error of the call, 2 for a connection that does not come about.
+/// What `grpc_health_probe` makes its exit codes of: 0 for SERVING, 4 for any other answer, 3 for
+/// an error of the call, 2 for a connection that does not come about.
 #[tokio::test]
 async fn d35_as_a_probe_sees_it_python() {
     let Some(python) = Python::with_grpcio("d35, Python as a probe") else {
@@ -217,10 +217,10 @@ async fn d35_as_a_probe_sees_it_python() {
     }
 }
 
-/// Also who begins to watch when the drain has begun; and what the reporter says from then on, is not
-/// heard.
+/// A watch that begins after the drain gets NOT_SERVING, and later updates of the reporter are
+/// ignored.
 #[tokio::test]
-async fn d35_who_watches_late_is_told_what_the_drain_says() {
+async fn d35_a_late_watch_follows_the_drain() {
     for kind in KINDS {
         let for_long = Duration::from_secs(3600);
         let drain = Drain::builder().lame_duck(for_long).timeout(2 * for_long);

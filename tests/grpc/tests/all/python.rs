@@ -1,7 +1,7 @@
 //! Google's client: grpcio, through `client.py`.
 //!
-//! `GRPC_PYTHON` names the interpreter, else it is `python3`. Where that one has no grpcio the test
-//! is skipped and says so; where `GRPC_PYTHON` is set, it fails.
+//! `GRPC_PYTHON` names the interpreter; the default is `python3`. If that has no grpcio, the test
+//! is skipped with a message; if `GRPC_PYTHON` is set, it fails.
 
 use crate::soon;
 use std::{
@@ -21,7 +21,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// None if there is none; then the test is skipped, and it has been said.
+    /// Finds an interpreter with grpcio. Prints that the test is skipped if there is none.
     pub fn with_grpcio(test: &str) -> Option<Self> {
         let named = env::var("GRPC_PYTHON").ok();
         let interpreter = named.as_deref().unwrap_or("python3");
@@ -66,7 +66,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// The next line of what `client.py` has to say.
+    /// Reads the next line that `client.py` prints.
     pub async fn line(&mut self) -> Option<String> {
         soon("the Python client", self.lines.next_line())
             .await

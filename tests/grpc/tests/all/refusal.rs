@@ -139,7 +139,7 @@ async fn d34_refusal_is_trailers_only() {
     held.finish(server, 2).await;
 }
 
-/// The client is told to stop sending, too, in the one way that does not take the answer back
+/// The client also gets a RST_STREAM with NO_ERROR, to stop sending without losing the answer
 /// ([RFC 9113 8.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1)).
 #[tokio::test]
 async fn d34_refusal_stops_an_upload_without_an_error() {

@@ -90,8 +90,8 @@ pub async fn that_stops(kind: Kind, drain: Drain) -> Running<Outcome> {
     }
 }
 
-/// Hears nothing of the drain, so that it keeps its door and its connections open: what comes
-/// during the drain comes to the layer.
+/// Starts a server without a shutdown signal. It keeps its port and its connections open, so that
+/// requests in the drain reach the layer.
 pub async fn that_stays(drain: Drain) -> Running<Result<(), Error>> {
     let (address, incoming) = bind();
     let (gate, health, routes) = routes(&drain).await;

@@ -21,7 +21,7 @@ fn connect(address: SocketAddr) -> std::io::Result<std::net::TcpStream> {
     Ok(stream)
 }
 
-/// A connection with its request, made without the runtime's help, so that nobody accepts it.
+/// Connects and sends a request without the runtime, so that the connection is not accepted yet.
 fn queued(address: SocketAddr) -> std::net::TcpStream {
     let mut stream = connect(address).expect("it listens");
     stream
@@ -99,7 +99,8 @@ async fn i14_a_header_that_is_read_in_the_task_holds_up_nobody() {
     };
     let run = tokio::spawn(drain.run(server, std::future::pending::<()>()));
     let address = address.expect("bound");
-    // The one thread is here, and not in the server: all of them are in the accept queue at the drain.
+    // The one thread is here, and not in the server: all of them are in the accept queue at the
+    // drain.
     let silent = connect(address).expect("it listens");
     let complete: Vec<_> = (0..5)
         .map(|_| {
@@ -166,8 +167,8 @@ async fn b16_likewise_after_a_stall() {
     }
 }
 
-/// While the queue is emptied, nobody is let in only to be reset, nor kept waiting: it is as if the
-/// port were closed. Who was in the queue is served.
+/// Clients that connect while the queue is emptied are refused as by a closed port, and neither
+/// reset nor kept waiting. Clients that were in the queue are served.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn b16_an_exclusive_listener_resets_nobody() {
@@ -211,7 +212,7 @@ async fn a15_a_handshake_in_progress_has_the_grace_of_its_connection() {
         use tokio::io::AsyncReadExt;
         let mut read = [0; 8];
         io.read_exact(&mut read[..3]).await.expect("open");
-        // The rest of it: not cut, and not told to stop, before its time.
+        // The rest of the handshake: the read is neither aborted nor ended early.
         io.read(&mut read).await
     });
     drain.begin();
@@ -256,7 +257,7 @@ async fn b16_likewise_where_the_queue_is_not_seen() {
             tokio::spawn(async { server.await.expect("it serves") })
         };
         tokio::task::yield_now().await;
-        // More than a task may do in a turn.
+        // More than the budget of one poll.
         let clients: Vec<_> = (0..300).map(|_| queued(address)).collect();
         drain.begin();
         guarded(drain.reached(Phase::Draining)).await;
@@ -336,8 +337,8 @@ async fn b16_likewise_on_a_unix_socket() {
     std::fs::remove_dir_all(&directory).expect("ours");
 }
 
-/// Connections that are accepted while the drain begins: each is counted and told, or was never
-/// accepted. A drain that forgot one would hang, or lose it.
+/// A connection that is accepted while the drain begins is counted and closed, or was never
+/// accepted. A drain that missed one would hang, or lose its request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b17_accepted_while_the_drain_starts() {
     for round in 0..30 {
@@ -382,7 +383,7 @@ async fn b21_begun_before_serve() {
     }
 }
 
-/// A listener that exists, and that nobody asks, holds up neither the drain nor its port for long.
+/// A listener that is not polled delays neither the drain nor the close of its port for long.
 #[tokio::test]
 async fn a_listener_that_nobody_polls_holds_nothing() {
     let drain = Drain::new();
@@ -548,9 +549,9 @@ async fn i76_a_listener_says_where_it_listens() {
     }
 }
 
-/// Has the kernel drop the rest of each handshake with that listener: the client has its SYN-ACK, and
-/// the server's kernel waits for the ACK. Ends when the drain keeps new clients out, by a filter of its
-/// own.
+/// Has the kernel drop the rest of each handshake with that listener: the client has its SYN-ACK,
+/// and the server's kernel waits for the ACK. Ends when the drain keeps new clients out, by a
+/// filter of its own.
 #[cfg(target_os = "linux")]
 fn drop_acks(listener: &TcpListener) {
     use socket2::{SockFilter, SockRef};
@@ -601,8 +602,8 @@ async fn i66_a_half_done_handshake_is_served() {
     }
 }
 
-/// The listener looks at its socket every few milliseconds: a connection that comes after the last of
-/// these looks and before the end of the settling is served, too.
+/// The listener looks at its socket every few milliseconds: a connection that comes after the last
+/// of these looks and before the end of the settling is served, too.
 #[cfg(target_os = "linux")]
 #[test]
 fn i66_a_handshake_that_ends_with_the_settling_is_served() {
@@ -631,7 +632,8 @@ fn i66_a_handshake_that_ends_with_the_settling_is_served() {
             let mut half = connect(address).expect("it listens");
             server.drain.begin();
             every_task_runs().await;
-            // The kernel's list has been read after that, and the settling begins: no time has passed.
+            // The kernel's list has been read after that, and the settling begins: no time has
+            // passed.
             tokio::task::spawn_blocking(|| ()).await.expect("no panic");
             every_task_runs().await;
             tokio::time::advance(settle - BEFORE).await;
@@ -673,7 +675,8 @@ async fn i66_an_idle_server_does_not_wait_for_handshakes() {
     }
 }
 
-/// The kernel's list of handshakes may be long: the task that accepts does not block a worker with it.
+/// The kernel's list of handshakes may be long: the task that accepts does not block a worker with
+/// it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn i66_the_list_of_handshakes_is_read_on_another_thread() {
@@ -713,7 +716,7 @@ async fn i66_a_handshake_that_never_ends_holds_nothing() {
     assert!(drained.elapsed < 3 * settle, "{drained}");
 }
 
-/// Lets nothing be seen of the listener inside of it, unless it says so.
+/// Hides its inner listener, unless `says_so` is set.
 struct Wrapper {
     inner: TcpListener,
     says_so: bool,

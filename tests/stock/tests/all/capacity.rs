@@ -1,4 +1,5 @@
-//! Requests that wait in `poll_ready` when the drain begins: the inner service has no capacity for them.
+//! Requests that wait in `poll_ready` when the drain begins: the inner service has no capacity for
+//! them.
 
 use crate::{
     client::{Client, closes},
@@ -63,7 +64,7 @@ async fn saturated(kind: Kind, drain: Drain, stack: Stack) -> (Server, Vec<Clien
     for count in 1..=CLIENTS {
         let mut client = Client::connect(server.address).await;
         client.get("/gate").await;
-        // The one thread is here: what has read the head has asked for capacity, too.
+        // There is only this thread: a task that has read the head has also polled for capacity.
         while server
             .drain
             .left()

@@ -1,7 +1,7 @@
 //! The hang matrix: what one bad client does to a shutdown, with and without the connection side.
 //!
-//! The matrix stands in the README. Without, the test writes down who hangs, so that it proves
-//! itself, and tells when a server has healed.
+//! The matrix is in the README. Without the connection side, the test checks which servers hang. So
+//! it shows that the attacks work, and when a server is fixed.
 
 use crate::{
     client::{Client, frames, get},
@@ -140,16 +140,16 @@ async fn with(kind: Kind, bad: Bad) -> String {
     let took = began.elapsed();
     let row = format!("{kind:?}, {}: {took:?}, {outcome:?}", bad.name());
     assert!(took < TIMEOUT + Duration::from_secs(1), "{row}");
-    // Cut, not only counted.
+    // The connections are aborted, and not only counted.
     assert!(drain.left().is_empty(), "{row}: {}", drain.left());
     let left = match outcome {
         Ok(_) => String::new(),
         Err(RunError::Timeout(timeout)) => timeout.report().left.to_string(),
         Err(error) => panic!("{row}: {error}"),
     };
-    // What must be said of it.
+    // What the outcome has to list.
     let expected = match bad {
-        // Without a request, and with somebody who says goodbye, nothing is lost.
+        // Nothing is lost without a request, or with a handler that ends at the drain.
         Silent | PoliteWebSocket | NoPingAck => "",
         HalfPreface | HalfHead | HalfSecondHead => "1 server, 1 connection (1 reading a head)",
         HalfBody => "1 request, 1 server, 1 connection (1 handling)",
@@ -183,8 +183,8 @@ async fn without(kind: Kind, bad: Bad) -> String {
     }
 }
 
-/// What has been found of axum 0.8.9 and tonic 0.14.9. Where it does not hold any more, a server has
-/// changed: then the README is to be changed, too.
+/// What has been found of axum 0.8.9 and tonic 0.14.9. Where it does not hold any more, a server
+/// has changed: then the README is to be changed, too.
 fn known(kind: Kind, bad: Bad) -> &'static str {
     match (kind, bad) {
         (_, WebSocket | PoliteWebSocket) => "forgets it",

@@ -146,7 +146,7 @@ async fn a05_bytes_in_the_buffer_are_served() {
     .await;
 }
 
-/// The server takes its time, one after the other: nobody is refused for being late.
+/// The server reads its connections one after the other, and refuses none of their requests.
 #[tokio::test]
 async fn a05_a_busy_server_serves_all_that_is_in_its_buffers() {
     on_both(async |server| {
@@ -354,8 +354,8 @@ async fn a12_a_refused_upload_reads_its_refusal() {
     }
 }
 
-/// hyper takes a half-closed connection for a client that has gone, unless it is told otherwise, and
-/// neither axum nor tonic tells it. So this shows that the drain changes nothing about it.
+/// By default, hyper takes a half-closed connection for a client that has gone, and axum and tonic
+/// keep that default. The drain does not change it.
 #[tokio::test]
 async fn a14_a_half_closed_connection_is_as_without_a_drain() {
     for kind in [Kind::Axum, Kind::Tonic] {

@@ -166,7 +166,7 @@ async fn c28_becomes_http2_after_the_drain_began() {
         }
         client.send(frames::get(1, "/")).await;
         assert_eq!(client.answer(1).await, "hello");
-        // The other one asks for nothing.
+        // The other connection has no requests.
         for (client, last) in [(&mut client, 1), (&mut second, 0)] {
             while client.frame().await.is_some() {}
             assert_eq!(client.goaways, [(MAX_STREAM, NO_ERROR), (last, NO_ERROR)]);
@@ -218,8 +218,8 @@ async fn c29_streams_in_flight_complete_with_their_trailers() {
     }
 }
 
-/// The server has written all of it, to its kernel; the client is reading, and says so: a closed
-/// socket would answer that with a reset, and the rest would be gone.
+/// The server has written all of the response to the kernel. The client reads, and still sends
+/// frames: a closed socket would answer them with a reset, and destroy the rest.
 #[tokio::test]
 async fn c29_the_end_of_a_response_outlives_the_close() {
     for kind in ALL {

@@ -1,4 +1,4 @@
-//! CONFORMANCE.md, section H: who would hold a drain, and what the deadline does about it.
+//! CONFORMANCE.md, section H: clients that would hold a drain, and what the limits do about them.
 
 use crate::{
     client::{Client, frames, get},
@@ -49,7 +49,7 @@ async fn h57_a_trickle_does_not_extend_the_header_limit() {
     }
 }
 
-/// Half a head of HTTP/2: HEADERS that say that more is to come.
+/// A part of an HTTP/2 head: HEADERS without END_HEADERS.
 #[tokio::test]
 async fn h57_half_a_head_over_http2_is_cut_at_the_limit() {
     let servers = [Kind::Axum, Kind::Tonic2, Kind::Serve].map(|kind| async move {
@@ -108,7 +108,7 @@ async fn h58_slow_uploads_and_clients_that_never_read_end_at_the_deadline() {
             "{timeout}"
         );
         assert_eq!(timeout.report().left.requests, 3, "{timeout}");
-        // Cut before the waiter returned: whoever held them has let go.
+        // Aborted before the waiter returned: their tasks have dropped them.
         assert!(
             shared.drain.left().is_empty(),
             "{kind:?}: {}",
@@ -245,8 +245,8 @@ async fn b22_a_deadline_that_is_moved_is_obeyed_by_connections() {
     }
 }
 
-/// Nobody runs or waits for the drain: the connections themselves see to the deadline, be it that
-/// they read, write, or wait for a handler.
+/// No task waits for the drain. The connections enforce the deadline themselves, whether they read,
+/// write or wait for a handler.
 #[tokio::test]
 async fn the_deadline_needs_no_waiter() {
     let upload = "POST /stuck HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\nhello";
@@ -286,7 +286,7 @@ async fn the_deadline_needs_no_waiter() {
     }
 }
 
-/// Who sends a part of it is closed in time, and is told nothing in another protocol.
+/// A client that has sent a part of the preface is closed in time, without an answer in HTTP/1.
 #[tokio::test]
 async fn i73_half_a_preface_is_closed_without_an_answer() {
     let parts = [1, 3, 12, 16, 18, 20, 22, 23];

@@ -130,7 +130,7 @@ async fn i63_an_answer_is_read_whole_by_a_client_whose_body_is_late() {
 
 const HTTP2: [Kind; 3] = [Kind::Axum, Kind::Tonic2, Kind::Serve];
 
-/// An HTTP/2 client that has read all that the server has to say, up to its FIN, during the drain.
+/// Returns an HTTP/2 client that has read all bytes of the server in the drain, up to the FIN.
 async fn parted(kind: Kind) -> (Server, Client) {
     let timeout = Duration::from_secs(12);
     let server = Server::start(kind, Drain::builder().timeout(timeout).build()).await;

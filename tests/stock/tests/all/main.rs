@@ -1,7 +1,7 @@
-//! What clients see of axum::serve and tonic, unmodified, when their connections are the drain's; and
+//! What clients see of unmodified axum::serve and tonic, with connections that a drain counts; and
 //! of `tower_graceful::serve`.
 //!
-//! Real sockets, and no clock but the real one: where a case says "for so long", it takes so long.
+//! Sockets and time are real: a case with a time limit takes that long.
 
 mod accept;
 mod capacity;

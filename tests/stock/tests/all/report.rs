@@ -13,7 +13,7 @@ use tower_graceful::{
     report::{Blocker, BlockerKind, ConnectionState},
 };
 
-/// Asks until it is so: what a connection does, the server hears of when it does.
+/// Polls until `look` returns a value, as the server sees a client's bytes a moment later.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     guarded(async {
         loop {
@@ -30,7 +30,7 @@ fn local(client: &Client) -> SocketAddr {
     client.stream.local_addr().expect("connected")
 }
 
-/// What the report says of that client's connection.
+/// Returns the entry of a client's connection in the report.
 fn connection(drain: &Drain, peer: SocketAddr) -> Option<(ConnectionState, Blocker)> {
     let report = drain.report();
     let mut all = report.blockers.iter().filter(|it| it.peer == Some(peer));
@@ -151,7 +151,7 @@ async fn requests_are_named_on_each_server() {
     }
 }
 
-/// It is there as long as it listens, and the report says where it was awaited.
+/// A server is in the report as long as it listens, with the place where it was awaited.
 #[tokio::test]
 async fn a_server_is_in_it() {
     let drain = Drain::new();
@@ -184,7 +184,7 @@ async fn requests_are_named_on_one_connection() {
     assert_eq!(paths, ["/gate", "/stuck"]);
 }
 
-/// What was cut is in the outcome by name, and is not what was completed.
+/// Aborted requests are in the outcome by name, and do not count as completed.
 #[tokio::test]
 async fn what_is_cut_is_named_and_not_completed() {
     for kind in ALL {
@@ -225,7 +225,7 @@ type Naming = std::pin::Pin<
     Box<dyn Future<Output = Result<tower_graceful::Drained, tower_graceful::DrainTimeout>> + Send>,
 >;
 
-/// Servers that are told to name their requests, each in its way.
+/// Starts a server that lists its requests by name.
 fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
     let tcp = bind();
     let address = tcp.local_addr().expect("bound");
@@ -242,11 +242,11 @@ fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
     }
     let server: Naming = match kind {
         Kind::Serve => {
-            let server = tower_graceful::serve(tcp, app).name_requests();
+            let server = tower_graceful::serve(tcp, app).report_requests();
             Box::pin(server.with_drain(drain.clone()).into_future())
         }
         Kind::Axum => {
-            let app = app.layer(drain.layer().name_requests());
+            let app = app.layer(drain.layer().report_requests());
             let app = app.into_make_service_with_connect_info::<SocketAddr>();
             let server = axum::serve(drain.listener(tcp).tap_io(|_| {}), app)
                 .with_graceful_shutdown(drain.shutdown_signal());
@@ -256,7 +256,7 @@ fn naming(kind: Kind, drain: &Drain) -> (Naming, SocketAddr, Shared) {
         Kind::Tonic | Kind::Tonic2 => {
             let server = tonic::transport::Server::builder()
                 .accept_http1(true)
-                .layer(drain.layer().name_requests())
+                .layer(drain.layer().report_requests())
                 .serve_with_incoming_shutdown(
                     Routes::from(app),
                     drain.incoming(tonic::transport::server::TcpIncoming::from(tcp)),
@@ -290,7 +290,7 @@ async fn i72_a_request_can_begin_its_own_drain() {
     }
 }
 
-/// It waits for itself, to the deadline; whoever reads the report is told so.
+/// The request waits for itself until the deadline, and the report shows that.
 #[tokio::test]
 async fn i72_a_request_that_waits_for_its_own_drain_is_said() {
     for kind in ALL {

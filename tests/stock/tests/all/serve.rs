@@ -77,7 +77,7 @@ async fn i68_a_connection_that_has_long_been_idle_has_the_settling() {
     assert!(answer.ends_with("hello"), "{answer:?}");
     assert_eq!(closes(&answer), 1);
     assert!(began.elapsed() < settle, "{:?}", began.elapsed());
-    // One that asks for nothing is closed at the end of the settling.
+    // A connection without a request closes at the end of the settling.
     assert_eq!(idle.rest().await, "");
     assert!(began.elapsed() >= settle, "{:?}", began.elapsed());
     server.drained().await;
@@ -103,7 +103,7 @@ async fn i68_without_a_drain_a_connection_that_has_long_been_idle_closes_at_once
     server.drained().await;
 }
 
-/// Its next request is in the socket, and the runtime has not been told.
+/// The next request is in the socket, and the runtime has not seen it.
 #[tokio::test]
 async fn a05_what_the_runtime_has_not_heard_of_is_served() {
     for _ in 0..20 {
@@ -111,7 +111,7 @@ async fn a05_what_the_runtime_has_not_heard_of_is_served() {
         let server = start(drain, |server| server);
         let mut client = Client::connect(server.address).await;
         client.hello().await;
-        // All of it before the one thread asks the kernel for news again.
+        // All of it before the only thread polls the kernel again.
         let request = get("/");
         let written = client.stream.try_write(request.as_bytes());
         assert_eq!(written.expect("room"), request.len());
@@ -123,7 +123,7 @@ async fn a05_what_the_runtime_has_not_heard_of_is_served() {
     }
 }
 
-/// Likewise, while the drain has all connections looked at again and again.
+/// The same, while the drain wakes all connections again and again.
 #[tokio::test]
 async fn a05_a_wake_up_is_no_second_look() {
     let server = start(Drain::new(), |server| server);
@@ -147,10 +147,10 @@ async fn a05_a_wake_up_is_no_second_look() {
     server.drained().await;
 }
 
-/// Its response before began so early that it could not say that the connection closes, and ended so
-/// late that nobody else is admitted any more.
+/// The head of the previous response was sent before the drain, so without `Connection: close`. Its
+/// body ends when no other request is admitted any more.
 #[tokio::test]
-async fn a05_who_was_not_told_is_served_while_draining() {
+async fn a05_a_client_without_a_close_is_served_while_draining() {
     let server = start(Drain::new(), |server| server);
     let mut client = Client::connect(server.address).await;
     client.get("/trailers").await;
@@ -257,7 +257,7 @@ async fn i62_a_client_that_has_gone_holds_nothing() {
     }
 }
 
-/// A FIN says nothing then, but a reset does.
+/// A FIN does not end the call then, but a reset does.
 #[tokio::test]
 async fn i62_a_reset_is_noticed_where_half_closed_connections_are_served() {
     use Leaves::*;
@@ -269,7 +269,7 @@ async fn i62_a_reset_is_noticed_where_half_closed_connections_are_served() {
     }
 }
 
-/// What a listener says of one connection says nothing of the next.
+/// A listener's error for one connection does not end the accept loop.
 #[tokio::test]
 async fn b16_errors_of_a_listener_cost_nobody_else() {
     struct Errs(TcpListener, Option<io::ErrorKind>);
@@ -552,7 +552,7 @@ async fn b55_listeners_of_all_kinds_are_under_one_drain() {
     assert_eq!(server.drained().await.completed, 1);
 }
 
-/// The successor listens before the predecessor stops; the kernel shares out who connects.
+/// The successor listens before the predecessor stops. The kernel distributes clients between them.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn so_reuseport_hands_over_without_a_refused_connection() {
@@ -647,7 +647,7 @@ async fn heads_have_a_time_limit() {
     let mut preface = Client::connect(server.address).await;
     preface.send(&frames::PREFACE[..10]).await;
     let began = Instant::now();
-    // An idle one is none that is slow.
+    // An idle connection is not slow with a head.
     tokio::time::sleep(2 * SHORT).await;
     second.hello().await;
     second.send("GET / HT").await;
@@ -664,7 +664,7 @@ async fn heads_have_a_time_limit() {
 #[tokio::test]
 async fn heads_that_come_early_have_their_time_after_the_response() {
     let server = start(Drain::new(), |server| {
-        // Else hyper does not read before the response has ended.
+        // Otherwise hyper does not read before the response has ended.
         let server = server.http1_half_close(false);
         server.header_read_timeout(SHORT)
     });
@@ -682,7 +682,7 @@ async fn heads_that_come_early_have_their_time_after_the_response() {
     server.drained().await;
 }
 
-/// Half of one: HEADERS that say that more is to come.
+/// A part of a head: HEADERS without END_HEADERS.
 #[tokio::test]
 async fn heads_have_a_time_limit_over_http2() {
     let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
@@ -724,7 +724,7 @@ async fn idle_connections_have_a_time_limit() {
     server.drained().await;
 }
 
-/// Whom an idle timeout is for: it has gone, and says nothing to the PING that comes with the GOAWAY.
+/// A peer that has gone does not answer the PING after the GOAWAY.
 #[tokio::test]
 async fn http2_peers_that_have_gone_are_not_kept() {
     let keep_alive = KeepAlive::new();
@@ -916,7 +916,7 @@ async fn hooks_run_once_are_waited_for_and_get_the_deadline() {
         waits.await.expect("told");
     });
     let server = start(drain, |server| server);
-    // Whoever wanted to run has run by then.
+    // A hook that runs too early has run by then.
     Client::connect(server.address).await.hello().await;
     assert!(hooks.try_recv().is_err());
     server.drain.begin();
@@ -1123,8 +1123,8 @@ async fn i71_a_layer_of_the_same_drain_counts_no_request_twice() {
     assert_eq!((drained.completed, drained.refused), (3, 0));
 }
 
-/// What `serve` admits when nobody else is admitted any more, the layer does not refuse: see
-/// `a05_who_was_not_told_is_served_while_draining`.
+/// The layer does not refuse a request that `serve` still admits while draining: see
+/// `a05_a_client_without_a_close_is_served_while_draining`.
 #[tokio::test]
 async fn i71_a_layer_of_the_same_drain_refuses_nothing_that_was_admitted() {
     let drain = Drain::new();
@@ -1232,7 +1232,7 @@ async fn i71_a_layer_of_the_same_drain_calls_no_service_that_is_not_ready() {
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
-/// With nothing written for it: axum's and tonic's ways to ask. `on_connect` may say otherwise.
+/// The types of axum and tonic are there by default. `on_connect` may overwrite them.
 #[tokio::test]
 async fn i76_peers_are_known_to_handlers() {
     use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
@@ -1350,7 +1350,7 @@ async fn i76_peers_of_a_listener_of_ones_own_are_known() {
     guarded(done).await.expect("no panic").expect("drained");
 }
 
-/// What the layers of tower say has a meaning, also where another error is around it.
+/// Errors of tower's layers are recognised, also inside of another error.
 #[tokio::test]
 async fn i77_an_overload_and_a_timeout_are_answered() {
     use tower::{BoxError, ServiceBuilder};

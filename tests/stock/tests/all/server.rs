@@ -30,7 +30,7 @@ use tower_graceful::{Drain, Drained, GracefulLayer, Phase, RunError, server::Ser
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Axum,
-    /// With HTTP/1, so that all that can be asked of axum can be asked of it.
+    /// With HTTP/1, so that the tests of axum can run with it.
     Tonic,
     /// As it is set up for gRPC: HTTP/2 only.
     Tonic2,
@@ -38,7 +38,7 @@ pub enum Kind {
     Serve,
 }
 
-/// For what is said in HTTP/1.
+/// The servers that speak HTTP/1.
 pub const ALL: [Kind; 3] = [Kind::Axum, Kind::Tonic, Kind::Serve];
 
 /// What a test and its handlers share.
@@ -245,7 +245,7 @@ pub fn app(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// What CONNECT asks for: here, an echo. Nothing else is here.
+/// Answers a CONNECT with an echo, and any other request with 404.
 async fn tunnel(mut request: axum::extract::Request) -> http::StatusCode {
     if request.method() != http::Method::CONNECT {
         return http::StatusCode::NOT_FOUND;
@@ -364,7 +364,7 @@ async fn web_socket(
     })
 }
 
-/// Says goodbye at the drain.
+/// Sends a Close frame at the drain.
 async fn web_socket_polite(
     State(shared): State<Shared>,
     upgrade: WebSocketUpgrade,

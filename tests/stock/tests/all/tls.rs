@@ -162,7 +162,7 @@ async fn a03_a_first_request_inside_the_grace_is_served() {
     server.drained().await;
 }
 
-/// Its next request is in the socket, and the runtime has not been told: see `serve.rs`.
+/// The next request is in the socket, and the runtime has not seen it: see `serve.rs`.
 #[tokio::test]
 async fn a05_what_the_runtime_has_not_heard_of_is_served() {
     for _ in 0..5 {
@@ -170,7 +170,7 @@ async fn a05_what_the_runtime_has_not_heard_of_is_served() {
         let mut client = Secure::http1(&server).await;
         client.get("/").await;
         client.read_until("hello").await;
-        // Written at once, without a turn of the runtime.
+        // Written before the runtime polls the kernel again.
         client.get("/").await;
         server.drain.begin();
         let answer = client.rest().await;
@@ -194,7 +194,8 @@ async fn a06_a_handler_that_runs_is_waited_for() {
     server.drained().await;
 }
 
-/// Done within the grace: its request is served. Not done: closed, and nobody is held up by it.
+/// If the handshake ends within the grace, the request is served. Otherwise the connection is
+/// closed.
 #[tokio::test]
 async fn a15_a_handshake_has_the_grace_of_its_connection() {
     let grace = Duration::from_millis(500);
@@ -250,7 +251,7 @@ async fn a15_a_handshake_is_cut_at_the_deadline() {
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
 }
 
-/// One that stalls in its handshake holds up nobody, and is closed in time.
+/// A client that stalls in its handshake delays no other one, and is closed in time.
 #[tokio::test]
 async fn a15_handshakes_hold_up_nobody_and_have_a_time_limit() {
     let limit = Duration::from_millis(200);
@@ -359,7 +360,8 @@ async fn either_http_is_chosen_by_alpn() {
     server.drained().await;
 }
 
-/// Who offers both is told what is served, and who offers only the other one is told so.
+/// A client that offers both protocols gets the one that is served. One that offers only the other
+/// protocol fails its handshake.
 #[tokio::test]
 async fn only_what_is_served_is_agreed_upon() {
     let server = start_with(Drain::new(), Serve::http1_only);
@@ -436,7 +438,7 @@ async fn h58_a_client_that_never_reads_is_cut_at_the_deadline() {
     assert!(rest.len() < BIG);
 }
 
-/// The last of a response has been taken by TLS, and by nobody else.
+/// The end of a response is in the buffer of TLS, and not in the socket.
 #[tokio::test]
 async fn h58_what_tls_holds_is_not_written() {
     let narrow = |socket: &TcpSocket| {
@@ -588,7 +590,8 @@ async fn i73_what_is_too_old_ends_with_a_close_notify() {
     server.drained().await;
 }
 
-/// A response that is cut must not look whole to a client that takes its end for the end of the body.
+/// An aborted response must not look whole to a client that takes the end of the connection for its
+/// end.
 #[tokio::test]
 async fn i73_a_response_that_is_cut_does_not_end_with_a_close_notify() {
     let get = "GET /events HTTP/1.0\r\nhost: test\r\n\r\n";

@@ -100,7 +100,7 @@ async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
     }
 }
 
-/// Whoever looks, and whenever, sees it.
+/// A thread that reads the counts at any time sees the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e37_the_hand_over_leaves_no_moment_at_zero() {
     for kind in UPGRADING {
@@ -215,7 +215,7 @@ async fn e39_an_upgrade_in_the_lame_duck_says_nothing_of_closing() {
         let head = client.head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(!head.contains("close"), "{head}");
-        // Told at the drain: a Close frame of the server's, which is answered.
+        // At the drain, the server sends a Close frame, which the client answers.
         client.read_until("going away").await;
         client.send([0x88, 0x80, 0, 0, 0, 0]).await;
         assert_eq!(client.rest().await, "");
@@ -262,7 +262,8 @@ impl StreamSocket {
         self.send.send_data(frame, false).expect("open");
     }
 
-    /// The next frame of the server, which is not masked; `None` at the end or an error of the stream.
+    /// The next frame of the server, which is not masked; `None` at the end or an error of the
+    /// stream.
     async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         let data = guarded(self.receive.data()).await?.ok()?;
         let _ = self.receive.flow_control().release_capacity(data.len());

@@ -1,0 +1,272 @@
+//! Counts and refuses the calls of services that are not HTTP.
+
+use crate::{
+    drain::{Admission, CounterHandle, Drain, InFlight, Refused},
+    refusal::{Exempt, NoExemptions},
+    service::Capacity,
+};
+use pin_project_lite::pin_project;
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+impl Drain {
+    /// Returns a layer for any tower service: it counts each call until its future ends, and
+    /// refuses new ones with [`Refused`] as error once draining.
+    ///
+    /// For HTTP services there is [`layer`](Self::layer), which answers with a response.
+    ///
+    /// ```
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_graceful::{Drain, Refused};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let drain = Drain::new();
+    /// let double = ServiceBuilder::new()
+    ///     .layer(drain.call_layer())
+    ///     .service(service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n)));
+    ///
+    /// assert_eq!(double.clone().oneshot(21).await.unwrap(), 42);
+    /// drain.begin();
+    /// assert!(double.oneshot(21).await.unwrap_err().is::<Refused>());
+    /// # }
+    /// ```
+    pub fn call_layer(&self) -> GracefulLayer {
+        GracefulLayer::new(self)
+    }
+}
+
+/// Counts the calls of any tower service and refuses new ones once draining; from
+/// [`Drain::call_layer`].
+///
+/// A call is counted until its future is dropped or ends. What
+/// [`GracefulLayer`](crate::GracefulLayer) says of `poll_ready`, of its place among other layers and of
+/// capacity holds here, too.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is given a service"]
+pub struct GracefulLayer<E = NoExemptions> {
+    handle: CounterHandle,
+    exempt: E,
+}
+
+impl GracefulLayer {
+    /// Returns the same layer as [`Drain::call_layer`].
+    pub fn new(drain: &Drain) -> Self {
+        Self {
+            handle: drain.counter_handle(),
+            exempt: NoExemptions,
+        }
+    }
+}
+
+impl<E> GracefulLayer<E> {
+    /// Exempts the calls for which `exempt` returns true: they are neither refused nor counted.
+    ///
+    /// ```
+    /// use tower_graceful::Drain;
+    ///
+    /// let drain = Drain::new();
+    /// let layer = drain.call_layer().exempt(|command: &String| command == "PING");
+    /// ```
+    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<T> {
+        GracefulLayer {
+            handle: self.handle,
+            exempt,
+        }
+    }
+}
+
+impl<S, E: Clone> Layer<S> for GracefulLayer<E> {
+    type Service = Graceful<S, E>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Graceful {
+            inner,
+            handle: self.handle,
+            exempt: self.exempt.clone(),
+            capacity: Capacity::default(),
+        }
+    }
+}
+
+impl<E> fmt::Debug for GracefulLayer<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GracefulLayer")
+            .field("phase", &self.handle.stage().phase())
+            .finish()
+    }
+}
+
+/// A service whose calls are counted, and refused once draining; from [`GracefulLayer`].
+///
+/// Its error is a box, which holds the service's own error or [`Refused`].
+pub struct Graceful<S, E = NoExemptions> {
+    inner: S,
+    handle: CounterHandle,
+    exempt: E,
+    capacity: Capacity,
+}
+
+impl<S> Graceful<S> {
+    /// Wraps a service as [`drain.call_layer()`](Drain::call_layer) does.
+    pub fn new(inner: S, drain: &Drain) -> Self {
+        GracefulLayer::new(drain).layer(inner)
+    }
+}
+
+impl<S, E> Graceful<S, E> {
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, E, Req> Service<Req> for Graceful<S, E>
+where
+    S: Service<Req, Error: Into<BoxError>>,
+    E: Exempt<Req>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = CallFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let ready = self.inner.poll_ready(cx).map_err(Into::into);
+        self.capacity.poll(ready, &self.handle, cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let state = match self.admit(&request) {
+            Admission::Counted(token) => CallState::Admitted {
+                // In this order: a panic of the inner service ends the count.
+                in_flight: Some(InFlight::new(token)),
+                inner: self.inner.call(request),
+            },
+            Admission::Uncounted => CallState::Admitted {
+                in_flight: None,
+                inner: self.inner.call(request),
+            },
+            Admission::Refused => {
+                self.handle.count_refused();
+                CallState::Refused
+            }
+        };
+        CallFuture { state }
+    }
+}
+
+impl<S, E> Graceful<S, E> {
+    #[inline]
+    fn admit<Req>(&self, request: &Req) -> Admission
+    where
+        E: Exempt<Req>,
+    {
+        if !self.capacity.is_there() {
+            return Admission::Refused;
+        }
+        if self.exempt.is_exempt(request) {
+            return Admission::Uncounted;
+        }
+        match self.handle.enter() {
+            Some(token) => Admission::Counted(token),
+            None => self.handle.enter_draining(|| false),
+        }
+    }
+}
+
+/// By hand: the clone of the inner service has not been asked whether it is ready.
+impl<S: Clone, E: Clone> Clone for Graceful<S, E> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            handle: self.handle,
+            exempt: self.exempt.clone(),
+            capacity: Capacity::default(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, E> fmt::Debug for Graceful<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graceful")
+            .field("inner", &self.inner)
+            .field("phase", &self.handle.stage().phase())
+            .finish()
+    }
+}
+
+pin_project! {
+    /// The response future of [`Graceful`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct CallFuture<F> {
+        #[pin]
+        state: CallState<F>,
+    }
+}
+
+pin_project! {
+    #[project = CallProj]
+    enum CallState<F> {
+        Admitted {
+            #[pin]
+            inner: F,
+            // Last, so that the inner future is dropped before the count ends.
+            in_flight: Option<InFlight>,
+        },
+        Refused,
+    }
+}
+
+impl<F, T, E> Future for CallFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            CallProj::Admitted { inner, in_flight } => {
+                let result = {
+                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    ready!(inner.poll(cx))
+                };
+                *in_flight = None;
+                Poll::Ready(result.map_err(Into::into))
+            }
+            CallProj::Refused => Poll::Ready(Err(Refused.into())),
+        }
+    }
+}
+
+impl<F> fmt::Debug for CallFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused = matches!(self.state, CallState::Refused);
+        f.debug_struct("CallFuture")
+            .field("refused", &refused)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! `Connection: close`, where HTTP has it.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION,
+};
+
+/// Says how a response announces that its connection closes after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// By no header: HTTP/2 and later
+    /// ([RFC 9113 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+    Never,
+    /// By `Connection: close`
+    /// ([RFC 9112 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+    Header,
+    /// By `Connection: close` in an HTTP/1.0 response. Of a response with a later version hyper
+    /// assumes that the connection stays, and adds `keep-alive` beside the `close`.
+    HeaderOf10,
+    /// By `Connection: close`, unless the CONNECT succeeds: then the connection becomes a tunnel
+    /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
+    HeaderUnlessConnected,
+}
+
+impl Closing {
+    #[inline]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        if request.version() > Version::HTTP_11 {
+            Self::Never
+        } else if *request.method() == Method::CONNECT {
+            Self::HeaderUnlessConnected
+        } else if request.version() == Version::HTTP_11 {
+            Self::Header
+        } else {
+            Self::HeaderOf10
+        }
+    }
+
+    /// Adds the header to a response, where it is allowed and missing.
+    #[cold]
+    pub(crate) fn put_on(self, status: StatusCode, version: &mut Version, headers: &mut HeaderMap) {
+        if self.fits(status) {
+            close(headers);
+            self.set_version(version);
+        }
+    }
+
+    /// Adds the header to a response as [`put_on`](Self::put_on) does.
+    pub(crate) fn put_on_response<B>(self, response: Response<B>) -> Response<B> {
+        let (mut head, body) = response.into_parts();
+        self.put_on(head.status, &mut head.version, &mut head.headers);
+        Response::from_parts(head, body)
+    }
+
+    pub(crate) fn set_version(self, version: &mut Version) {
+        if self == Self::HeaderOf10 {
+            *version = Version::HTTP_10;
+        }
+    }
+
+    /// Returns whether a response with this status gets the header.
+    pub(crate) fn fits(self, status: StatusCode) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Header => !status.is_informational(),
+            Self::HeaderOf10 => true,
+            Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
+        }
+    }
+}
+
+pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+fn close(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, CLOSE);
+        return;
+    }
+    // The handler has set the header. Its other options stay (`upgrade` belongs to a 426), except
+    // `keep-alive`, which contradicts. A value that is not text is dropped.
+    let old: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let options = |value: &HeaderValue| -> Vec<String> {
+        let text = value.to_str().unwrap_or_default();
+        text.split(',')
+            .map(|option| option.trim().to_owned())
+            .filter(|option| !option.is_empty())
+            .collect()
+    };
+    let kept: Vec<String> = old
+        .iter()
+        .flat_map(options)
+        .filter(|option| {
+            !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
+        })
+        .chain(["close".to_owned()])
+        .collect();
+    let value = HeaderValue::try_from(kept.join(", ")).unwrap_or(CLOSE);
+    headers.insert(CONNECTION, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(old: &[&'static str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for value in old {
+            headers.append(CONNECTION, HeaderValue::from_static(value));
+        }
+        close(&mut headers);
+        headers
+            .get_all(CONNECTION)
+            .iter()
+            .map(|value| value.to_str().expect("text").to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a13_close_is_said_once_and_does_not_contradict() {
+        assert_eq!(closed(&[]), ["close"]);
+        assert_eq!(closed(&["close"]), ["close"]);
+        assert_eq!(closed(&["Close"]), ["close"]);
+        assert_eq!(closed(&["keep-alive"]), ["close"]);
+        assert_eq!(closed(&["Keep-Alive, upgrade"]), ["upgrade, close"]);
+        assert_eq!(closed(&["upgrade", "close"]), ["upgrade, close"]);
+        assert_eq!(closed(&["", ","]), ["close"]);
+    }
+}

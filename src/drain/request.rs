@@ -1,0 +1,83 @@
+//! A request in flight: its token, and what a report says of it where requests are listed.
+
+use super::{
+    current::{Current, Identity},
+    entry::RequestEntry,
+    shared::{ListedRequest, Token},
+};
+use http::Request;
+use std::net::SocketAddr;
+
+/// A request that is counted, from its call until its response body is dropped.
+pub(crate) struct InFlight {
+    token: Token,
+}
+
+impl InFlight {
+    #[inline]
+    pub(crate) fn new(token: Token) -> Self {
+        Self { token }
+    }
+
+    /// Lists the request, so that reports say what it is. It costs an allocation and an entry in a
+    /// list, which is in shards, each under a lock.
+    #[cold]
+    pub(crate) fn listed<B>(self, request: &Request<B>, peer: Option<SocketAddr>) -> Self {
+        let data = self.token.data();
+        let peer = peer.or_else(|| peer_of(request));
+        let entry = data
+            .requests()
+            .add(|key| RequestEntry::new(request, peer, key));
+        match entry {
+            Some(entry) => Self::new(self.token.with_details(ListedRequest::new(entry, data))),
+            // The list is never closed; the counter closes.
+            None => self,
+        }
+    }
+
+    /// Returns whether one of the cold methods below has something to do. One load.
+    #[inline]
+    pub(crate) fn is_slow(&self) -> bool {
+        self.token.is_slow()
+    }
+
+    /// Returns whether the drain has begun.
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_slow() && self.token.has_begun()
+    }
+
+    /// Records, once the drain has begun, that this thread polls one of its requests, until the value
+    /// that this returns is dropped.
+    #[inline]
+    pub(crate) fn current(&self) -> Option<Current> {
+        self.is_slow()
+            .then(|| Identity::of_token(&self.token).enter())
+    }
+
+    /// Records that the response has begun, and that the server took so many bytes more of its body.
+    #[cold]
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.token.details(|listed| listed.sent(bytes));
+    }
+}
+
+/// Returns the peer's address, where axum or tonic have put it into the request.
+fn peer_of<B>(request: &Request<B>) -> Option<SocketAddr> {
+    #[cfg(feature = "axum")]
+    if let Some(info) = request
+        .extensions()
+        .get::<axum::extract::ConnectInfo<SocketAddr>>()
+    {
+        return Some(info.0);
+    }
+    #[cfg(feature = "tonic")]
+    if let Some(info) = request
+        .extensions()
+        .get::<tonic::transport::server::TcpConnectInfo>()
+    {
+        return info.remote_addr();
+    }
+    let _ = request;
+    None
+}
