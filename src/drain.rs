@@ -1,8 +1,8 @@
 //! A drain: the handle of one graceful shutdown, and its settings.
 //!
 //! Imports point down. At the bottom is what a drain knows: [`counter`], [`registry`], [`report`].
-//! Then come the phases ([`schedule`]) and the state that all clones share ([`shared`]). This file has
-//! the handle, which [`wait`], [`guard`] and [`run`] use. `.ci/arrows` has the whole order.
+//! Then come the phases ([`schedule`]) and the state that all clones share ([`shared`]). This file
+//! has the handle, which [`wait`], [`guard`] and [`run`] use. `.ci/arrows` has the whole order.
 
 #[cfg(feature = "net")]
 mod connection;
