@@ -1,8 +1,8 @@
 //! A drain: the handle of one graceful shutdown, and its settings.
 //!
-//! Imports point down. From the bottom: what a drain knows ([`counter`], [`registry`], [`report`]),
-//! what happens when ([`schedule`]), what all clones share ([`shared`]), the handle in this file,
-//! and what stands on the handle ([`wait`], [`guard`], [`run`]). `.ci/arrows` has the whole order.
+//! Imports point down. At the bottom is what a drain knows: [`counter`], [`registry`], [`report`].
+//! Then come the phases ([`schedule`]) and the state that all clones share ([`shared`]). This file
+//! has the handle, which [`wait`], [`guard`] and [`run`] use. `.ci/arrows` has the whole order.
 
 #[cfg(feature = "net")]
 mod connection;
@@ -105,7 +105,7 @@ pub struct Drain {
     handles: Arc<Handles>,
 }
 
-/// Dropped with the last clone of a drain.
+/// Says, when the last clone of a drain is dropped, that nothing can begin it any more.
 struct Handles {
     shared: Arc<Shared>,
 }

@@ -138,8 +138,9 @@
 //!
 //! # The guide
 //!
-//! The [`guide`] has whole programs for axum, tonic and hyper, manifests and units for Kubernetes
-//! and systemd, settings for nginx, HAProxy and Envoy, and what to do when a drain hangs.
+//! The [`guide`] has whole programs for axum, tonic and hyper. It has manifests and units for
+//! Kubernetes and systemd, and settings for nginx, HAProxy and Envoy. It says what to do when a
+//! drain hangs.
 //!
 //! # Phases
 //!

@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-/// Describes a request whose layer keeps names.
+/// Describes a request that reports list.
 pub(super) struct RequestEntry {
     pub(super) method: Method,
     pub(super) key: Key,

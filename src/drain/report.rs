@@ -136,7 +136,7 @@ pub struct Counts {
     connections: ByState,
 }
 
-/// One number for each [`ConnectionState`].
+/// Holds a number for each [`ConnectionState`].
 #[derive(Clone, Default, PartialEq, Eq)]
 struct ByState([usize; ConnectionState::ALL.len()]);
 
@@ -355,8 +355,8 @@ impl Blocker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockerKind {
-    /// A request, if its layer [lists requests](crate::GracefulLayer::report_requests). Other
-    /// requests are only counted, in [`Counts::requests`].
+    /// A request, if its layer [lists it](crate::GracefulLayer::report_requests). Other requests
+    /// are only counted, in [`Counts::requests`].
     Request,
     /// A connection, and what it was last seen doing.
     Connection(ConnectionState),

@@ -199,7 +199,7 @@ impl SecondSignal {
         self
     }
 
-    /// Must not be polled again once it is ready.
+    /// Polls for the second signal. Not to be polled again once it is ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.future {
             Some(future) => future.as_mut().poll(cx),
@@ -208,7 +208,7 @@ impl SecondSignal {
     }
 }
 
-/// Never comes.
+/// Makes one that never comes.
 impl From<()> for SecondSignal {
     fn from((): ()) -> Self {
         Self {
@@ -218,7 +218,7 @@ impl From<()> for SecondSignal {
     }
 }
 
-/// Never comes. An error counts as a signal.
+/// Makes one that never comes, from an error, too.
 impl From<io::Result<()>> for SecondSignal {
     fn from(_: io::Result<()>) -> Self {
         Self::from(())

@@ -55,10 +55,10 @@ impl Drain {
     /// Completes when a server has to stop: give it to the server's graceful shutdown.
     ///
     /// Without a listener of this drain, it completes at [`Phase::Draining`]. With one, it
-    /// completes when no connection may still bring a request that arrived in time, because a
-    /// server closes what it takes for idle without a look at unread bytes. So it waits for silent
-    /// connections that are younger than the [grace](crate::DrainBuilder::grace), and for
-    /// connections that have sent a part of a head, each up to its own limit.
+    /// completes when no connection may still bring a request that arrived in time: a server closes
+    /// what it takes for idle, without a look at unread bytes. So it waits for two kinds of
+    /// connections: silent ones that are younger than the [grace](crate::DrainBuilder::grace), and
+    /// those that have sent a part of a head. Each has its own limit.
     ///
     /// The future is `'static` and cancel safe, with the costs and panics of
     /// [`reached`](Self::reached).
