@@ -49,7 +49,7 @@ impl<B: Body> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         match (this.inner.as_pin_mut(), this.in_flight) {
-            (Some(inner), Some(in_flight)) if in_flight.is_slow() => {
+            (Some(inner), Some(in_flight)) if in_flight.is_listed() => {
                 poll_counting(inner, in_flight, cx)
             }
             (Some(inner), _) => inner.poll_frame(cx),
@@ -69,8 +69,8 @@ impl<B: Body> Body for ResponseBody<B> {
     }
 }
 
-/// Polls the body of a request that may be listed, and counts the bytes. Apart, because to look at a
-/// frame costs a copy of it.
+/// Polls the body of a listed request and counts the bytes. Apart, because looking at a frame costs a
+/// copy of it.
 #[cold]
 #[inline(never)]
 fn poll_counting<B: Body>(

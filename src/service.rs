@@ -94,9 +94,11 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let is_exempt = self.settings.exempt.is_exempt(&request);
-        let is_usual = !is_exempt && self.capacity.is_there() && !is_counted(&self.handle);
-        let token = is_usual.then(|| self.handle.enter()).flatten();
+        let may_count = self.capacity.is_there() && !is_counted(&self.handle);
+        let is_exempt = may_count && self.settings.exempt.is_exempt(&request);
+        let token = (may_count && !is_exempt)
+            .then(|| self.handle.enter())
+            .flatten();
         if token.is_none() || self.settings.reports_requests {
             return self.call_closely(request, is_exempt, token);
         }

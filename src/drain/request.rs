@@ -35,10 +35,16 @@ impl InFlight {
         }
     }
 
-    /// Returns whether one of the cold methods below has something to do. One load.
+    /// Returns whether the drain has begun or the request is listed. One load.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.token.is_slow()
+    }
+
+    /// Returns whether the request is listed. One load.
+    #[inline]
+    pub(crate) fn is_listed(&self) -> bool {
+        self.token.has_details()
     }
 
     /// Returns whether the drain has begun.
@@ -51,7 +57,7 @@ impl InFlight {
     /// that this returns is dropped.
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
-        self.is_slow()
+        self.is_draining()
             .then(|| Identity::of_token(&self.token).enter())
     }
 
