@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Lists entries until they are removed. It admits none once it is closed.
 pub(super) struct Registry<T> {
     shards: [Shard<T>; SHARDS],
-    /// How many shards are open or not empty.
+    /// Counts the shards that are open or not empty.
     open_shards: AtomicUsize,
 }
 
@@ -25,7 +25,7 @@ struct List<T> {
 
 const SHARDS: usize = 16;
 
-/// The number of entries whose memory an empty shard keeps.
+/// Limits the entries whose memory an empty shard keeps.
 const KEPT: usize = 1024;
 
 /// Locates an entry.
