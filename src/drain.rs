@@ -50,7 +50,7 @@ pub(crate) use self::{
     shared::{Admission, CounterHandle, Shared, Token},
 };
 
-use self::schedule::Settings;
+use self::schedule::DrainSettings;
 use std::{borrow::Cow, fmt, sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
@@ -329,7 +329,7 @@ impl fmt::Debug for Drain {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct DrainBuilder {
-    settings: Settings,
+    settings: DrainSettings,
 }
 
 impl DrainBuilder {
@@ -416,7 +416,7 @@ impl DrainBuilder {
     /// time that the hook may take. What it does not take stays unused.
     pub fn kubernetes(self, grace_period: Duration, pre_stop: Duration) -> Self {
         const LAME_DUCK: Duration = Duration::from_secs(5);
-        /// Leaves up to a second for aborting. The rest is for what comes after the drain.
+        /// Aborting takes up to a second. The rest is for what comes after the drain.
         const RESERVE: Duration = Duration::from_secs(2);
 
         let timeout = grace_period
@@ -467,7 +467,7 @@ impl DrainBuilder {
 impl Default for DrainBuilder {
     fn default() -> Self {
         Self {
-            settings: Settings {
+            settings: DrainSettings {
                 name: None,
                 lame_duck: Duration::ZERO,
                 // Kubernetes kills after 30 s by default.

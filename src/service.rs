@@ -20,19 +20,19 @@ use tower_service::Service;
 pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
     inner: S,
     handle: CounterHandle,
-    settings: Settings<R, E>,
+    settings: LayerSettings<R, E>,
     capacity: Capacity,
 }
 
 /// What a service copies from its layer, and a clone from its original.
 #[derive(Clone)]
-pub(crate) struct Settings<R, E> {
+pub(crate) struct LayerSettings<R, E> {
     pub(crate) refusal: R,
     pub(crate) exempt: E,
     pub(crate) reports_requests: bool,
 }
 
-impl Settings<Unavailable, NoExemptions> {
+impl LayerSettings<Unavailable, NoExemptions> {
     pub(crate) fn new() -> Self {
         Self {
             refusal: Unavailable::new(),
@@ -45,12 +45,12 @@ impl Settings<Unavailable, NoExemptions> {
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, drain.counter_handle(), Settings::new())
+        Self::with(inner, drain.counter_handle(), LayerSettings::new())
     }
 }
 
 impl<S, R, E> Graceful<S, R, E> {
-    pub(crate) fn with(inner: S, handle: CounterHandle, settings: Settings<R, E>) -> Self {
+    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E>) -> Self {
         Self {
             inner,
             handle,

@@ -38,7 +38,7 @@ const WIND_UP: Duration = Duration::from_millis(500);
 
 /// Holds what a drain is built with.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct DrainSettings {
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
@@ -51,7 +51,7 @@ pub(super) struct Settings {
 /// Holds the stage of a drain and the times of the next ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    settings: Settings,
+    settings: DrainSettings,
     stage: Stage,
     /// Says whether the last handle was dropped before the drain began. It never begins then.
     abandoned: bool,
@@ -122,7 +122,7 @@ pub(super) struct Figures {
 }
 
 impl Schedule {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: DrainSettings) -> Self {
         Self {
             settings,
             stage: Stage::Serving,

@@ -7,7 +7,7 @@ use super::{
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
     report::{Blocker, Counts, Report},
-    schedule::{Entered, Figures, Open, Schedule, Settings},
+    schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
 };
 use std::{
@@ -140,7 +140,7 @@ impl CounterHandle {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, shards: usize) -> Arc<Self> {
+    pub(super) fn new(settings: DrainSettings, shards: usize) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             counter: Counter::new(&POOL, shards, shared.clone()),
             entries: Registry::default(),

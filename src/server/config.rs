@@ -21,7 +21,7 @@ use tokio::{sync::Semaphore, time::Instant};
 pub(super) type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
 
 /// Holds the settings of a server.
-pub(super) struct Settings {
+pub(super) struct ServerSettings {
     pub(super) exclusive: bool,
     pub(super) tcp: SocketOptions,
     pub(super) limits: Limits,
@@ -39,7 +39,7 @@ pub(super) struct Settings {
 /// Holds what all connections of a server share.
 pub(super) struct ServerShared {
     pub(super) drain: Drain,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
     pub(super) dropped: AtomicBool,
 }
 

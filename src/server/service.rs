@@ -22,9 +22,8 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tower::BoxError;
 use tower_service::Service;
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Collects the bounds that [`serve`](super::serve) puts on a service.
 pub(super) trait HttpService:
