@@ -214,7 +214,7 @@ pub struct Serve<S, F = Pending<()>> {
 /// Makes an accept loop, once the settings and the drain are known.
 type Listen<S> = Box<dyn FnOnce(&ServerSettings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
-/// Longer than any connection lasts, and short enough to be added to the time of day.
+/// Lasts longer than any connection, and is short enough to be added to the time of day.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl<S> Serve<S> {

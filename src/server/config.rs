@@ -28,7 +28,8 @@ pub(super) struct ServerSettings {
     pub(super) protocol: Option<Protocol>,
     pub(super) keep_alive: KeepAlive,
     pub(super) reports_requests: bool,
-    /// See [`Serve::http1_half_close`](super::Serve::http1_half_close).
+    /// Says whether a client may close its half; see
+    /// [`Serve::http1_half_close`](super::Serve::http1_half_close).
     pub(super) half_close: bool,
     pub(super) on_connect: Option<OnConnect>,
     pub(super) http: auto::Builder<TokioExecutor>,
@@ -51,7 +52,7 @@ impl ServerShared {
 
 /// Holds the limits; `None` is no limit.
 pub(super) struct Limits {
-    /// How long a handshake may take, and how long a head.
+    /// Limits the time of a handshake, and that of a head.
     pub(super) head: Option<Duration>,
     pub(super) idle: Option<Duration>,
     pub(super) permits: Option<Arc<Semaphore>>,

@@ -56,9 +56,9 @@ pub(super) struct ConnectionService<S> {
     pub(super) connection: Arc<Connection>,
     /// Keeps the connection counted.
     pub(super) registered: ConnectionGuard,
-    /// Added to the extensions of each request.
+    /// Extends the extensions of each request.
     pub(super) extensions: Option<Extensions>,
-    /// Whether reports list the requests.
+    /// Says whether reports list the requests.
     pub(super) reports_requests: bool,
 }
 
