@@ -11,8 +11,9 @@ use std::{
 };
 
 pin_project! {
-    /// The body of a response from [`Graceful`](crate::Graceful): the inner service's body, whose drop
-    /// ends the count of its request. The body of a refusal is empty, unless it was given one.
+    /// Wraps the inner service's body in a response from [`Graceful`](crate::Graceful), and ends
+    /// the count of the request when it is dropped. The body of a refusal is empty, unless it was
+    /// given one.
     ///
     /// Frames, trailers, errors, size hint and end pass through unchanged.
     ///

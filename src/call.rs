@@ -106,7 +106,7 @@ impl<E> fmt::Debug for GracefulLayer<E> {
     }
 }
 
-/// A service whose calls are counted, and refused once draining; from [`GracefulLayer`].
+/// Counts the calls of a service, and refuses new ones once draining; from [`GracefulLayer`].
 ///
 /// Its error is a box, which holds the service's own error or [`Refused`].
 pub struct Graceful<S, E = NoExemptions> {
@@ -195,7 +195,7 @@ impl<S, E> Graceful<S, E> {
     }
 }
 
-/// By hand: the clone of the inner service has not been asked whether it is ready.
+/// Clones by hand: the clone of the inner service has not been asked whether it is ready.
 impl<S: Clone, E: Clone> Clone for Graceful<S, E> {
     #[inline]
     fn clone(&self) -> Self {
@@ -218,7 +218,7 @@ impl<S: fmt::Debug, E> fmt::Debug for Graceful<S, E> {
 }
 
 pin_project! {
-    /// The response future of [`Graceful`].
+    /// Completes with the response of [`Graceful`], or with its error.
     #[must_use = "futures do nothing unless polled"]
     pub struct CallFuture<F> {
         #[pin]

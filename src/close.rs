@@ -7,16 +7,16 @@ use http::{
 /// Says how a response announces that its connection closes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
-    /// By no header: HTTP/2 and later
-    /// ([RFC 9113 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+    /// Announces nothing: HTTP/2 and later do not have the header ([RFC 9113
+    /// 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
     Never,
-    /// By `Connection: close`
-    /// ([RFC 9112 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
+    /// Sends `Connection: close` ([RFC 9112
+    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
     Header,
-    /// By `Connection: close` in an HTTP/1.0 response. Of a response with a later version hyper
+    /// Sends `Connection: close` in an HTTP/1.0 response. Of a response with a later version hyper
     /// assumes that the connection stays, and adds `keep-alive` beside the `close`.
     HeaderOf10,
-    /// By `Connection: close`, unless the CONNECT succeeds: then the connection becomes a tunnel
+    /// Sends `Connection: close`, unless the CONNECT succeeds: then the connection becomes a tunnel
     /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
     HeaderUnlessConnected,
 }

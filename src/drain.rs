@@ -50,7 +50,7 @@ pub(crate) use self::{
     shared::{Admission, CounterHandle, Shared, Token},
 };
 
-use self::schedule::Settings;
+use self::schedule::DrainSettings;
 use std::{borrow::Cow, fmt, sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
@@ -105,7 +105,7 @@ pub struct Drain {
     handles: Arc<Handles>,
 }
 
-/// Says, when the last clone of a drain is dropped, that nothing can begin it any more.
+/// Abandons the drain when the last clone of it is dropped.
 struct Handles {
     shared: Arc<Shared>,
 }
@@ -329,7 +329,7 @@ impl fmt::Debug for Drain {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct DrainBuilder {
-    settings: Settings,
+    settings: DrainSettings,
 }
 
 impl DrainBuilder {
@@ -467,7 +467,7 @@ impl DrainBuilder {
 impl Default for DrainBuilder {
     fn default() -> Self {
         Self {
-            settings: Settings {
+            settings: DrainSettings {
                 name: None,
                 lame_duck: Duration::ZERO,
                 // Kubernetes kills after 30 s by default.

@@ -13,7 +13,8 @@ use std::{
 };
 
 pin_project! {
-    /// The response future of [`Graceful`](crate::Graceful).
+    /// Completes with the response of [`Graceful`](crate::Graceful), or with the inner service's
+    /// error.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -37,10 +38,10 @@ pin_project! {
     }
 }
 
-/// What goes with a request to the inner service.
+/// Holds what the future of an admitted request needs.
 pub(crate) struct Admitted {
     pub(crate) closing: Closing,
-    /// `None` where nothing counts the request, or something else does.
+    /// Keeps the request counted; `None` where nothing counts it, or something else does.
     pub(crate) in_flight: Option<InFlight>,
 }
 

@@ -103,14 +103,14 @@ fn not_serving() -> HealthCheckResponse {
     }
 }
 
-/// Streams the status of a service to a watching client.
+/// Sends the status of a service to a watching client, as a stream.
 pub struct HealthWatch {
-    /// The reporter's updates; `None` once the drain has begun.
+    /// Yields the reporter's updates; `None` once the drain has begun.
     updates: Option<WatchStream>,
-    /// The status that was sent last.
+    /// Records the status that was sent last.
     last: Option<i32>,
     begun: Reached,
-    /// `None` once reached.
+    /// Completes at [`Phase::Draining`]; `None` once it has.
     ends: Option<Reached>,
 }
 

@@ -1,7 +1,7 @@
 use crate::{
     drain::{CounterHandle, Drain},
     refusal::{NoExemptions, Unavailable},
-    service::{Graceful, Settings},
+    service::{Graceful, LayerSettings},
 };
 use std::fmt;
 use tower_layer::Layer;
@@ -91,7 +91,7 @@ impl Drain {
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<R = Unavailable, E = NoExemptions> {
     handle: CounterHandle,
-    settings: Settings<R, E>,
+    settings: LayerSettings<R, E>,
 }
 
 impl GracefulLayer {
@@ -99,7 +99,7 @@ impl GracefulLayer {
     pub fn new(drain: &Drain) -> Self {
         Self {
             handle: drain.counter_handle(),
-            settings: Settings::new(),
+            settings: LayerSettings::new(),
         }
     }
 }
@@ -126,7 +126,7 @@ impl<R, E> GracefulLayer<R, E> {
     pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<T, E> {
         GracefulLayer {
             handle: self.handle,
-            settings: Settings {
+            settings: LayerSettings {
                 refusal,
                 exempt: self.settings.exempt,
                 reports_requests: self.settings.reports_requests,
@@ -153,7 +153,7 @@ impl<R, E> GracefulLayer<R, E> {
     pub fn exempt<T>(self, exempt: T) -> GracefulLayer<R, T> {
         GracefulLayer {
             handle: self.handle,
-            settings: Settings {
+            settings: LayerSettings {
                 refusal: self.settings.refusal,
                 exempt,
                 reports_requests: self.settings.reports_requests,

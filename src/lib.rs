@@ -208,12 +208,12 @@ pub mod server;
 pub mod signal;
 pub mod stream;
 
-/// Work that is no request, and that a drain waits for.
+/// Keeps a drain waiting for work that is no request.
 pub mod guard {
     pub use crate::drain::{DrainGuard, Tracked};
 }
 
-/// What a drain waits for, in figures and one by one.
+/// Tells what a drain waits for, in figures and one by one.
 pub mod report {
     pub use crate::drain::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report};
 }
@@ -226,7 +226,7 @@ pub use self::{
     service::Graceful,
 };
 
-/// The README's code is compiled with the doctests.
+/// Compiles the README's code with the doctests.
 #[cfg(all(doctest, feature = "axum", feature = "signal", feature = "tonic"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -103,13 +103,13 @@ pub struct Status {
 }
 
 /// Holds what a probe answers.
-struct Answer {
+struct ProbeAnswer {
     status: StatusCode,
     content_type: &'static str,
     text: Bytes,
 }
 
-impl Answer {
+impl ProbeAnswer {
     fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -120,22 +120,22 @@ impl Answer {
 }
 
 impl Readiness {
-    fn answer(&self, _: &HeaderMap) -> Answer {
+    fn answer(&self, _: &HeaderMap) -> ProbeAnswer {
         match self.drain.phase() {
-            Phase::Serving => Answer::text(StatusCode::OK, "ready\n"),
-            _ => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            Phase::Serving => ProbeAnswer::text(StatusCode::OK, "ready\n"),
+            _ => ProbeAnswer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
 }
 
 impl Liveness {
-    fn answer(&self, _: &HeaderMap) -> Answer {
-        Answer::text(StatusCode::OK, "alive\n")
+    fn answer(&self, _: &HeaderMap) -> ProbeAnswer {
+        ProbeAnswer::text(StatusCode::OK, "alive\n")
     }
 }
 
 impl Status {
-    fn answer(&self, _headers: &HeaderMap) -> Answer {
+    fn answer(&self, _headers: &HeaderMap) -> ProbeAnswer {
         const MOST: usize = 1000;
         let mut report = self.drain.report();
         report.limit(MOST);
@@ -143,14 +143,14 @@ impl Status {
         if accepts_json(_headers) {
             // Never errs: every key is a string, and no part of a report fails to serialise.
             if let Ok(json) = serde_json::to_vec(&report) {
-                return Answer {
+                return ProbeAnswer {
                     status: StatusCode::OK,
                     content_type: "application/json",
                     text: json.into(),
                 };
             }
         }
-        Answer::text(StatusCode::OK, format!("{report:#}\n"))
+        ProbeAnswer::text(StatusCode::OK, format!("{report:#}\n"))
     }
 }
 
@@ -196,8 +196,8 @@ probe!(Readiness);
 probe!(Liveness);
 probe!(Status);
 
-impl From<Answer> for Response<ProbeBody> {
-    fn from(answer: Answer) -> Self {
+impl From<ProbeAnswer> for Response<ProbeBody> {
+    fn from(answer: ProbeAnswer) -> Self {
         let mut response = Response::new(ProbeBody(Some(answer.text)));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();

@@ -27,8 +27,8 @@ pub struct Answer<B> {
     kind: Kind<B>,
 }
 
-/// Small, because it is a variant of each response future. The default responses are built when the
-/// future is polled.
+/// Names a default response, or holds another one. It is small, because it is a variant of each
+/// response future. The default responses are built when the future is polled.
 #[derive(Debug)]
 enum Kind<B> {
     Http { retry_after: u32 },
@@ -66,7 +66,7 @@ where
     }
 }
 
-/// The default [`Refusal`], in the protocol of the request:
+/// Refuses in the protocol of the request; the default [`Refusal`]:
 ///
 /// * HTTP: [503 Service Unavailable](https://www.rfc-editor.org/rfc/rfc9110#section-15.6.4) with
 ///   `Retry-After` and `Content-Length: 0`.

@@ -95,7 +95,7 @@ pub use self::{
 use self::tls::Tls;
 use self::{
     accept::{Accept, AcceptLoop},
-    config::{Age, Limits, ServerShared, Settings},
+    config::{Age, Limits, ServerSettings, ServerShared},
     listener::{Plain, Protocol},
 };
 use crate::{
@@ -208,13 +208,13 @@ pub struct Serve<S, F = Pending<()>> {
     listeners: Vec<Listen<S>>,
     drain: Drain,
     signal: F,
-    settings: Settings,
+    settings: ServerSettings,
 }
 
 /// Makes an accept loop, once the settings and the drain are known.
-type Listen<S> = Box<dyn FnOnce(&Settings, &Drain) -> Box<dyn Accept<S>> + Send>;
+type Listen<S> = Box<dyn FnOnce(&ServerSettings, &Drain) -> Box<dyn Accept<S>> + Send>;
 
-/// Longer than any connection lasts, and short enough to be added to the time of day.
+/// Lasts longer than any connection, and is short enough to be added to the time of day.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl<S> Serve<S> {
@@ -260,7 +260,7 @@ impl<S> Serve<S> {
             listeners: Vec::new(),
             drain: Drain::new(),
             signal: pending(),
-            settings: Settings {
+            settings: ServerSettings {
                 exclusive: false,
                 tcp: SocketOptions::default(),
                 limits: Limits::default(),

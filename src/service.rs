@@ -15,24 +15,24 @@ use std::{
 };
 use tower_service::Service;
 
-/// An HTTP service whose requests are counted, and refused once draining; from
+/// Counts the requests of an HTTP service, and refuses new ones once draining; from
 /// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
 pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
     inner: S,
     handle: CounterHandle,
-    settings: Settings<R, E>,
+    settings: LayerSettings<R, E>,
     capacity: Capacity,
 }
 
-/// What a service copies from its layer, and a clone from its original.
+/// Holds what a service copies from its layer, and a clone from its original.
 #[derive(Clone)]
-pub(crate) struct Settings<R, E> {
+pub(crate) struct LayerSettings<R, E> {
     pub(crate) refusal: R,
     pub(crate) exempt: E,
     pub(crate) reports_requests: bool,
 }
 
-impl Settings<Unavailable, NoExemptions> {
+impl LayerSettings<Unavailable, NoExemptions> {
     pub(crate) fn new() -> Self {
         Self {
             refusal: Unavailable::new(),
@@ -45,12 +45,12 @@ impl Settings<Unavailable, NoExemptions> {
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, drain.counter_handle(), Settings::new())
+        Self::with(inner, drain.counter_handle(), LayerSettings::new())
     }
 }
 
 impl<S, R, E> Graceful<S, R, E> {
-    pub(crate) fn with(inner: S, handle: CounterHandle, settings: Settings<R, E>) -> Self {
+    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E>) -> Self {
         Self {
             inner,
             handle,
@@ -115,8 +115,8 @@ where
 }
 
 impl<S, R, E> Graceful<S, R, E> {
-    /// Calls the service in all cases but the usual one, in a function of its own and by value: `call`
-    /// would otherwise copy each request once more.
+    /// Handles each call but the usual one, in a function of its own and by value: `call` would
+    /// otherwise copy each request once more.
     #[cold]
     #[inline(never)]
     fn call_closely<ReqBody, ResBody>(
@@ -163,10 +163,10 @@ impl<S, R, E> Graceful<S, R, E> {
     }
 }
 
-/// Whether the inner service may be called: whether it has capacity for a request.
+/// Records whether the inner service may be called: whether it has capacity for a request.
 #[derive(Default)]
 pub(crate) struct Capacity {
-    /// Set while the inner service has none: completes when the drain admits nothing more.
+    /// Waits, while the inner service has none, until the drain admits nothing more.
     // In a box, because each clone of a service has this field.
     missing: Option<Box<Reached>>,
 }
@@ -250,7 +250,7 @@ pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
         })
 }
 
-/// By hand: the clone of the inner service has not been asked whether it is ready.
+/// Clones by hand: the clone of the inner service has not been asked whether it is ready.
 impl<S: Clone, R: Clone, E: Clone> Clone for Graceful<S, R, E> {
     #[inline]
     fn clone(&self) -> Self {

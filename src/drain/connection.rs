@@ -21,7 +21,7 @@ pub(crate) struct ConnectionGuard {
 
 struct Registration {
     connection: Arc<Connection>,
-    /// The permit of a server that limits its connections.
+    /// Holds the permit of a server that limits its connections.
     #[cfg(feature = "server")]
     permit: OnceLock<OwnedSemaphorePermit>,
 }
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// See [`Shared::count_completed_late`].
+    /// Counts a completed request; see [`Shared::count_completed_late`].
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
         self.shared.count_completed_late();

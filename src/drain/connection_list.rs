@@ -26,11 +26,11 @@ impl ConnectionState {
     }
 }
 
-/// In a connection's word: its last-read check is not done, and servers have to wait for it.
+/// Marks a connection whose last-read check is not done, and for which servers have to wait.
 const UNCHECKED: u8 = 1 << 7;
-/// In a connection's word: requests may arrive until it is closed, whatever its activity.
+/// Marks a connection on which requests may arrive until it is closed, whatever its activity.
 const MULTIPLEXED: u8 = 1 << 6;
-/// In a connection's word: a request may be on its way, whatever its activity. There are unread
+/// Marks a connection on which a request may be on its way, whatever its activity. There are unread
 /// bytes, or a head was read that is not a call yet, or the connection is too young to tell.
 const HAS_UNREAD: u8 = 1 << 5;
 
@@ -46,29 +46,29 @@ fn has_unread(word: u8) -> bool {
 pub(super) struct ConnectionList {
     all: Registry<ConnectionEntry>,
     multiplexed: AtomicUsize,
-    /// How many carry [`UNCHECKED`]; plus 1 until all connections have been marked, so that it is
-    /// not 0 before the last-read check.
+    /// Counts the connections that carry [`UNCHECKED`]; plus 1 until all connections have been
+    /// marked, so that it is not 0 before the last-read check.
     unchecked: AtomicUsize,
 }
 
 /// Holds what the drain knows of one connection.
 pub(crate) struct ConnectionEntry {
     key: Key,
-    /// The activity and the flags above, in one word.
+    /// Combines the activity and the flags above.
     word: AtomicU8,
     accepted: Instant,
-    /// The peer's address, over TCP.
+    /// Holds the peer's address if the connection is over TCP.
     peer: Option<SocketAddr>,
-    /// How many bytes were written.
+    /// Counts the written bytes.
     sent: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    /// The task that drives the connection, under `serve`.
+    /// Wakes the task that drives the connection, under `serve`.
     driver: AtomicWaker,
-    /// How many HTTP/1 calls have started and finished. Only `serve` counts them.
+    /// Counts the HTTP/1 calls that have started. Only `serve` counts calls.
     calls_started: AtomicU64,
     calls_finished: AtomicU64,
-    /// Whether the connection closes once it is idle, drain or not.
+    /// Says whether the connection closes once it is idle, drain or not.
     retires: AtomicBool,
 }
 
@@ -127,7 +127,7 @@ impl ConnectionList {
         emptied
     }
 
-    /// See [`Registry::close`].
+    /// Closes the list; see [`Registry::close`].
     pub(super) fn close(&self) -> Option<Emptied> {
         self.all.close()
     }

@@ -90,16 +90,16 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 /// Owns a counter.
 pub(crate) trait Owner: Send + Sync + Sized + 'static {
-    /// What requests read and write without a reference to the owner. It lives in the block.
+    /// Holds what requests read and write without a reference to the owner. It lives in the block.
     type Data: Default + Send + Sync;
 
     /// Resets the data of a block that is used again.
     fn reset(data: &Self::Data);
 
-    /// What a token can carry; see [`Token::with_details`].
+    /// Describes one request, for a token that carries details; see [`Token::with_details`].
     type Details: Send;
 
-    /// Is called once, after the close, when the last token has left.
+    /// Learns that the last token has left. Called once, after the close.
     fn counter_emptied(self: &Arc<Self>);
 }
 
@@ -109,19 +109,19 @@ pub(crate) struct Pool<O: Owner>(Mutex<Vec<&'static Block<O>>>);
 /// Holds the shards of one drain, and later of the next drain that uses the block.
 pub(crate) struct Block<O: Owner> {
     shards: Box<[Shard<O>]>,
-    /// The number of shards minus 1.
+    /// Maps a thread to a shard: the number of shards minus 1.
     mask: usize,
-    /// The number of shards that are open or hold a token.
+    /// Counts the shards that are open or hold a token.
     open_shards: AtomicUsize,
-    /// The number of tokens when the drain began.
+    /// Counts the tokens that there were when the drain began.
     at_begin: AtomicU64,
-    /// The number of entries since the drain began.
+    /// Counts the entries since the drain began.
     since_begin: AtomicU64,
-    /// The generation of which every shard is closed, if it is the block's.
+    /// Records the generation of which every shard is closed, if it is the block's.
     closed: AtomicU64,
     data: O::Data,
     slot: Mutex<Slot<O>>,
-    /// The drain is gone. Written and read under the pool's lock.
+    /// Says that the drain is gone. Written and read under the pool's lock.
     retired: AtomicBool,
     pool: &'static Pool<O>,
 }
@@ -139,12 +139,12 @@ struct Slot<O> {
 #[repr(align(128))]
 struct Shard<O: Owner> {
     word: AtomicU64,
-    /// The number of requests that were refused here.
+    /// Counts the requests that were refused here.
     refused: AtomicU64,
     block: OnceLock<&'static Block<O>>,
-    /// What the token carries, in a shard that was made for one token.
+    /// Holds what the token carries, in a shard that was made for one token.
     carried: Option<Mutex<Option<Carried<O>>>>,
-    /// Free shards for tokens that enter by this shard and carry details.
+    /// Keeps free shards for tokens that enter by this shard and carry details.
     spare: Mutex<Vec<&'static Shard<O>>>,
 }
 
@@ -167,7 +167,7 @@ pub(crate) struct Counter<O: Owner> {
 /// Gives out tokens, in layers and services. A handle itself is not counted.
 pub(crate) struct CounterHandle<O: Owner> {
     block: &'static Block<O>,
-    /// An open word of this drain, without a count.
+    /// Equals an open word of this drain, without a count.
     open: u64,
 }
 
@@ -179,7 +179,7 @@ pub(crate) struct Token<O: Owner> {
 /// Tells how a request was admitted, or that it was not.
 pub(crate) enum Admission<O: Owner> {
     Counted(Token<O>),
-    /// The drain was dropped before it began.
+    /// Lets the request in without a count, as when the drain was dropped before it began.
     Uncounted,
     Refused,
 }
@@ -518,7 +518,7 @@ impl<O: Owner> CounterHandle<O> {
     }
 }
 
-/// By hand: derived, it would ask for `O: Clone`.
+/// Copies by hand: derived, this would ask for `O: Clone`.
 impl<O: Owner> Clone for CounterHandle<O> {
     #[inline]
     fn clone(&self) -> Self {
@@ -567,7 +567,7 @@ impl<O: Owner> Token<O> {
         Token { shard }
     }
 
-    /// Calls `look` with the details, if the token carries some.
+    /// Passes the details to `look`, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
         if let Some(Some(carried)) = self.shard.carried().as_deref() {
@@ -575,7 +575,7 @@ impl<O: Owner> Token<O> {
         }
     }
 
-    /// See [`CounterHandle::address`].
+    /// Returns the address of the block; see [`CounterHandle::address`].
     #[cold]
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self.shard.block()) as usize

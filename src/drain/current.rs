@@ -13,7 +13,7 @@ use std::cell::Cell;
 const BY_SERVE: usize = 1;
 
 thread_local! {
-    /// An identity, or 0.
+    /// Holds the identity of the drain that is current on this thread, or 0.
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 

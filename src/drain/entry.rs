@@ -73,7 +73,7 @@ pub(super) struct RequestEntry {
     path: Option<PathAndQuery>,
     peer: Option<SocketAddr>,
     since: Instant,
-    /// The number of bytes plus one; 0 before the response has begun.
+    /// Counts the bytes of the response body, plus one; 0 before the response has begun.
     sent: AtomicU64,
 }
 

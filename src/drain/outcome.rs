@@ -74,9 +74,9 @@ pub struct Refused;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<E> {
-    /// The deadline came before the end of the work, and the server was dropped.
+    /// Says that the deadline came before the end of the work, and the server was dropped.
     Timeout(DrainTimeout),
-    /// The server ended with an error. The drain was then seen through to its end.
+    /// Says that the server ended with an error. The drain was then seen through to its end.
     #[non_exhaustive]
     Server {
         /// Holds the server's error.
@@ -86,7 +86,7 @@ pub enum RunError<E> {
     },
 }
 
-/// The end of a drain, the same for every waiter.
+/// Tells how a drain has ended, the same for every waiter.
 pub(crate) type Outcome = Result<Drained, DrainTimeout>;
 
 impl fmt::Display for Drained {

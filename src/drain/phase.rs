@@ -22,22 +22,22 @@ use std::fmt;
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Phase {
-    /// The drain has not begun, and everything is served.
+    /// Serves everything: the drain has not begun.
     Serving,
-    /// The drain has begun, and everything is still served.
+    /// Serves everything, and announces that the drain has begun.
     ///
     /// Readiness fails and HTTP/1 responses carry `Connection: close`, so that balancers and
     /// clients move elsewhere. If there is a listener, it empties its accept queue at the end of
     /// this phase, and requests in transit get a moment to arrive.
     LameDuck,
-    /// New work is refused, and the drain waits for what is in flight.
+    /// Refuses new work, and waits for what is in flight.
     ///
     /// A request that arrived in time, on a connection that the drain knows, is not new.
     Draining,
-    /// The deadline has passed, or [`Drain::force`](crate::Drain::force) was called: connections
-    /// that are left are aborted.
+    /// Aborts the connections that are left: the deadline has passed, or
+    /// [`Drain::force`](crate::Drain::force) was called.
     Forced,
-    /// The drain is over, and every waiter gets the same outcome.
+    /// Ends the drain: every waiter gets the same outcome.
     Done,
 }
 
@@ -77,18 +77,18 @@ impl fmt::Display for Phase {
 pub(crate) enum Stage {
     Serving,
     LameDuck,
-    /// Listeners accept what is in their queues.
+    /// Empties the accept queues of listeners.
     Backlog,
-    /// Requests in transit get a moment to arrive. A listener that waits for handshakes is still
+    /// Gives requests in transit a moment to arrive. A listener that waits for handshakes is still
     /// open, and closes at the end.
     Settling,
-    /// Waiters for `Phase::Draining` wake. Requests are still admitted: each connection looks for
+    /// Wakes waiters for `Phase::Draining`. Requests are still admitted: each connection looks for
     /// bytes once more, and those that may still deliver a request are waited for.
     LastRead,
-    /// Servers get their shutdown signal. Requests are still admitted while there are HTTP/2
+    /// Gives servers their shutdown signal. Requests are still admitted while there are HTTP/2
     /// connections: a peer may open streams until it has got the GOAWAY.
     ClosingConnections,
-    /// New requests are refused.
+    /// Refuses new requests.
     Draining,
     Forced,
     Done,

@@ -10,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Lists entries until they are removed. It admits none once it is closed.
 pub(super) struct Registry<T> {
-    shards: [Shard<T>; SHARDS],
-    /// How many shards are open or not empty.
+    shards: [ListShard<T>; SHARDS],
+    /// Counts the shards that are open or not empty.
     open_shards: AtomicUsize,
 }
 
 #[repr(align(128))]
-struct Shard<T>(Mutex<List<T>>);
+struct ListShard<T>(Mutex<List<T>>);
 
 struct List<T> {
     entries: Slab<Arc<T>>,
@@ -25,7 +25,7 @@ struct List<T> {
 
 const SHARDS: usize = 16;
 
-/// The number of entries whose memory an empty shard keeps.
+/// Limits the entries whose memory an empty shard keeps.
 const KEPT: usize = 1024;
 
 /// Locates an entry.
@@ -120,7 +120,7 @@ impl<T> List<T> {
     }
 }
 
-impl<T> Shard<T> {
+impl<T> ListShard<T> {
     fn lock(&self) -> MutexGuard<'_, List<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +131,7 @@ impl<T> Default for Registry<T> {
         let shard = |_| {
             let entries = Slab::new();
             let closed = false;
-            Shard(Mutex::new(List { entries, closed }))
+            ListShard(Mutex::new(List { entries, closed }))
         };
         Self {
             shards: std::array::from_fn(shard),

@@ -45,11 +45,12 @@ pub struct Report {
     /// Requests come first; then guards and tasks; then connections, idle ones last; then servers,
     /// which wait for all others. Within each group the oldest comes first.
     pub blockers: Vec<Blocker>,
-    /// How many blockers [`limit`](Self::limit) has removed.
+    /// Counts the blockers that [`limit`](Self::limit) has removed.
     pub(super) more_blockers: usize,
-    /// Whether servers have been told to stop and go on without any work that the drain knows of.
+    /// Says whether servers have been told to stop and go on without any work that the drain knows
+    /// of.
     pub(super) server_alone: bool,
-    /// Whether only requests are left whose handlers wait for this drain.
+    /// Says whether only requests are left whose handlers wait for this drain.
     pub(super) waits_for_itself: bool,
 }
 
@@ -87,12 +88,12 @@ impl Report {
 )]
 #[non_exhaustive]
 pub enum ForcedBy {
-    /// The [deadline](crate::Drain::deadline) has passed.
+    /// Says that the [deadline](crate::Drain::deadline) has passed.
     Deadline,
-    /// The signal of [`Drain::run`](crate::Drain::run) has come a [second
+    /// Says that the signal of [`Drain::run`](crate::Drain::run) has come a [second
     /// time](crate::signal::SecondSignal).
     SecondSignal,
-    /// [`Drain::force`](crate::Drain::force) was called.
+    /// Says that [`Drain::force`](crate::Drain::force) was called.
     Call,
 }
 
@@ -136,7 +137,7 @@ pub struct Counts {
     connections: ByState,
 }
 
-/// Holds a number for each [`ConnectionState`].
+/// Counts connections by their [`ConnectionState`].
 #[derive(Clone, Default, PartialEq, Eq)]
 struct ByState([usize; ConnectionState::ALL.len()]);
 
@@ -262,7 +263,7 @@ pub enum ConnectionState {
 }
 
 impl ConnectionState {
-    /// All states, each at the index that is its number.
+    /// Lists all states, each at the index that is its number.
     pub(super) const ALL: [Self; 8] = [
         Self::Silent,
         Self::Reading,
@@ -355,18 +356,18 @@ impl Blocker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockerKind {
-    /// A request, if its layer [lists it](crate::GracefulLayer::report_requests). Other requests
-    /// are only counted, in [`Counts::requests`].
+    /// Stands for a request, if its layer [lists requests](crate::GracefulLayer::report_requests).
+    /// Other requests are only counted, in [`Counts::requests`].
     Request,
-    /// A connection, and what it was last seen doing.
+    /// Stands for a connection, and says what it was last seen doing.
     Connection(ConnectionState),
-    /// A [guard](crate::Drain::guard).
+    /// Stands for a [guard](crate::Drain::guard).
     Guard,
-    /// A [tracked](crate::Drain::track) future.
+    /// Stands for a [tracked](crate::Drain::track) future.
     Task,
-    /// A hook of `Drain::on_shutdown`, which waits to be run, or runs.
+    /// Stands for a hook of `Drain::on_shutdown`, which waits to be run, or runs.
     Hook,
-    /// A server inside of [`Drain::run`](crate::Drain::run).
+    /// Stands for a server inside of [`Drain::run`](crate::Drain::run).
     Server,
 }
 

@@ -8,7 +8,7 @@ use super::{
 use http::Request;
 use std::net::SocketAddr;
 
-/// A request that is counted, from its call until its response body is dropped.
+/// Keeps a request counted, from its call until its response body is dropped.
 pub(crate) struct InFlight {
     token: Token,
 }

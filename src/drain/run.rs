@@ -178,7 +178,7 @@ impl Drain {
 /// # }
 /// ```
 pub struct SecondSignal {
-    /// `None` if there is none.
+    /// Completes at the second signal; `None` if there is none.
     future: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     skips_lame_duck: bool,
 }
@@ -199,7 +199,7 @@ impl SecondSignal {
         self
     }
 
-    /// Polls for the second signal. Not to be polled again once it is ready.
+    /// Polls for the second signal. Must not be called again once it is ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.future {
             Some(future) => future.as_mut().poll(cx),
@@ -208,7 +208,7 @@ impl SecondSignal {
     }
 }
 
-/// Makes one that never comes.
+/// Makes a second signal that never comes.
 impl From<()> for SecondSignal {
     fn from((): ()) -> Self {
         Self {
@@ -218,7 +218,7 @@ impl From<()> for SecondSignal {
     }
 }
 
-/// Makes one that never comes, from an error, too.
+/// Makes a second signal that never comes. An error of the first one counts as a signal.
 impl From<io::Result<()>> for SecondSignal {
     fn from(_: io::Result<()>) -> Self {
         Self::from(())
@@ -240,7 +240,7 @@ impl fmt::Debug for SecondSignal {
 /// [`Error`](std::error::Error) only if the server's error is one, and a `Box<dyn Error>` is not:
 /// [`io::Error::other`] makes one of it.
 pub trait ServerOutput: sealed::Sealed {
-    /// The server's error; [`Infallible`] if it has none.
+    /// Names the type of the server's error; [`Infallible`] if it has none.
     type Error;
 
     #[doc(hidden)]

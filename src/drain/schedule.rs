@@ -38,45 +38,45 @@ const WIND_UP: Duration = Duration::from_millis(500);
 
 /// Holds what a drain is built with.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct DrainSettings {
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
-    /// How long to wait for requests in transit before idle connections are closed.
+    /// Limits the wait for requests in transit, after which idle connections are closed.
     pub(super) settle: Duration,
-    /// How long after its accept a connection may take to send its first byte.
+    /// Limits the time from the accept of a connection to its first byte.
     pub(super) grace: Duration,
 }
 
 /// Holds the stage of a drain and the times of the next ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    settings: Settings,
+    settings: DrainSettings,
     stage: Stage,
-    /// Whether the last handle was dropped before the drain began. It never begins then.
+    /// Says whether the last handle was dropped before the drain began. It never begins then.
     abandoned: bool,
-    /// When this stage began.
+    /// Records when this stage began.
     since: Option<Instant>,
-    /// When the drain began.
+    /// Records when the drain began.
     begun: Option<Instant>,
-    /// When LameDuck ends; `None` for never.
+    /// Says when LameDuck ends; `None` for never.
     draining_at: Option<Instant>,
-    /// When Forced begins; `None` for never. If set while Serving, it replaces the timeout.
+    /// Says when Forced begins; `None` for never. If set while Serving, it replaces the timeout.
     deadline: Option<Instant>,
     deadline_set: bool,
     last_read_at: Option<Instant>,
-    /// The number of unchecked connections when it last fell, and when that was. `None` once
-    /// connections that have not been checked are skipped.
+    /// Records the number of unchecked connections when it last fell, and when that was. `None`
+    /// once connections that have not been checked are skipped.
     last_read: Option<(usize, Instant)>,
     closing_at: Option<Instant>,
-    /// What was left at the deadline, if that included work.
+    /// Holds what was left at the deadline, if that included work.
     aborted: Option<Aborted>,
     outcome: Option<Outcome>,
-    /// What has forced the drain, once something has.
+    /// Names what has forced the drain, once something has.
     forced_by: Option<ForcedBy>,
-    /// The phases that the drain has entered, for the reporter.
+    /// Lists the phases that the drain has entered, for the reporter.
     entered: Vec<Entered>,
-    /// When progress is reported next.
+    /// Says when progress is reported next.
     progress_at: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Schedule {
 struct Aborted {
     left: Counts,
     blockers: Vec<Blocker>,
-    /// Requests completed by then. A request that ends later is among those left.
+    /// Counts requests completed by then. A request that ends later is among those left.
     completed: u64,
     self_waiting: usize,
 }
@@ -100,15 +100,15 @@ pub(super) struct Entered {
 /// Counts the listeners and connections that the schedule depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Open {
-    /// Listeners that have not closed.
+    /// Counts listeners that have not closed.
     pub(super) listeners: usize,
-    /// Of these, listeners that may have connections in their accept queue.
+    /// Counts those of these listeners that may have connections in their accept queue.
     pub(super) unemptied: usize,
-    /// Connections; 0 once the settling is over.
+    /// Counts connections; 0 once the settling is over.
     pub(super) connections: usize,
-    /// Connections that may still deliver a request that arrived in time.
+    /// Counts connections that may still deliver a request that arrived in time.
     pub(super) unchecked: usize,
-    /// Connections that may deliver requests until they are closed.
+    /// Counts connections that may deliver requests until they are closed.
     pub(super) multiplexed: usize,
 }
 
@@ -117,12 +117,12 @@ pub(super) struct Open {
 pub(super) struct Figures {
     pub(super) completed: u64,
     pub(super) refused: u64,
-    /// Requests with a handler that waits for this drain.
+    /// Counts requests with a handler that waits for this drain.
     pub(super) self_waiting: usize,
 }
 
 impl Schedule {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: DrainSettings) -> Self {
         Self {
             settings,
             stage: Stage::Serving,
@@ -483,7 +483,7 @@ impl Schedule {
     }
 }
 
-/// The times that connections need.
+/// Tells connections the times that they need.
 #[cfg(feature = "net")]
 impl Schedule {
     /// Returns whether connections are aborted now.

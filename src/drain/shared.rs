@@ -7,7 +7,7 @@ use super::{
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
     report::{Blocker, Counts, Report},
-    schedule::{Entered, Figures, Open, Schedule, Settings},
+    schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
 };
 use std::{
@@ -21,22 +21,22 @@ use tokio::{sync::watch, time::Instant};
 
 /// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
-    /// The requests.
+    /// Counts the requests.
     counter: Counter<Shared>,
     entries: Registry<Entry>,
     connections: ConnectionList,
-    /// How many of the three parts above are open or not empty. At 0, the drain is over.
+    /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
-    /// Whether all three parts are closed.
+    /// Says whether all three parts are closed.
     closed: AtomicBool,
-    /// How many listeners are open. Only the stages up to `LastRead` wait for them.
+    /// Counts the open listeners. Only the stages up to `LastRead` wait for them.
     listeners: AtomicUsize,
-    /// How many of these listeners may have connections in their accept queue.
+    /// Counts those of these listeners that may have connections in their accept queue.
     unemptied: AtomicUsize,
-    /// How many requests have completed that were not counted as requests: the drain waited for
-    /// their connection instead.
+    /// Counts completed requests that were not counted as requests: the drain waited for their
+    /// connection instead.
     completed_late: AtomicU64,
-    /// How many requests have a handler that waits for this drain.
+    /// Counts requests with a handler that waits for this drain.
     self_waiting: AtomicUsize,
     reporter: Reporter,
     schedule: watch::Sender<Schedule>,
@@ -45,9 +45,9 @@ pub(crate) struct Shared {
 /// Holds what the request path reads and writes without a reference to [`Shared`].
 #[derive(Default)]
 pub(crate) struct RequestData {
-    /// A copy of the schedule's stage, read without a lock.
+    /// Copies the stage of the schedule, to be read without a lock.
     stage: AtomicU8,
-    /// The requests that reports list.
+    /// Lists requests for reports.
     requests: Registry<RequestEntry>,
 }
 
@@ -140,7 +140,7 @@ impl CounterHandle {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, shards: usize) -> Arc<Self> {
+    pub(super) fn new(settings: DrainSettings, shards: usize) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             counter: Counter::new(&POOL, shards, shared.clone()),
             entries: Registry::default(),

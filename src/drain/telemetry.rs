@@ -14,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-/// Whether a feature is enabled that reports.
+/// Says whether a feature is enabled that reports.
 pub(super) const ENABLED: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
-/// How often progress is reported while draining.
+/// Sets how often progress is reported while draining.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Calls a subscriber or a recorder, and catches its panic.
+/// Runs a call to a subscriber or a recorder, and catches its panic.
 pub(crate) fn catch_panic(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         // The panic hook has reported it. The payload is not dropped, as its drop might panic.
@@ -31,9 +31,9 @@ pub(crate) fn catch_panic(call: impl FnOnce()) {
 /// Records what has been reported.
 #[derive(Default)]
 pub(super) struct Reporter {
-    /// The last phase that has been reported.
+    /// Records the last phase that has been reported.
     reported: AtomicU8,
-    /// Held by the thread that reports. No thread waits for it.
+    /// Locks out other threads while one reports. No thread waits for it.
     reporting: Mutex<()>,
 }
 
@@ -97,7 +97,7 @@ mod to_tracing {
     use crate::drain::report::ForcedBy;
     use tracing::{Level, enabled, info, warn};
 
-    /// How many blockers are logged one by one. Of the others, only the number is logged.
+    /// Limits how many blockers are logged one by one. Of the others, only the number is logged.
     const LISTED: usize = 20;
 
     /// Emits an event with the figures of a report. All events have one target, for filters.

@@ -19,12 +19,12 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a listener without a readable queue has to accept nothing until its queue counts as
-/// empty. Also how long to wait for handshakes if the kernel does not list them.
+/// Sets how long a listener without a readable queue has to accept nothing until its queue counts
+/// as empty. It also limits the wait for handshakes if the kernel does not list them.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long to wait before the next accept from a queue: for a handshake to end, or after an error,
-/// for file descriptors to become free.
+/// Delays the next accept from a queue, after an empty queue or an error. By then a handshake may
+/// have ended, or file descriptors may be free.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Tracks how far a listener of any type is on its way to be closed.
@@ -38,7 +38,7 @@ pub(super) struct ListenerState {
     /// their shutdown signal.
     next: Reached,
     pause: Option<Pin<Box<Sleep>>>,
-    /// Whether the drain has recorded that the queue is empty.
+    /// Says whether the drain has recorded that the queue is empty.
     emptied: bool,
     handshakes: Handshakes,
 }
@@ -47,24 +47,24 @@ pub(super) struct ListenerState {
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(super) enum ListenerStage {
     Open,
-    /// The accept queue is being emptied.
+    /// Empties the accept queue.
     Backlog,
     Closed,
-    /// Closed, and servers have got their shutdown signal.
+    /// Has closed, and servers have got their shutdown signal.
     Ended,
 }
 
 /// Tells what is known of handshakes that may still end in the queue, if no new ones can begin.
 enum Handshakes {
-    /// They are not waited for: new ones can begin, or none is half done.
+    /// Ignores handshakes: new ones can begin, or none is half done.
     Ignored,
-    /// The kernel's list has not been read; this is the port to look for.
+    /// Names the port to look for in the kernel's list, which has not been read.
     Unknown(u16),
-    /// The list is being read on a thread for blocking work. It has a line for each socket of the
-    /// machine, and ten thousand lines take the kernel 40 ms.
+    /// Reads the kernel's list on a thread for blocking work. The list has a line for each socket
+    /// of the machine, and ten thousand lines take the kernel 40 ms.
     Reading(JoinHandle<Option<bool>>),
     HalfDone,
-    /// The kernel does not list them: they are waited for until this instant.
+    /// Waits for handshakes until this instant, as the kernel does not list them.
     Until(Instant),
 }
 

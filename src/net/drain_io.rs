@@ -72,32 +72,33 @@ pin_project! {
     }
 }
 
-/// See [`socket::error`](super::socket::error).
+/// Looks for the error of a connection; see [`socket::error`](super::socket::error).
 type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
 
 /// Holds everything except the inner connection. Declared last in [`DrainIo`], so that the socket
 /// is closed before the connection is uncounted.
 struct Monitor {
     sniffer: Sniffer,
-    /// Whether the last write is pending.
+    /// Says whether the last write is pending.
     stalled: bool,
-    /// Whether the last flush is pending.
+    /// Says whether the last flush is pending.
     unflushed: bool,
-    /// Whether a head was read for which the server may not have called its service yet. The call
-    /// could still be refused.
+    /// Says whether a head was read for which the server may not have called its service yet. The
+    /// call could still be refused.
     delivering: bool,
-    /// Whether the kernel has bytes that the runtime has not seen.
+    /// Says whether the kernel has bytes that the runtime has not seen.
     unread: bool,
-    /// Since when an HTTP/2 connection has had no streams, as seen from `ClosingConnections` on.
+    /// Records since when an HTTP/2 connection has had no streams, as seen from
+    /// `ClosingConnections` on.
     idle_since: Option<Instant>,
-    /// Whether the last read is pending. Its waker is registered then.
+    /// Says whether the last read is pending. Its waker is registered then.
     read_pending: bool,
-    /// What was published last: the activity, and whether a request is on its way.
+    /// Records what was published last: the activity, and whether a request is on its way.
     published: (ConnectionState, bool),
     multiplexed: bool,
-    /// Whether nothing more is read: the peer has closed its half, or a limit has passed.
+    /// Says whether nothing more is read: the peer has closed its half, or a limit has passed.
     ended: bool,
-    /// Set while the connection lingers.
+    /// Limits the lingering, while the connection lingers.
     linger: Option<Linger>,
     /// Fires at the next limit, for a task that reads or lingers.
     reading_timer: Timer,

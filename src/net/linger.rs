@@ -26,11 +26,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Limits the lingering of one connection.
 pub(super) struct Linger {
-    /// Lingering ends when nothing has come for this long.
+    /// Ends the lingering when nothing has come for this long.
     quiet: Duration,
     quiet_at: Instant,
     ends_at: Instant,
-    /// How many bytes may still be read.
+    /// Counts the bytes that may still be read.
     left: usize,
     timer: Timer,
 }
@@ -88,7 +88,7 @@ impl Linger {
 /// Holds a counted connection that may linger after its server has dropped it; see
 /// [`hold`](Self::hold).
 pub(super) struct Lingering {
-    /// `None` only while this is dropped.
+    /// Keeps the connection counted; `None` only while this is dropped.
     registered: Option<ConnectionGuard>,
     held: Option<net::TcpStream>,
 }

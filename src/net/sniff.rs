@@ -15,14 +15,14 @@ use self::{
 };
 use crate::drain::ConnectionState;
 
-/// The connection preface of an HTTP/2 client ([RFC 9113, section
+/// Opens an HTTP/2 connection: the preface of a client ([RFC 9113, section
 /// 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Follows the bytes of one connection, in both directions.
 #[derive(Debug)]
 pub(super) enum Sniffer {
-    /// The number of bytes that have come, all of which match the HTTP/2 preface.
+    /// Counts the bytes that have come, all of which match the HTTP/2 preface.
     Unknown(usize),
     Http1(Http1),
     Http2(Http2),

@@ -21,14 +21,15 @@ use tokio::{sync::Semaphore, time::Instant};
 pub(super) type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
 
 /// Holds the settings of a server.
-pub(super) struct Settings {
+pub(super) struct ServerSettings {
     pub(super) exclusive: bool,
     pub(super) tcp: SocketOptions,
     pub(super) limits: Limits,
     pub(super) protocol: Option<Protocol>,
     pub(super) keep_alive: KeepAlive,
     pub(super) reports_requests: bool,
-    /// See [`Serve::http1_half_close`](super::Serve::http1_half_close).
+    /// Says whether a client may close its half; see
+    /// [`Serve::http1_half_close`](super::Serve::http1_half_close).
     pub(super) half_close: bool,
     pub(super) on_connect: Option<OnConnect>,
     pub(super) http: auto::Builder<TokioExecutor>,
@@ -39,7 +40,7 @@ pub(super) struct Settings {
 /// Holds what all connections of a server share.
 pub(super) struct ServerShared {
     pub(super) drain: Drain,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
     pub(super) dropped: AtomicBool,
 }
 
@@ -51,7 +52,7 @@ impl ServerShared {
 
 /// Holds the limits; `None` is no limit.
 pub(super) struct Limits {
-    /// How long a handshake may take, and how long a head.
+    /// Limits the time of a handshake, and that of a head.
     pub(super) head: Option<Duration>,
     pub(super) idle: Option<Duration>,
     pub(super) permits: Option<Arc<Semaphore>>,

@@ -95,8 +95,8 @@ pub(super) async fn serve<T, H, S>(
     }
 }
 
-/// How often to look for a reset during a call. The runtime does not wake for a reset if the client
-/// has closed its half before, or has sent its next request.
+/// Sets how often to look for a reset during a call. The runtime does not wake for a reset if the
+/// client has closed its half before, or has sent its next request.
 const RESET_CHECK: Duration = Duration::from_secs(1);
 
 /// Polls a connection, and shuts it down in time.
@@ -107,26 +107,26 @@ const RESET_CHECK: Duration = Duration::from_secs(1);
 struct Driver<'a> {
     connection: Arc<Connection>,
     shared: &'a ServerShared,
-    /// Since when the connection is idle, and its calls by then.
+    /// Records since when the connection is idle, and its calls by then.
     idle: Option<(CallCounts, Instant)>,
-    /// Since when a head is being read, and the calls by then.
+    /// Records since when a head is being read, and the calls by then.
     reading: Option<(CallCounts, Instant)>,
-    /// Whether hyper's graceful shutdown has begun.
+    /// Says whether hyper's graceful shutdown has begun.
     shutdown_sent: bool,
-    /// When the connection is too old.
+    /// Says when the connection is too old.
     retires_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Names what to do with a connection that is pending.
 enum Action {
-    /// Wait until an instant, or only for the connection.
+    /// Waits until an instant, or only for the connection.
     Wait(Option<Instant>),
-    /// Poll it again.
+    /// Polls the connection again.
     Recheck,
-    /// Begin its graceful shutdown.
+    /// Begins the graceful shutdown of the connection.
     Shutdown,
-    /// Drop it.
+    /// Drops the connection.
     Close,
 }
 

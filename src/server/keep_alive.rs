@@ -33,7 +33,7 @@ pub struct KeepAlive {
 
 struct KeepAliveState {
     enabled: AtomicBool,
-    /// The drains of the servers, whose connections wake at a change.
+    /// Lists the drains of the servers, whose connections wake at a change.
     drains: Mutex<Vec<Weak<Shared>>>,
 }
 

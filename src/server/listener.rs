@@ -70,9 +70,9 @@ use tokio::{
 /// longer one if handshakes take longer. The settling then takes its full time even if no
 /// connection is open.
 pub trait Listener: Send + 'static {
-    /// The type of a connection.
+    /// Names the type of a connection.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// The type of a peer's address.
+    /// Names the type of a peer's address.
     type Addr: Into<Peer> + 'static;
 
     /// Accepts the next connection.
@@ -121,12 +121,12 @@ impl Listener for UnixListener {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Peer {
-    /// The peer's address, over TCP.
+    /// Holds the peer's address, over TCP.
     Tcp(SocketAddr),
-    /// The peer's address, over a Unix socket; mostly unnamed.
+    /// Holds the peer's address, over a Unix socket; mostly unnamed.
     #[cfg(unix)]
     Unix(Arc<unix::SocketAddr>),
-    /// The listener gives no address.
+    /// Says that the listener gives no address.
     #[default]
     Unknown,
 }
@@ -192,7 +192,7 @@ impl<'a> Established<'a> {
 /// Names the version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// The first bytes decide.
+    /// Lets the first bytes decide.
     Either,
     Http1,
     Http2,
@@ -201,15 +201,16 @@ pub(super) enum Protocol {
 /// Prepares a connection before its first request.
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// A named type: a method of a trait that returns `impl Future` would borrow `self`.
+    /// Names the type of the future: a method of a trait that returns `impl Future` would borrow
+    /// `self`.
     type Future: Future<Output = io::Result<Self::Io>> + Send + 'static;
 
     fn start(&self, io: T, connection: Arc<Connection>) -> Self::Future;
 
-    /// See [`net::has_unread_bytes`].
+    /// Returns whether the socket has unread bytes; see [`net::has_unread_bytes`].
     fn has_unread_bytes(io: &Self::Io) -> bool;
 
-    /// See [`net::error`].
+    /// Returns the error of a connection that the peer has reset; see [`net::error`].
     fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
 
     fn protocol(_: &Self::Io) -> Protocol {

@@ -22,9 +22,8 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tower::BoxError;
 use tower_service::Service;
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Collects the bounds that [`serve`](super::serve) puts on a service.
 pub(super) trait HttpService:
@@ -57,9 +56,9 @@ pub(super) struct ConnectionService<S> {
     pub(super) connection: Arc<Connection>,
     /// Keeps the connection counted.
     pub(super) registered: ConnectionGuard,
-    /// Added to the extensions of each request.
+    /// Extends the extensions of each request.
     pub(super) extensions: Option<Extensions>,
-    /// Whether reports list the requests.
+    /// Says whether reports list the requests.
     pub(super) reports_requests: bool,
 }
 

@@ -99,7 +99,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
 pub(super) struct TlsIo<T: AsyncRead + AsyncWrite + Unpin> {
     stream: TlsStream<T>,
     connection: Arc<Connection>,
-    /// The [calls](Connection::calls) at the time of the last write.
+    /// Records the [calls](Connection::calls) at the time of the last write.
     wrote_in: Option<CallCounts>,
     is_shut_down: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Signals that come within this time after the first one are copies of it.
+/// Limits the time after the first signal within which other signals are copies of it.
 const COPIES: Duration = Duration::from_millis(500);
 
 /// Counts requests to stop, and tells them from copies of a signal.
@@ -12,14 +12,15 @@ const COPIES: Duration = Duration::from_millis(500);
 /// signal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Requests {
-    /// The number of requests in the life of the process.
+    /// Counts the requests in the life of the process.
     pub(super) all: u64,
-    /// The number of requests before the last call of `terminate`.
+    /// Counts the requests before the last call of `terminate`.
     #[cfg_attr(windows, allow(dead_code))]
     before: u64,
-    /// When the last request came; `None` if none has come since the last call of `terminate`.
+    /// Records when the last request came; `None` if none has come since the last call of
+    /// `terminate`.
     last: Option<Instant>,
-    /// Whether one of the signals of the last request is a SIGINT.
+    /// Says whether one of the signals of the last request is a SIGINT.
     pub(super) interrupt: bool,
 }
 

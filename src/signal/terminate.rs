@@ -100,7 +100,7 @@ pub struct Terminate {
 /// Names where a request to stop comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sender {
-    /// A person at a terminal.
+    /// Stands for a person at a terminal.
     Person,
     #[cfg(unix)]
     Program,

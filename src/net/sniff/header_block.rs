@@ -7,26 +7,25 @@
 //! counted from the first `:protocol` on. An evicted entry does no harm, as no later field refers
 //! to it.
 
-/// The index of the newest entry of the dynamic table.
+/// Indexes the newest entry of the dynamic table.
 const NEWEST: u32 = 62;
 const RAW: &[u8] = b":protocol";
-/// The same name in the Huffman code of RFC 7541, appendix B.
+/// Spells the same name in the Huffman code of RFC 7541, appendix B.
 const HUFFMAN: &[u8] = &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f];
-/// How many table entries that are a `:protocol` are remembered.
+/// Limits how many table entries that are a `:protocol` are remembered.
 const MOST: usize = 4;
 
 /// Finds `:protocol` in the header blocks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
     at: At,
-    /// Whether the current block has a `:protocol`.
+    /// Says whether the current block has a `:protocol`.
     found: bool,
-    /// Whether a block was invalid. Nothing more is found on this connection then.
+    /// Says whether a block was invalid. Nothing more is found on this connection then.
     invalid: bool,
-    /// The number of entries that were inserted, counted without gaps from the first `:protocol`
-    /// on.
+    /// Counts the entries that were inserted, without gaps from the first `:protocol` on.
     inserted: u32,
-    /// The numbers of the entries that are a `:protocol`.
+    /// Lists the numbers of the entries that are a `:protocol`.
     protocols: Vec<u32>,
 }
 
@@ -35,7 +34,7 @@ pub(super) struct HeaderBlocks {
 enum At {
     #[default]
     Start,
-    /// In an integer that did not fit into its first byte.
+    /// Continues an integer that did not fit into its first byte.
     Integer {
         of: Of,
         value: u32,
@@ -46,7 +45,7 @@ enum At {
     },
     Name {
         inserts: bool,
-        /// The rest of the name that is looked for; empty if the name is another one.
+        /// Holds the rest of the name that is looked for; empty if the name is another one.
         expected: &'static [u8],
         left: u32,
     },

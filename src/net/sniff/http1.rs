@@ -7,11 +7,11 @@ use crate::drain::ConnectionState;
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
     request: Request,
-    /// The number of requests to which no response has begun.
+    /// Counts the requests to which no response has begun.
     awaited_responses: u32,
-    /// Whether the last request was a CONNECT.
+    /// Says whether the last request was a CONNECT.
     connect: bool,
-    /// Whether the head of a request has come.
+    /// Says whether the head of a request has come.
     saw_request: bool,
     upgraded: bool,
 }
@@ -23,20 +23,20 @@ pub(super) struct NotHttp;
 /// Locates the next byte of the peer within a request.
 #[derive(Debug, Default)]
 enum Request {
-    /// Before the first byte of a request.
+    /// Precedes the first byte of a request.
     #[default]
     Before,
     Head(Head),
-    /// The number of bytes that are to come.
+    /// Counts the bytes that are to come.
     Body(u64),
     Chunked(Chunked),
 }
 
 #[derive(Debug, Default)]
 struct Head {
-    /// The part of a line that has come, if the line has not ended.
+    /// Holds the part of a line that has come, if the line has not ended.
     line: Line,
-    /// Whether the request line has come.
+    /// Says whether the request line has come.
     headers: bool,
     length: u64,
     chunked: bool,
@@ -68,12 +68,12 @@ impl Default for Line {
 enum Chunked {
     Size {
         size: u64,
-        /// Whether the digits of the size have ended.
+        /// Says whether the digits of the size have ended.
         digits_end: bool,
     },
-    /// The number of bytes that are to come, including the line break after them.
+    /// Counts the bytes that are to come, including the line break after them.
     Data(u64),
-    /// Whether the next byte begins a line.
+    /// Says whether the next byte begins a line.
     Trailers(bool),
 }
 

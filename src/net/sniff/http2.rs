@@ -15,11 +15,11 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// SETTINGS_ENABLE_CONNECT_PROTOCOL ([RFC 8441, section
+/// Announces extended CONNECT: SETTINGS_ENABLE_CONNECT_PROTOCOL ([RFC 8441, section
 /// 3](https://www.rfc-editor.org/rfc/rfc8441#section-3)), with the value 1.
 const CONNECT_PROTOCOL: [u8; 6] = [0, 8, 0, 0, 0, 1];
 
-/// The highest number of a stream. A first GOAWAY with it names no last stream yet.
+/// Limits the numbers of streams. A first GOAWAY with it names no last stream yet.
 const MAX_STREAM: u32 = (1 << 31) - 1;
 
 /// Follows the streams of an HTTP/2 connection.
@@ -27,16 +27,16 @@ const MAX_STREAM: u32 = (1 << 31) - 1;
 pub(in crate::net) struct Http2 {
     incoming: Frames,
     outgoing: Frames,
-    /// The streams that the client has opened and the server has not ended.
+    /// Lists the streams that the client has opened and the server has not ended.
     open: Vec<u32>,
     last: u32,
-    /// The stream whose head the client has begun to send.
+    /// Names the stream whose head the client has begun to send.
     head: Option<u32>,
-    /// The last stream that is served, once a GOAWAY that names it was written.
+    /// Names the last stream that is served, once a GOAWAY that names it was written.
     goaway_sent: Option<u32>,
-    /// The server's latest setting, and how many bytes of it were written.
+    /// Holds the server's latest setting, and how many bytes of it were written.
     setting: ([u8; 6], usize),
-    /// `None` until the server has announced extended CONNECT in its SETTINGS.
+    /// Follows the tunnels; `None` until the server has announced extended CONNECT in its SETTINGS.
     tunnels: Option<Box<Tunnels>>,
 }
 
@@ -45,47 +45,47 @@ pub(in crate::net) struct Http2 {
 #[derive(Debug, Default)]
 struct Tunnels {
     blocks: HeaderBlocks,
-    /// In the current frame, the number of bytes before its part of a header block.
+    /// Counts the bytes that are to come in the current frame before its part of a header block.
     before: usize,
-    /// Whether the first of these bytes is the length of the padding.
+    /// Says whether the first of these bytes is the length of the padding.
     padded: bool,
-    /// In the current frame, the number of bytes of its part of a header block.
+    /// Counts the bytes that are to come in the current frame of its part of a header block.
     block: usize,
-    /// Whether the current header block is read.
+    /// Says whether the current header block is read.
     reads: bool,
-    /// The tunnels that are open, and whether their response has begun.
+    /// Lists the open tunnels, and whether their response has begun.
     open: Vec<(u32, bool)>,
 }
 
 /// Splits the bytes of one direction into frames.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The frame's header; for a GOAWAY, also the first four bytes of its payload.
+    /// Holds the frame's header; for a GOAWAY, also the first four bytes of its payload.
     start: [u8; 13],
     filled: usize,
-    /// The number of bytes of the payload that are to come.
+    /// Counts the bytes of the payload that are to come.
     payload: usize,
-    /// The current frame, once its header has come.
+    /// Describes the current frame, once its header has come.
     frame: Option<Frame>,
 }
 
-/// The part of a frame that has come.
+/// Names the part of a frame that has come.
 enum Part<'a> {
-    /// The header, with the length of the payload.
+    /// Stands for the header, with the length of the payload.
     Header(usize),
-    /// A part of the payload.
+    /// Holds a part of the payload.
     Payload(&'a [u8]),
-    /// The end: all of the frame has come.
+    /// Ends the frame: all of it has come.
     End,
 }
 
-/// A frame's header.
+/// Describes a frame by its header.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
-    /// For a GOAWAY, the last stream that is served.
+    /// Names the last stream that is served, for a GOAWAY.
     last: u32,
 }
 
@@ -240,7 +240,7 @@ impl Frames {
         }
     }
 
-    /// Calls `each` with each part of a frame.
+    /// Splits bytes into frames, and passes each part of a frame to `each`.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Part<'_>)) {
         loop {
             if let Some(frame) = self.frame {
