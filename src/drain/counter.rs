@@ -142,10 +142,17 @@ struct Shard<O: Owner> {
     /// Counts the requests that were refused here.
     refused: AtomicU64,
     block: OnceLock<&'static Block<O>>,
-    /// Holds what the token carries, in a shard that was made for one token.
-    carried: Option<Mutex<Option<Carried<O>>>>,
+    /// Is set in a shard that was made for one token.
+    own: Option<Own<O>>,
     /// Keeps free shards for tokens that enter by this shard and carry details.
     spare: Mutex<Vec<&'static Shard<O>>>,
+}
+
+/// Holds what a token carries in a shard of its own.
+struct Own<O: Owner> {
+    /// Counts the token.
+    home: &'static Shard<O>,
+    carried: Mutex<Option<Carried<O>>>,
 }
 
 struct Carried<O: Owner> {
@@ -385,26 +392,25 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
-    fn new(carried: Option<Mutex<Option<Carried<O>>>>) -> Self {
+    fn new(own: Option<Own<O>>) -> Self {
         Self {
             word: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             block: OnceLock::new(),
-            carried,
+            own,
             spare: Mutex::new(Vec::new()),
         }
     }
 
-    /// Makes a shard for a token that carries details.
-    fn leak(block: &'static Block<O>) -> &'static Self {
-        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(Mutex::new(None)))));
-        assert!(shard.block.set(block).is_ok(), "set once, here");
+    /// Makes a shard for a token that carries details and is counted here.
+    fn leak_own(&'static self) -> &'static Self {
+        let own = Own {
+            home: self,
+            carried: Mutex::new(None),
+        };
+        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(own))));
+        assert!(shard.block.set(self.block()).is_ok(), "set once, here");
         shard
-    }
-
-    fn carried(&self) -> Option<MutexGuard<'_, Option<Carried<O>>>> {
-        let carried = self.carried.as_ref()?;
-        Some(carried.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<&'static Self>> {
@@ -413,6 +419,12 @@ impl<O: Owner> Shard<O> {
 
     fn block(&self) -> &'static Block<O> {
         self.block.get().expect("set when the block was made")
+    }
+}
+
+impl<O: Owner> Own<O> {
+    fn carried(&self) -> MutexGuard<'_, Option<Carried<O>>> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -539,16 +551,14 @@ impl<O: Owner> Token<O> {
     /// Returns whether the drain has begun, as far as this thread knows.
     #[cold]
     pub(crate) fn has_begun(&self) -> bool {
-        match self.shard.carried().as_deref() {
-            Some(Some(carried)) => carried.token.is_slow(),
-            _ => self.is_slow(),
-        }
+        let home = self.shard.own.as_ref().map_or(self.shard, |own| own.home);
+        home.word.load(Ordering::Relaxed) & SLOW != 0
     }
 
     /// Returns whether the token carries details.
     #[inline]
     pub(crate) fn has_details(&self) -> bool {
-        self.shard.carried.is_some()
+        self.shard.own.is_some()
     }
 
     /// Returns a token that stands for this one and carries details, which are dropped with it.
@@ -558,10 +568,10 @@ impl<O: Owner> Token<O> {
     #[cold]
     pub(crate) fn with_details(self, details: O::Details) -> Self {
         let spare = self.shard.spare().pop();
-        let shard = spare.unwrap_or_else(|| Shard::leak(self.shard.block()));
-        if let Some(mut carried) = shard.carried() {
+        let shard = spare.unwrap_or_else(|| self.shard.leak_own());
+        if let Some(own) = &shard.own {
             let token = self;
-            *carried = Some(Carried { details, token });
+            *own.carried() = Some(Carried { details, token });
         }
         shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
         Token { shard }
@@ -570,8 +580,10 @@ impl<O: Owner> Token<O> {
     /// Passes the details to `look`, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
-        if let Some(Some(carried)) = self.shard.carried().as_deref() {
-            look(&carried.details);
+        if let Some(own) = &self.shard.own {
+            if let Some(carried) = &*own.carried() {
+                look(&carried.details);
+            }
         }
     }
 
@@ -604,17 +616,15 @@ fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
         return;
     }
     fence(Ordering::Acquire);
+    let Some(own) = &shard.own else {
+        return shard.block().shard_emptied(before & GENERATIONS);
+    };
     // Not under this lock: dropping details may take other locks.
-    let carried = shard.carried().map(|mut carried| carried.take());
-    match carried {
-        None => shard.block().shard_emptied(before & GENERATIONS),
-        Some(carried) => {
-            if let Some(Carried { details, token }) = carried {
-                token.shard.spare().push(shard);
-                // Before the token: the end of the drain comes after all details are dropped.
-                drop(details);
-                drop(token);
-            }
-        }
+    let carried = own.carried().take();
+    if let Some(Carried { details, token }) = carried {
+        own.home.spare().push(shard);
+        // Before the token: the end of the drain comes after all details are dropped.
+        drop(details);
+        drop(token);
     }
 }
