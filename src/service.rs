@@ -1,3 +1,22 @@
+//! The HTTP service that counts and refuses.
+//!
+//! # What it costs
+//!
+//! The instructions that the layer adds to a request, by callgrind, where each step of a request is
+//! a function of its own and the service is cloned for each request. (`benches/overhead/run` counts
+//! the whole in such a shape. From one shape to another the whole moves between 290 and 350.)
+//!
+//! | step | added | for |
+//! |---|--:|---|
+//! | `poll_ready` and `call` | 63 | entering: a thread-local, a load, a compare-exchange; how the response closes; whether there is capacity, `serve` has counted the request, it is exempt, it is listed |
+//! | polling the future | 58 | whether the drain has begun, before and after; taking the token; a copy of the response's head |
+//! | polling the body to its end | 63 | whether the request is listed; two ways to poll the inner body cost a copy of each frame |
+//! | clone and drops | 109 | the clone of the service, leaving, and a copy of the response: with the body's 16 bytes more it is large enough to be copied by a call |
+//!
+//! Two of these are locked, on a line of the thread's own. A layer that knows only the usual case and
+//! needs a body with `Default` adds 114. This one wraps any body, waits for capacity, lists requests
+//! if asked, and leaves alone what `serve` has counted.
+
 use crate::{
     body::ResponseBody,
     close::Closing,

@@ -580,10 +580,9 @@ impl<O: Owner> Token<O> {
     /// Passes the details to `look`, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
-        if let Some(own) = &self.shard.own {
-            if let Some(carried) = &*own.carried() {
-                look(&carried.details);
-            }
+        let carried = self.shard.own.as_ref().map(Own::carried);
+        if let Some(Some(carried)) = carried.as_deref() {
+            look(&carried.details);
         }
     }
 
