@@ -1,69 +1,72 @@
-//! Records which drain counts the request that this thread is polling.
+//! Records which drains count the request that this thread is polling.
 //!
 //! `serve` counts its requests and records the drain here during each poll. A layer of the same
 //! drain inside of `serve` then does not count the request again.
 //!
 //! A layer records its drain too, but only once the drain has begun. By that, a handler is found
-//! that waits for the drain of its own request, and so for itself.
+//! that waits for the drain of its own request, and so for itself. The two stand apart: a layer of
+//! one drain inside of `serve` with another hides nothing from the layers below it.
 
 use super::counter::{CounterHandle, Owner, Token};
-use std::cell::Cell;
-
-/// Marks an identity made by `serve`. The bit is free, as the alignment of blocks is more than 1.
-const BY_SERVE: usize = 1;
+use std::{cell::Cell, thread::LocalKey};
 
 thread_local! {
-    /// Holds the identity of the drain that is current on this thread, or 0.
-    static CURRENT: Cell<usize> = const { Cell::new(0) };
+    /// Holds the address of the block of the drain that `serve` counts by, or 0.
+    static SERVED: Cell<usize> = const { Cell::new(0) };
+    /// Holds the address of the block of the drain that the innermost layer counts by, or 0.
+    static LAYERED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Identifies a drain by the address of its block.
+/// Identifies the drain of `serve` by the address of its block.
 ///
 /// Another drain can get the block only when this one is gone and the block is not in use. The
 /// polled request is counted and keeps the block, so the identity is unique while it is current.
 ///
 /// A layer of a drain that had the block before takes the identity for its own and does not count
 /// the request. It would not count the request anyway, as its handle is stale.
+#[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity(usize);
 
+#[cfg(feature = "server")]
 impl Identity {
     /// Returns the identity that `serve` records for a request that it has counted.
-    #[cfg(feature = "server")]
     #[inline]
     pub(crate) fn of<O: Owner>(handle: &CounterHandle<O>) -> Self {
-        Self(handle.address() | BY_SERVE)
+        Self(handle.address())
     }
 
-    /// Returns the identity that a layer records for a request that it has counted. If `serve` has
-    /// recorded the same drain, its mark stays.
-    pub(super) fn of_token<O: Owner>(token: &Token<O>) -> Self {
-        let current = CURRENT.get();
-        match current & !BY_SERVE == token.address() {
-            true => Self(current),
-            false => Self(token.address()),
-        }
-    }
-
-    /// Makes this the current drain until the returned value is dropped.
+    /// Makes this the drain of `serve` until the returned value is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Current {
-        Current {
-            before: CURRENT.replace(self.0),
-        }
+        Current::set(&SERVED, self.0)
     }
 }
 
 /// Restores the drain that was current before. Its drop does that, also while a panic unwinds.
 #[must_use = "the drain is current until this is dropped"]
 pub(crate) struct Current {
+    cell: &'static LocalKey<Cell<usize>>,
     before: usize,
+}
+
+impl Current {
+    /// Records the drain of a layer that polls one of its requests.
+    pub(super) fn of_layer<O: Owner>(token: &Token<O>) -> Self {
+        Self::set(&LAYERED, token.address())
+    }
+
+    #[inline]
+    fn set(cell: &'static LocalKey<Cell<usize>>, address: usize) -> Self {
+        let before = cell.replace(address);
+        Self { cell, before }
+    }
 }
 
 impl Drop for Current {
     #[inline]
     fn drop(&mut self) {
-        CURRENT.set(self.before);
+        self.cell.set(self.before);
     }
 }
 
@@ -71,13 +74,15 @@ impl Drop for Current {
 #[cfg(feature = "server")]
 #[inline]
 pub(crate) fn is_current<O: Owner>(handle: &CounterHandle<O>) -> bool {
-    CURRENT.get() == handle.address() | BY_SERVE
+    SERVED.get() == handle.address()
 }
 
 /// Returns whether this thread is polling a request that the drain counts. Without `serve`, this is
 /// known only once the drain has begun.
 pub(super) fn is_inside<O: Owner>(handle: &CounterHandle<O>) -> bool {
-    CURRENT.get() & !BY_SERVE == handle.address()
+    [&SERVED, &LAYERED]
+        .iter()
+        .any(|cell| cell.get() == handle.address())
 }
 
 #[cfg(all(test, feature = "server"))]
@@ -101,5 +106,21 @@ mod tests {
         assert!(is_current(&one) && !is_current(&other));
         drop(outer);
         assert!(!is_current(&one));
+    }
+
+    /// While it is polled, that is: the layers below it still see the drain of `serve`.
+    #[test]
+    fn i71_a_layer_of_another_drain_does_not_hide_the_drain_of_serve() {
+        let [served, layered] = [Drain::new(), Drain::new()];
+        let [served, layered] = [&served, &layered].map(|drain| drain.counter_handle());
+        let token = layered.enter().expect("it has not begun");
+        let outer = Identity::of(&served).enter();
+        let inner = Current::of_layer(&token);
+        assert!(is_current(&served) && !is_current(&layered));
+        assert!(is_inside(&served) && is_inside(&layered));
+        drop(inner);
+        assert!(is_inside(&served) && !is_inside(&layered));
+        drop(outer);
+        assert!(!is_inside(&served));
     }
 }

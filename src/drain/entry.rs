@@ -68,7 +68,7 @@ impl Entry {
 
 /// Describes a request that reports list.
 pub(super) struct RequestEntry {
-    pub(super) method: Method,
+    method: Method,
     pub(super) key: Key,
     path: Option<PathAndQuery>,
     peer: Option<SocketAddr>,
@@ -89,7 +89,7 @@ impl RequestEntry {
         }
     }
 
-    pub(super) fn path(&self) -> &str {
+    fn path(&self) -> &str {
         self.path.as_ref().map_or("", PathAndQuery::path)
     }
 

@@ -1,7 +1,7 @@
 //! A request in flight: its token, and what a report says of it where requests are listed.
 
 use super::{
-    current::{Current, Identity},
+    current::Current,
     entry::RequestEntry,
     shared::{ListedRequest, Token},
 };
@@ -57,8 +57,7 @@ impl InFlight {
     /// that this returns is dropped.
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
-        self.is_draining()
-            .then(|| Identity::of_token(&self.token).enter())
+        self.is_draining().then(|| Current::of_layer(&self.token))
     }
 
     /// Records that the response has begun, and that the server took so many bytes more of its body.
