@@ -152,12 +152,7 @@ struct Shard<O: Owner> {
 struct Own<O: Owner> {
     /// Counts the token.
     home: &'static Shard<O>,
-    carried: Mutex<Option<Carried<O>>>,
-}
-
-struct Carried<O: Owner> {
-    details: O::Details,
-    token: Token<O>,
+    details: Mutex<Option<O::Details>>,
 }
 
 const SLOW: u64 = 1 << 32;
@@ -406,7 +401,7 @@ impl<O: Owner> Shard<O> {
     fn leak_own(&'static self) -> &'static Self {
         let own = Own {
             home: self,
-            carried: Mutex::new(None),
+            details: Mutex::new(None),
         };
         let shard: &'static Self = Box::leak(Box::new(Self::new(Some(own))));
         assert!(shard.block.set(self.block()).is_ok(), "set once, here");
@@ -423,8 +418,8 @@ impl<O: Owner> Shard<O> {
 }
 
 impl<O: Owner> Own<O> {
-    fn carried(&self) -> MutexGuard<'_, Option<Carried<O>>> {
-        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    fn details(&self) -> MutexGuard<'_, Option<O::Details>> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -570,19 +565,20 @@ impl<O: Owner> Token<O> {
         let spare = self.shard.spare().pop();
         let shard = spare.unwrap_or_else(|| self.shard.leak_own());
         if let Some(own) = &shard.own {
-            let token = self;
-            *own.carried() = Some(Carried { details, token });
+            *own.details() = Some(details);
         }
         shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
+        // The count at home stays. It ends when the new token leaves.
+        std::mem::forget(self);
         Token { shard }
     }
 
     /// Passes the details to `look`, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
-        let carried = self.shard.own.as_ref().map(Own::carried);
-        if let Some(Some(carried)) = carried.as_deref() {
-            look(&carried.details);
+        let details = self.shard.own.as_ref().map(Own::details);
+        if let Some(Some(details)) = details.as_deref() {
+            look(details);
         }
     }
 
@@ -618,12 +614,11 @@ fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
     let Some(own) = &shard.own else {
         return shard.block().shard_emptied(before & GENERATIONS);
     };
+    let token = Token { shard: own.home };
     // Not under this lock: dropping details may take other locks.
-    let carried = own.carried().take();
-    if let Some(Carried { details, token }) = carried {
-        own.home.spare().push(shard);
-        // Before the token: the end of the drain comes after all details are dropped.
-        drop(details);
-        drop(token);
-    }
+    let details = own.details().take();
+    own.home.spare().push(shard);
+    // Before the token: the end of the drain comes after all details are dropped.
+    drop(details);
+    drop(token);
 }
