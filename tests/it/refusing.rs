@@ -124,6 +124,33 @@ async fn a_refusal_can_be_replaced() {
     assert_eq!(response.headers()["retry-after"], "77");
 }
 
+/// Whether it serves, listing requests or not, or refuses.
+#[tokio::test]
+async fn an_exemption_is_decided_once_for_each_request() {
+    for lists in [false, true] {
+        let drain = Drain::new();
+        let decisions = std::sync::atomic::AtomicUsize::new(0);
+        let layer = drain.layer().exempt(|_: &Request<Empty<Bytes>>| {
+            decisions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 2 == 1
+        });
+        let layer = if lists {
+            layer.report_requests()
+        } else {
+            layer
+        };
+        let mut service = layer.layer(counting().1);
+        for count in 1..=6 {
+            if count == 4 {
+                drain.begin();
+            }
+            let response = service.ready().await.expect("ready").call(request()).await;
+            let is_refused = response.expect("an answer").status() == 503;
+            assert_eq!(is_refused, count == 5, "{count}");
+            assert_eq!(decisions.load(std::sync::atomic::Ordering::Relaxed), count);
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_exempt_are_neither_refused_nor_counted() {
     let drain = Drain::new();
