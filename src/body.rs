@@ -1,7 +1,6 @@
 //! Response bodies that are counted until they are dropped.
 
 use crate::drain::InFlight;
-use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -21,20 +20,30 @@ pin_project! {
     /// of the layer that answers by itself.
     #[must_use = "dropping a body ends its request"]
     pub struct ResponseBody<B> {
-        // `None` is empty.
         #[pin]
-        inner: Option<B>,
-        // Last, so that the body is dropped before the count ends.
-        in_flight: Option<InFlight>,
+        state: State<B>,
+    }
+}
+
+pin_project! {
+    // No larger than the inner body and a reference.
+    #[project = StateProj]
+    enum State<B> {
+        Inner {
+            #[pin]
+            inner: B,
+            // Last, so that the body is dropped before the count ends.
+            in_flight: InFlight,
+        },
+        Empty,
     }
 }
 
 impl<B> ResponseBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, in_flight: Option<InFlight>) -> Self {
+    pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
         Self {
-            inner: Some(inner),
-            in_flight,
+            state: State::Inner { inner, in_flight },
         }
     }
 }
@@ -48,63 +57,48 @@ impl<B: Body> Body for ResponseBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        match (this.inner.as_pin_mut(), this.in_flight) {
-            (Some(inner), Some(in_flight)) if in_flight.is_listed() => {
-                poll_counting(inner, in_flight, cx)
-            }
-            (Some(inner), _) => inner.poll_frame(cx),
-            (None, _) => Poll::Ready(None),
+        match self.project().state.project() {
+            StateProj::Inner { inner, .. } => inner.poll_frame(cx),
+            StateProj::Empty => Poll::Ready(None),
         }
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(B::is_end_stream)
+        match &self.state {
+            State::Inner { inner, .. } => inner.is_end_stream(),
+            State::Empty => true,
+        }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        let inner = self.inner.as_ref();
-        inner.map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+        match &self.state {
+            State::Inner { inner, .. } => inner.size_hint(),
+            State::Empty => SizeHint::with_exact(0),
+        }
     }
-}
-
-/// Polls the body of a listed request and counts the bytes. Apart, because looking at a frame costs a
-/// copy of it.
-#[cold]
-#[inline(never)]
-fn poll_counting<B: Body>(
-    inner: Pin<&mut B>,
-    in_flight: &InFlight,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-    let frame = inner.poll_frame(cx);
-    if let Poll::Ready(Some(Ok(frame))) = &frame {
-        in_flight.sent(frame.data_ref().map_or(0, Buf::remaining));
-    }
-    frame
 }
 
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
-            inner: None,
-            in_flight: None,
+            state: State::Empty,
         }
     }
 }
 
 impl<B> From<B> for ResponseBody<B> {
     fn from(inner: B) -> Self {
-        Self::new(inner, None)
+        Self::new(inner, InFlight::uncounted())
     }
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let empty = matches!(self.state, State::Empty);
         f.debug_struct("ResponseBody")
-            .field("in_flight", &self.in_flight.is_some())
+            .field("empty", &empty)
             .finish_non_exhaustive()
     }
 }

@@ -190,7 +190,7 @@ impl<S, E> Graceful<S, E> {
         }
         match self.handle.enter() {
             Some(token) => Admission::Counted(token),
-            None => self.handle.enter_draining(|| false),
+            None => self.handle.enter_closely(|| false),
         }
     }
 }

@@ -4,34 +4,27 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION,
 };
 
-/// Says how a response announces that its connection closes after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    /// Announces nothing: HTTP/2 and later do not have the header ([RFC 9113
-    /// 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
-    Never,
-    /// Sends `Connection: close` ([RFC 9112
-    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)).
-    Header,
-    /// Sends `Connection: close` in an HTTP/1.0 response. Of a response with a later version hyper
-    /// assumes that the connection stays, and adds `keep-alive` beside the `close`.
-    HeaderOf10,
-    /// Sends `Connection: close`, unless the CONNECT succeeds: then the connection becomes a tunnel
-    /// ([RFC 9110 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
-    HeaderUnlessConnected,
+/// Says whether a response can announce that its connection closes after it, by the version and the
+/// method of its request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    version: Version,
+    is_connect: bool,
 }
 
 impl Closing {
+    /// Announces nothing: HTTP/2 and later do not have the header ([RFC 9113
+    /// 8.2.2](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2)).
+    pub(crate) const NEVER: Self = Self {
+        version: Version::HTTP_2,
+        is_connect: false,
+    };
+
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        if request.version() > Version::HTTP_11 {
-            Self::Never
-        } else if *request.method() == Method::CONNECT {
-            Self::HeaderUnlessConnected
-        } else if request.version() == Version::HTTP_11 {
-            Self::Header
-        } else {
-            Self::HeaderOf10
+        Self {
+            version: request.version(),
+            is_connect: *request.method() == Method::CONNECT,
         }
     }
 
@@ -51,20 +44,22 @@ impl Closing {
         Response::from_parts(head, body)
     }
 
+    /// Makes it an HTTP/1.0 response, if the request is. Of a response with a later version hyper
+    /// assumes that the connection stays, and adds `keep-alive` beside the `close`.
     pub(crate) fn set_version(self, version: &mut Version) {
-        if self == Self::HeaderOf10 {
+        if self.version < Version::HTTP_11 {
             *version = Version::HTTP_10;
         }
     }
 
-    /// Returns whether a response with this status gets the header.
+    /// Returns whether a response with this status gets the header ([RFC 9112
+    /// 9.6](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)). A CONNECT that succeeds makes the
+    /// connection a tunnel ([RFC 9110
+    /// 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
     pub(crate) fn fits(self, status: StatusCode) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Header => !status.is_informational(),
-            Self::HeaderOf10 => true,
-            Self::HeaderUnlessConnected => !status.is_informational() && !status.is_success(),
-        }
+        let is_final = self.version < Version::HTTP_11 || !status.is_informational();
+        let is_tunnel = self.is_connect && status.is_success();
+        self.version <= Version::HTTP_11 && is_final && !is_tunnel
     }
 }
 

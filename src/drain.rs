@@ -47,7 +47,7 @@ pub(crate) use self::{
     phase::Stage,
     request::InFlight,
     schedule::Schedule,
-    shared::{Admission, CounterHandle, Shared, Token},
+    shared::{Admission, CounterHandle, Shared},
 };
 
 use self::schedule::DrainSettings;

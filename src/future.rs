@@ -38,18 +38,25 @@ pin_project! {
     }
 }
 
-/// Holds what the future of an admitted request needs.
+/// Holds what the future of an admitted request needs. (Fields of their own in the variant would be
+/// laid out around the inner future, and cost a copy of it.)
 pub(crate) struct Admitted {
     pub(crate) closing: Closing,
-    /// Keeps the request counted; `None` where nothing counts it, or something else does.
+    /// Keeps the request counted. `None` once the body does.
     pub(crate) in_flight: Option<InFlight>,
 }
 
 impl<F, B> ResponseFuture<F, B> {
     #[inline]
-    pub(crate) fn admitted(inner: F, admitted: Admitted) -> Self {
+    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight) -> Self {
         Self {
-            state: State::Admitted { inner, admitted },
+            state: State::Admitted {
+                inner,
+                admitted: Admitted {
+                    closing,
+                    in_flight: Some(in_flight),
+                },
+            },
         }
     }
 
@@ -74,59 +81,52 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Admitted { inner, admitted } => {
+                let Admitted { closing, in_flight } = admitted;
                 let result = {
-                    let in_flight = admitted.in_flight.as_ref();
-                    let _current = in_flight.and_then(InFlight::current);
+                    let _current = in_flight.as_ref().and_then(InFlight::current);
                     inner.poll(cx)
                 };
-                match ready!(result) {
-                    Ok(response) => {
-                        // By way of the parts: to change a header in a whole response costs a copy of it.
-                        let (mut head, inner) = response.into_parts();
-                        let in_flight = admitted.in_flight.take();
-                        if in_flight.as_ref().is_none_or(InFlight::is_slow) {
-                            let Parts {
-                                status,
-                                version,
-                                headers,
-                                ..
-                            } = &mut head;
-                            begin_response(
-                                in_flight.as_ref(),
-                                admitted.closing,
-                                *status,
-                                version,
-                                headers,
-                            );
-                        }
-                        let body = ResponseBody::new(inner, in_flight);
-                        Poll::Ready(Ok(Response::from_parts(head, body)))
-                    }
+                let response = match ready!(result) {
+                    Ok(response) => response,
                     Err(error) => {
                         // An error ends the count now, not with the future.
-                        admitted.in_flight = None;
-                        Poll::Ready(Err(error))
+                        *in_flight = None;
+                        return Poll::Ready(Err(error));
                     }
+                };
+                // By way of the parts: to change a header in a whole response costs a copy of it.
+                let (mut head, inner) = response.into_parts();
+                let in_flight = in_flight.take().expect(POLLED);
+                if in_flight.is_slow() {
+                    let Parts {
+                        status,
+                        version,
+                        headers,
+                        ..
+                    } = &mut head;
+                    begin_response(&in_flight, *closing, *status, version, headers);
                 }
+                let body = ResponseBody::new(inner, in_flight);
+                Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             StateProj::Refused { answer, closing } => refused(answer, *closing),
         }
     }
 }
 
+const POLLED: &str = "polled after it was ready";
+
 #[cold]
 #[inline(never)]
 fn begin_response(
-    in_flight: Option<&InFlight>,
+    in_flight: &InFlight,
     closing: Closing,
     status: StatusCode,
     version: &mut Version,
     headers: &mut HeaderMap,
 ) {
-    if let Some(in_flight) = in_flight {
-        in_flight.sent(0);
-    }
-    if in_flight.is_none_or(InFlight::is_draining) {
+    in_flight.response_begun();
+    if in_flight.closes() {
         closing.put_on(status, version, headers);
     }
 }
@@ -137,7 +137,7 @@ fn refused<B, E>(
     answer: &mut Option<Answer<B>>,
     closing: Closing,
 ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
-    let answer = answer.take().expect("polled after it was ready");
+    let answer = answer.take().expect(POLLED);
     Poll::Ready(Ok(answer.into_response(closing)))
 }
 

@@ -161,8 +161,8 @@ impl<R, E> GracefulLayer<R, E> {
         }
     }
 
-    /// Lists each request in flight in [reports](Drain::report): its method, path, peer, age, and how
-    /// many bytes of its response body the server took.
+    /// Lists each request in flight in [reports](Drain::report): its method, path, peer, age, and
+    /// whether its response has begun.
     ///
     /// Without this, a report has only the number of requests. With it, a request costs an allocation
     /// and an entry in a list, added and removed under the lock of one of 16 shards;

@@ -20,7 +20,7 @@
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage, Token},
+    drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage},
     future::{Admitted, ResponseFuture, State},
     refusal::{Exempt, NoExemptions, Refusal, Unavailable},
 };
@@ -113,63 +113,82 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let may_count = self.capacity.is_there() && !is_counted(&self.handle);
-        let is_exempt = may_count && self.settings.exempt.is_exempt(&request);
-        let token = (may_count && !is_exempt)
-            .then(|| self.handle.enter())
-            .flatten();
-        if token.is_none() || self.settings.reports_requests {
-            return self.call_closely(request, is_exempt, token);
-        }
-        let closing = Closing::of(&request);
-        // Counted before the inner service is called, so that a panic there ends the count.
-        let in_flight = token.map(InFlight::new);
-        ResponseFuture {
-            state: State::Admitted {
-                inner: self.inner.call(request),
-                admitted: Admitted { closing, in_flight },
-            },
+        let is_exempt = self.settings.exempt.is_exempt(&request);
+        let is_usual = self.capacity.is_there() && !is_exempt && !self.settings.reports_requests;
+        let token = is_usual.then(|| self.handle.enter()).flatten();
+        match token {
+            // Counted before the inner service is called, so that a panic there ends the count.
+            Some(token) => {
+                let closing = Closing::of(&request);
+                self.call_admitted(
+                    request,
+                    Admitted {
+                        closing,
+                        in_flight: Some(InFlight::new(token)),
+                    },
+                )
+            }
+            None => self.call_closely(request, is_exempt),
         }
     }
 }
 
 impl<S, R, E> Graceful<S, R, E> {
-    /// Handles each call but the usual one, in a function of its own and by value: `call` would
-    /// otherwise copy each request once more.
+    /// Calls the inner service for a request that is counted.
+    // In a function of its own: `call` then only passes the request on, and copies no part of it.
+    #[inline(never)]
+    fn call_admitted<ReqBody, ResBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        admitted: Admitted,
+    ) -> ResponseFuture<S::Future, ResBody>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        ResponseFuture {
+            state: State::Admitted {
+                inner: self.inner.call(request),
+                admitted,
+            },
+        }
+    }
+
+    /// Handles each call but the usual one.
     #[cold]
     #[inline(never)]
     fn call_closely<ReqBody, ResBody>(
         &mut self,
         request: Request<ReqBody>,
         is_exempt: bool,
-        token: Option<Token>,
     ) -> ResponseFuture<S::Future, ResBody>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
         R: Refusal<ReqBody, ResBody>,
     {
         let mut closing = Closing::of(&request);
-        let admission = match token {
-            Some(token) => Admission::Counted(token),
-            None if !self.capacity.is_there() => Admission::Refused,
-            None if is_exempt || is_counted(&self.handle) => Admission::Uncounted,
-            None => self.handle.enter_draining(|| is_late_upgrade(&request)),
+        let is_counted = is_counted(&self.handle);
+        let admission = if !self.capacity.is_there() {
+            Admission::Refused
+        } else if is_exempt || is_counted {
+            Admission::Uncounted
+        } else {
+            self.handle.enter_closely(|| is_late_upgrade(&request))
         };
         let in_flight = match admission {
             Admission::Counted(token) => {
                 let in_flight = InFlight::new(token);
-                Some(match self.settings.reports_requests {
+                match self.settings.reports_requests {
                     true => in_flight.listed(&request, None),
                     false => in_flight,
-                })
+                }
             }
             Admission::Uncounted => {
                 // The future has no way to the drain, so how the response closes its connection is
                 // decided now.
-                if is_counted(&self.handle) || self.handle.stage() == Stage::Serving {
-                    closing = Closing::Never;
+                if is_counted || self.handle.stage() == Stage::Serving {
+                    closing = Closing::NEVER;
                 }
-                None
+                InFlight::uncounted()
             }
             Admission::Refused => {
                 self.handle.count_refused();
@@ -177,8 +196,13 @@ impl<S, R, E> Graceful<S, R, E> {
                 return ResponseFuture::refused(answer, closing);
             }
         };
-        let admitted = Admitted { closing, in_flight };
-        ResponseFuture::admitted(self.inner.call(request), admitted)
+        self.call_admitted(
+            request,
+            Admitted {
+                closing,
+                in_flight: Some(in_flight),
+            },
+        )
     }
 }
 
@@ -207,10 +231,19 @@ impl Capacity {
         match ready {
             Poll::Pending => self.poll_drain(handle, cx).map(Ok),
             ready => {
-                self.missing = None;
+                if self.missing.is_some() {
+                    self.found();
+                }
                 ready
             }
         }
+    }
+
+    /// Stops waiting. Apart, because a drop in place costs each call six saved registers.
+    #[cold]
+    #[inline(never)]
+    fn found(&mut self) {
+        self.missing = None;
     }
 
     #[cold]

@@ -84,7 +84,8 @@
 //! * [`Counter::inside`] acquires: its 0 is an end, too (`a_look_while_it_closes`).
 
 use super::sync::{
-    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, thread_index,
+    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, learn_hint, shard_hint,
+    thread_index,
 };
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
@@ -103,8 +104,12 @@ pub(crate) trait Owner: Send + Sync + Sized + 'static {
     fn counter_emptied(self: &Arc<Self>);
 }
 
-/// Keeps the free blocks.
-pub(crate) struct Pool<O: Owner>(Mutex<Vec<&'static Block<O>>>);
+/// Keeps the free blocks, and the shards of tokens that count nothing.
+pub(crate) struct Pool<O: Owner> {
+    free: Mutex<Vec<&'static Block<O>>>,
+    /// Has no block. The words are slow, and never closed.
+    uncounted: Box<[Shard<O>]>,
+}
 
 /// Holds the shards of one drain, and later of the next drain that uses the block.
 pub(crate) struct Block<O: Owner> {
@@ -187,8 +192,23 @@ pub(crate) enum Admission<O: Owner> {
 }
 
 impl<O: Owner> Pool<O> {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+    pub(crate) fn new(shards: usize) -> Self {
+        let uncounted = |_| {
+            let shard = Shard::new(None);
+            shard.word.store(SLOW, Ordering::Relaxed);
+            shard
+        };
+        Self {
+            free: Mutex::new(Vec::new()),
+            uncounted: (0..shards).map(uncounted).collect(),
+        }
+    }
+
+    /// Returns a token that no drain waits for.
+    pub(crate) fn uncounted(&'static self) -> Token<O> {
+        let shard = &self.uncounted[thread_index() % self.uncounted.len()];
+        shard.word.fetch_add(1, Ordering::Relaxed);
+        Token { shard }
     }
 
     /// Returns how many blocks are free.
@@ -198,7 +218,7 @@ impl<O: Owner> Pool<O> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<&'static Block<O>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -387,6 +407,17 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
+    #[inline]
+    fn enter(&'static self, open: u64) -> Option<Token<O>> {
+        let word = self.word.load(Ordering::Relaxed);
+        let entered = word & !COUNT == open
+            && self
+                .word
+                .compare_exchange(word, word + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        entered.then(|| Token { shard: self })
+    }
+
     fn new(own: Option<Own<O>>) -> Self {
         Self {
             word: AtomicU64::new(0),
@@ -424,23 +455,24 @@ impl<O: Owner> Own<O> {
 }
 
 impl<O: Owner> CounterHandle<O> {
-    #[inline]
     fn shard(&self) -> &'static Shard<O> {
-        &self.block.shards[thread_index() & self.block.mask]
+        let index = thread_index() & self.block.mask;
+        learn_hint(index);
+        &self.block.shards[index]
     }
 
-    /// Counts a request, if the drain has not begun. After `None`, call
-    /// [`enter_late`](Self::enter_late).
+    /// Counts a request in the usual case: this thread knows its shard, no request of `serve` is being
+    /// polled, and the drain has not begun. After `None`, look closer: call
+    /// [`enter_by_index`](Self::enter_by_index), then [`enter_late`](Self::enter_late).
     #[inline]
     pub(crate) fn enter(&self) -> Option<Token<O>> {
-        let shard = self.shard();
-        let word = shard.word.load(Ordering::Relaxed);
-        let entered = word & !COUNT == self.open
-            && shard
-                .word
-                .compare_exchange(word, word + 1, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        entered.then(|| Token { shard })
+        self.block.shards.get(shard_hint())?.enter(self.open)
+    }
+
+    /// Counts a request, if the drain has not begun.
+    #[cold]
+    pub(crate) fn enter_by_index(&self) -> Option<Token<O>> {
+        self.shard().enter(self.open)
     }
 
     /// Counts a request if the shard is open and `admits` returns true, or refuses it.
@@ -537,23 +569,24 @@ impl<O: Owner> Copy for CounterHandle<O> {}
 
 impl<O: Owner> Token<O> {
     /// Returns whether the cold path is needed: the drain has begun, as far as this thread knows, or the
-    /// token carries details.
+    /// token carries details, or it counts nothing.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.shard.word.load(Ordering::Relaxed) & SLOW != 0
     }
 
-    /// Returns whether the drain has begun, as far as this thread knows.
+    /// Returns whether the drain has begun, as far as this thread knows. A token that counts nothing
+    /// has no drain.
     #[cold]
     pub(crate) fn has_begun(&self) -> bool {
         let home = self.shard.own.as_ref().map_or(self.shard, |own| own.home);
-        home.word.load(Ordering::Relaxed) & SLOW != 0
+        self.is_counted() && home.word.load(Ordering::Relaxed) & SLOW != 0
     }
 
-    /// Returns whether the token carries details.
-    #[inline]
-    pub(crate) fn has_details(&self) -> bool {
-        self.shard.own.is_some()
+    /// Returns false if no drain waits for the token.
+    #[cold]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.shard.block.get().is_some()
     }
 
     /// Returns a token that stands for this one and carries details, which are dropped with it.

@@ -18,7 +18,7 @@ impl Owner for Nobody {
 }
 
 fn pool() -> &'static Pool<Nobody> {
-    Box::leak(Box::new(Pool::new()))
+    Box::leak(Box::new(Pool::new(1)))
 }
 
 fn drain(pool: &'static Pool<Nobody>) -> Counter<Nobody> {
@@ -32,14 +32,14 @@ fn begin_and_close(drain: &Counter<Nobody>) {
 }
 
 fn entry(handle: &CounterHandle<Nobody>) -> Admission<Nobody> {
-    match handle.enter() {
+    match handle.enter_by_index() {
         Some(token) => Admission::Counted(token),
         None => handle.enter_late(|()| true),
     }
 }
 
 fn enter(drain: &Counter<Nobody>) -> Token<Nobody> {
-    drain.handle().enter().expect("it has not begun")
+    drain.handle().enter_by_index().expect("it has not begun")
 }
 
 #[test]

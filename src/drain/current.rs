@@ -1,18 +1,19 @@
 //! Records which drains count the request that this thread is polling.
 //!
-//! `serve` counts its requests and records the drain here during each poll. A layer of the same
-//! drain inside of `serve` then does not count the request again.
+//! `serve` counts its requests and records the drain during each poll, in [`HINT`]: by that, a layer
+//! below it takes a closer look, and if it is of the same drain it does not count the request again.
 //!
 //! A layer records its drain too, but only once the drain has begun. By that, a handler is found
 //! that waits for the drain of its own request, and so for itself. The two stand apart: a layer of
 //! one drain inside of `serve` with another hides nothing from the layers below it.
 
-use super::counter::{CounterHandle, Owner, Token};
+use super::{
+    counter::{CounterHandle, Owner, Token},
+    sync::HINT,
+};
 use std::{cell::Cell, thread::LocalKey};
 
 thread_local! {
-    /// Holds the address of the block of the drain that `serve` counts by, or 0.
-    static SERVED: Cell<usize> = const { Cell::new(0) };
     /// Holds the address of the block of the drain that the innermost layer counts by, or 0.
     static LAYERED: Cell<usize> = const { Cell::new(0) };
 }
@@ -39,7 +40,7 @@ impl Identity {
     /// Makes this the drain of `serve` until the returned value is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Current {
-        Current::set(&SERVED, self.0)
+        Current::set(&HINT, self.0)
     }
 }
 
@@ -74,13 +75,13 @@ impl Drop for Current {
 #[cfg(feature = "server")]
 #[inline]
 pub(crate) fn is_current<O: Owner>(handle: &CounterHandle<O>) -> bool {
-    SERVED.get() == handle.address()
+    HINT.get() == handle.address()
 }
 
 /// Returns whether this thread is polling a request that the drain counts. Without `serve`, this is
 /// known only once the drain has begun.
 pub(super) fn is_inside<O: Owner>(handle: &CounterHandle<O>) -> bool {
-    [&SERVED, &LAYERED]
+    [&HINT, &LAYERED]
         .iter()
         .any(|cell| cell.get() == handle.address())
 }
@@ -113,7 +114,7 @@ mod tests {
     fn i71_a_layer_of_another_drain_does_not_hide_the_drain_of_serve() {
         let [served, layered] = [Drain::new(), Drain::new()];
         let [served, layered] = [&served, &layered].map(|drain| drain.counter_handle());
-        let token = layered.enter().expect("it has not begun");
+        let token = layered.enter_by_index().expect("it has not begun");
         let outer = Identity::of(&served).enter();
         let inner = Current::of_layer(&token);
         assert!(is_current(&served) && !is_current(&layered));

@@ -11,7 +11,7 @@ use std::{
     panic::Location,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 use tokio::time::Instant;
@@ -73,8 +73,7 @@ pub(super) struct RequestEntry {
     path: Option<PathAndQuery>,
     peer: Option<SocketAddr>,
     since: Instant,
-    /// Counts the bytes of the response body, plus one; 0 before the response has begun.
-    sent: AtomicU64,
+    response_begun: AtomicBool,
 }
 
 impl RequestEntry {
@@ -85,7 +84,7 @@ impl RequestEntry {
             path: request.uri().path_and_query().cloned(),
             peer,
             since: Instant::now(),
-            sent: AtomicU64::new(0),
+            response_begun: AtomicBool::new(false),
         }
     }
 
@@ -93,12 +92,8 @@ impl RequestEntry {
         self.path.as_ref().map_or("", PathAndQuery::path)
     }
 
-    /// Records that the response has begun, and that the server has taken `bytes` more of its body.
-    pub(super) fn sent(&self, bytes: usize) {
-        // Not atomic as a whole: only the owner of the response calls this.
-        let before = self.sent.load(Ordering::Relaxed).max(1);
-        let sent = before.saturating_add(bytes as u64);
-        self.sent.store(sent, Ordering::Relaxed);
+    pub(super) fn response_begun(&self) {
+        self.response_begun.store(true, Ordering::Relaxed);
     }
 
     /// Returns this entry as a report lists it.
@@ -107,7 +102,7 @@ impl RequestEntry {
             method: Some(self.method.clone()),
             path: Some(self.path().to_owned()),
             peer: self.peer,
-            sent: self.sent.load(Ordering::Relaxed).checked_sub(1),
+            response_begun: self.response_begun.load(Ordering::Relaxed),
             ..Blocker::new(
                 BlockerKind::Request,
                 now.saturating_duration_since(self.since),

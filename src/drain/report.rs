@@ -326,8 +326,9 @@ pub struct Blocker {
     pub peer: Option<SocketAddr>,
     /// Measures the time since the accept, the call, or the handing over.
     pub age: Duration,
-    /// Counts the bytes written to a connection, or those of a response body that the server has
-    /// taken. `None` before the response has begun.
+    /// Says whether a request's response has begun: the head is out, the body is not at its end.
+    pub response_begun: bool,
+    /// Counts the bytes written to a connection.
     pub sent: Option<u64>,
 }
 
@@ -342,7 +343,16 @@ impl Blocker {
             path: None,
             peer: None,
             age,
+            response_begun: false,
             sent: None,
+        }
+    }
+
+    /// Names the state of a request.
+    pub(super) fn request_state(&self) -> &'static str {
+        match self.response_begun {
+            false => "waiting",
+            true => "streaming",
         }
     }
 
@@ -445,10 +455,9 @@ mod serialize {
 
     impl Serialize for Blocker {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let (connection, request) = match (self.kind, self.sent) {
-                (BlockerKind::Connection(state), _) => (Some(state), None),
-                (BlockerKind::Request, None) => (None, Some("waiting")),
-                (BlockerKind::Request, Some(_)) => (None, Some("streaming")),
+            let (connection, request) = match self.kind {
+                BlockerKind::Connection(state) => (Some(state), None),
+                BlockerKind::Request => (None, Some(self.request_state())),
                 _ => (None, None),
             };
             let mut blocker = serializer.serialize_struct("Blocker", 9)?;

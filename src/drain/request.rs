@@ -3,7 +3,7 @@
 use super::{
     current::Current,
     entry::RequestEntry,
-    shared::{ListedRequest, Token},
+    shared::{self, ListedRequest, Token},
 };
 use http::Request;
 use std::net::SocketAddr;
@@ -17,6 +17,12 @@ impl InFlight {
     #[inline]
     pub(crate) fn new(token: Token) -> Self {
         Self { token }
+    }
+
+    /// Stands for a request that nothing counts, or that something else counts.
+    #[cold]
+    pub(crate) fn uncounted() -> Self {
+        Self::new(shared::uncounted())
     }
 
     /// Lists the request, so that reports say what it is. It costs an allocation and an entry in a
@@ -35,35 +41,30 @@ impl InFlight {
         }
     }
 
-    /// Returns whether the drain has begun or the request is listed. One load.
+    /// Returns whether the drain has begun, the request is listed, or not counted. One load.
     #[inline]
     pub(crate) fn is_slow(&self) -> bool {
         self.token.is_slow()
     }
 
-    /// Returns whether the request is listed. One load.
-    #[inline]
-    pub(crate) fn is_listed(&self) -> bool {
-        self.token.has_details()
-    }
-
-    /// Returns whether the drain has begun.
-    #[inline]
-    pub(crate) fn is_draining(&self) -> bool {
-        self.is_slow() && self.token.has_begun()
+    /// Returns whether the response closes its connection: the drain has begun. (Of a request that is
+    /// not counted, its [`Closing`](crate::close::Closing) says all.)
+    #[cold]
+    pub(crate) fn closes(&self) -> bool {
+        !self.token.is_counted() || self.token.has_begun()
     }
 
     /// Records, once the drain has begun, that this thread polls one of its requests, until the value
     /// that this returns is dropped.
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
-        self.is_draining().then(|| Current::of_layer(&self.token))
+        (self.is_slow() && self.token.has_begun()).then(|| Current::of_layer(&self.token))
     }
 
-    /// Records that the response has begun, and that the server took so many bytes more of its body.
+    /// Records that the response has begun, where the request is listed.
     #[cold]
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.token.details(|listed| listed.sent(bytes));
+    pub(crate) fn response_begun(&self) {
+        self.token.details(ListedRequest::response_begun);
     }
 }
 

@@ -51,7 +51,12 @@ pub(crate) struct RequestData {
     requests: Registry<RequestEntry>,
 }
 
-static POOL: LazyLock<Pool<Shared>> = LazyLock::new(Pool::new);
+static POOL: LazyLock<Pool<Shared>> = LazyLock::new(|| Pool::new(16));
+
+/// Returns a token that no drain waits for.
+pub(super) fn uncounted() -> Token {
+    POOL.uncounted()
+}
 
 impl RequestData {
     #[inline]
@@ -75,9 +80,8 @@ impl ListedRequest {
         Self { entry, data }
     }
 
-    /// Records that the response has begun, and that the server has taken `bytes` more of its body.
-    pub(super) fn sent(&self, bytes: usize) {
-        self.entry.sent(bytes);
+    pub(super) fn response_begun(&self) {
+        self.entry.response_begun();
     }
 }
 
@@ -116,12 +120,15 @@ impl CounterHandle {
         self.data().map_or(Stage::Serving, RequestData::stage)
     }
 
-    /// Counts a request or refuses it, after the drain has begun.
+    /// Counts a request or refuses it, where [`enter`](Self::enter) has not counted it.
     ///
     /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
     /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
-    pub(crate) fn enter_draining(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
+    pub(crate) fn enter_closely(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
+        if let Some(token) = self.enter_by_index() {
+            return Admission::Counted(token);
+        }
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Perhaps no waiter is there to advance the schedule. This stops before the close:

@@ -8,23 +8,40 @@ pub(crate) use std::sync::{
 
 use std::cell::Cell;
 
+const UNSET: usize = usize::MAX;
+
+thread_local! {
+    /// Holds this thread's number, once it has one.
+    static INDEX: Cell<usize> = const { Cell::new(UNSET) };
+
+    /// Holds the number of the shard by which this thread enters a counter, if it enters one in the
+    /// usual way.
+    ///
+    /// Before the first entry it is [`UNSET`], and while the thread polls a request of `serve` it is
+    /// the address of a block ([`current`](super::current)). No counter has a shard of such a number,
+    /// so an entry that looks for its shard learns by that, too, that it has to look closer.
+    pub(super) static HINT: Cell<usize> = const { Cell::new(UNSET) };
+}
+
 /// Returns this thread's number. Threads are numbered one after the other, so neighbours differ.
-#[inline]
 pub(crate) fn thread_index() -> usize {
-    const UNSET: usize = usize::MAX;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static INDEX: Cell<usize> = const { Cell::new(UNSET) });
-
-    #[cold]
-    fn assign() -> usize {
+    if INDEX.get() == UNSET {
         // Relaxed: the number only spreads threads; nothing is published with it.
-        let index = NEXT.fetch_add(1, Ordering::Relaxed) & (UNSET >> 1);
-        INDEX.set(index);
-        index
+        INDEX.set(NEXT.fetch_add(1, Ordering::Relaxed) & (UNSET >> 1));
     }
+    INDEX.get()
+}
 
-    match INDEX.get() {
-        UNSET => assign(),
-        set => set,
+/// Returns the number of this thread's shard, or a number that no shard has.
+#[inline]
+pub(crate) fn shard_hint() -> usize {
+    HINT.get()
+}
+
+/// Sets the number of this thread's shard, if it is not set.
+pub(crate) fn learn_hint(shard: usize) {
+    if HINT.get() == UNSET {
+        HINT.set(shard);
     }
 }

@@ -119,8 +119,7 @@ fn cells(blocker: &Blocker) -> [String; 7] {
     };
     let state = match blocker.kind {
         BlockerKind::Connection(state) => state.as_str(),
-        BlockerKind::Request if blocker.sent.is_none() => "waiting",
-        BlockerKind::Request => "streaming",
+        BlockerKind::Request => blocker.request_state(),
         _ => "",
     };
     let or_empty = |text: Option<String>| text.unwrap_or_default();

@@ -4,7 +4,7 @@ use crate::{
     body::ResponseBody,
     close::Closing,
     drain::{Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Stage},
-    future::{Admitted, ResponseFuture},
+    future::ResponseFuture,
     log,
     refusal::unavailable,
     service::is_late_upgrade,
@@ -79,35 +79,32 @@ where
         let closing = Closing::of(&request);
         let multiplexed = request.version() == Version::HTTP_2;
         let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection));
-        let mut in_flight = None;
-        let is_admitted = match self.enter(&request) {
+        let in_flight = match self.enter(&request) {
             Admission::Counted(token) => {
                 let counted = InFlight::new(token);
-                in_flight = Some(match self.reports_requests {
+                Some(match self.reports_requests {
                     true => counted.listed(&request, self.connection.peer()),
                     false => counted,
-                });
-                true
+                })
             }
-            Admission::Uncounted => true,
+            Admission::Uncounted => Some(InFlight::uncounted()),
             Admission::Refused => match &mut call {
                 Some(call) if self.admits_late(&request) => {
                     call.late = Some(Late(self.registered.clone()));
-                    true
+                    Some(InFlight::uncounted())
                 }
-                _ => false,
+                _ => None,
             },
         };
         let drain = Identity::of(&self.handle);
         let name = log::Call::of::<_, S::Error>(&request);
-        let response = match is_admitted {
-            true => {
+        let response = match in_flight {
+            Some(in_flight) => {
                 let _current = drain.enter();
                 let inner = self.inner.call(request);
-                let admitted = Admitted { closing, in_flight };
-                Some(ResponseFuture::admitted(inner, admitted))
+                Some(ResponseFuture::admitted(inner, closing, in_flight))
             }
-            false => {
+            None => {
                 self.handle.count_refused();
                 None
             }
@@ -136,7 +133,7 @@ impl<S> ConnectionService<S> {
     fn enter(&self, request: &Request<Incoming>) -> Admission {
         match self.handle.enter() {
             Some(token) => Admission::Counted(token),
-            None => self.handle.enter_draining(|| is_late_upgrade(request)),
+            None => self.handle.enter_closely(|| is_late_upgrade(request)),
         }
     }
 }
@@ -218,7 +215,7 @@ where
                 let closing = if closes {
                     *this.closing
                 } else {
-                    Closing::Never
+                    Closing::NEVER
                 };
                 unavailable(1, closing).map(|()| ResponseBody::default())
             }

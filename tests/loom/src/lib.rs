@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn pool() -> &'static Pool<Drain> {
-        Box::leak(Box::new(Pool::new()))
+        Box::leak(Box::new(Pool::new(1)))
     }
 
     fn model(test: impl Fn() + Sync + Send + 'static) {

@@ -13,6 +13,12 @@ pub(crate) fn thread_index() -> usize {
     INDEX.with(Cell::get)
 }
 
+pub(crate) fn shard_hint() -> usize {
+    thread_index()
+}
+
+pub(crate) fn learn_hint(_: usize) {}
+
 /// Has this thread enter by that shard from here on.
 #[cfg(test)]
 pub(crate) fn stand_on(shard: usize) {

@@ -503,7 +503,7 @@ async fn it_serialises_and_is_served_as_json() {
             },
         },
         "blockers": [
-            { "kind": "request", "state": "streaming", "method": "PUT", "path": "/orders/7", "sent": 0, "age_seconds": 1.0 },
+            { "kind": "request", "state": "streaming", "method": "PUT", "path": "/orders/7", "age_seconds": 1.0 },
             { "kind": "guard", "name": "outbox", "taken_at": place, "age_seconds": 2.0 },
         ],
     });

@@ -135,7 +135,7 @@ async fn requests_are_named_on_each_server() {
         let request = request.expect("in flight");
         assert_eq!(request.method, Some(http::Method::GET), "{kind:?}");
         assert_eq!(request.path.as_deref(), Some("/gate"));
-        assert_eq!((request.peer, request.sent), (Some(peer), None));
+        assert_eq!((request.peer, request.response_begun), (Some(peer), false));
         assert!(connection(&drain, peer).is_some());
 
         shared.open.notify_one();
