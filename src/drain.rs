@@ -4,6 +4,7 @@
 //! Then come the phases ([`schedule`]) and the state that all clones share ([`shared`]). This file
 //! has the handle, which [`wait`], [`guard`] and [`run`] use. `.ci/arrows` has the whole order.
 
+mod block;
 #[cfg(feature = "net")]
 mod connection;
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
@@ -25,6 +26,7 @@ mod shared;
 mod sync;
 mod table;
 mod telemetry;
+mod token;
 mod wait;
 
 #[cfg(feature = "net")]

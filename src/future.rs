@@ -47,6 +47,7 @@ pub(crate) struct Admitted {
 }
 
 impl<F, B> ResponseFuture<F, B> {
+    #[cfg(feature = "server")]
     #[inline]
     pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight) -> Self {
         Self {

@@ -83,88 +83,12 @@
 //!   (`a_refused_caller_knows_that_it_is_closed`).
 //! * [`Counter::inside`] acquires: its 0 is an end, too (`a_look_while_it_closes`).
 
-use super::sync::{
-    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, learn_hint, shard_hint,
-    thread_index,
+use super::{
+    block::{Block, CLOSED, COUNT, GENERATION, GENERATIONS, Owner, Pool, SLOW, Shard, Slot},
+    sync::{Ordering, fence, learn_hint, shard_hint, thread_index},
+    token::Token,
 };
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
-
-/// Owns a counter.
-pub(crate) trait Owner: Send + Sync + Sized + 'static {
-    /// Holds what requests read and write without a reference to the owner. It lives in the block.
-    type Data: Default + Send + Sync;
-
-    /// Resets the data of a block that is used again.
-    fn reset(data: &Self::Data);
-
-    /// Describes one request, for a token that carries details; see [`Token::with_details`].
-    type Details: Send;
-
-    /// Learns that the last token has left. Called once, after the close.
-    fn counter_emptied(self: &Arc<Self>);
-}
-
-/// Keeps the free blocks, and the shards of tokens that count nothing.
-pub(crate) struct Pool<O: Owner> {
-    free: Mutex<Vec<&'static Block<O>>>,
-    /// Has no block. The words are slow, and never closed.
-    uncounted: Box<[Shard<O>]>,
-}
-
-/// Holds the shards of one drain, and later of the next drain that uses the block.
-pub(crate) struct Block<O: Owner> {
-    shards: Box<[Shard<O>]>,
-    /// Maps a thread to a shard: the number of shards minus 1.
-    mask: usize,
-    /// Counts the shards that are open or hold a token.
-    open_shards: AtomicUsize,
-    /// Counts the tokens that there were when the drain began.
-    at_begin: AtomicU64,
-    /// Counts the entries since the drain began.
-    since_begin: AtomicU64,
-    /// Records the generation of which every shard is closed, if it is the block's.
-    closed: AtomicU64,
-    data: O::Data,
-    slot: Mutex<Slot<O>>,
-    /// Says that the drain is gone. Written and read under the pool's lock.
-    retired: AtomicBool,
-    pool: &'static Pool<O>,
-}
-
-/// Refers to the owner.
-struct Slot<O> {
-    generation: u64,
-    owner: Weak<O>,
-    /// Keeps the owner of a running drain that has no handle left.
-    kept: Option<Arc<O>>,
-}
-
-/// Counts the tokens of some threads. It has a cache line of its own, and the line that the prefetcher
-/// pairs with it.
-#[repr(align(128))]
-struct Shard<O: Owner> {
-    word: AtomicU64,
-    /// Counts the requests that were refused here.
-    refused: AtomicU64,
-    block: OnceLock<&'static Block<O>>,
-    /// Is set in a shard that was made for one token.
-    own: Option<Own<O>>,
-    /// Keeps free shards for tokens that enter by this shard and carry details.
-    spare: Mutex<Vec<&'static Shard<O>>>,
-}
-
-/// Holds what a token carries in a shard of its own.
-struct Own<O: Owner> {
-    /// Counts the token.
-    home: &'static Shard<O>,
-    details: Mutex<Option<O::Details>>,
-}
-
-const SLOW: u64 = 1 << 32;
-const CLOSED: u64 = 1 << 33;
-const GENERATION: u64 = 1 << 34;
-const COUNT: u64 = SLOW - 1;
-const GENERATIONS: u64 = !(GENERATION - 1);
+use std::sync::{Arc, Weak};
 
 /// Counts the requests of one drain. Its drop retires the block.
 pub(crate) struct Counter<O: Owner> {
@@ -178,48 +102,12 @@ pub(crate) struct CounterHandle<O: Owner> {
     open: u64,
 }
 
-/// Counts one request until it is dropped.
-pub(crate) struct Token<O: Owner> {
-    shard: &'static Shard<O>,
-}
-
 /// Tells how a request was admitted, or that it was not.
 pub(crate) enum Admission<O: Owner> {
     Counted(Token<O>),
     /// Lets the request in without a count, as when the drain was dropped before it began.
     Uncounted,
     Refused,
-}
-
-impl<O: Owner> Pool<O> {
-    pub(crate) fn new(shards: usize) -> Self {
-        let uncounted = |_| {
-            let shard = Shard::new(None);
-            shard.word.store(SLOW, Ordering::Relaxed);
-            shard
-        };
-        Self {
-            free: Mutex::new(Vec::new()),
-            uncounted: (0..shards).map(uncounted).collect(),
-        }
-    }
-
-    /// Returns a token that no drain waits for.
-    pub(crate) fn uncounted(&'static self) -> Token<O> {
-        let shard = &self.uncounted[thread_index() % self.uncounted.len()];
-        shard.word.fetch_add(1, Ordering::Relaxed);
-        Token { shard }
-    }
-
-    /// Returns how many blocks are free.
-    #[cfg(test)]
-    pub(crate) fn free(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<&'static Block<O>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<O: Owner> Counter<O> {
@@ -328,132 +216,6 @@ impl<O: Owner> Drop for Counter<O> {
     }
 }
 
-impl<O: Owner> Block<O> {
-    fn leak(pool: &'static Pool<O>, shards: usize) -> &'static Self {
-        let count = shards.max(1).next_power_of_two();
-        let block: &'static Self = Box::leak(Box::new(Self {
-            shards: (0..count).map(|_| Shard::new(None)).collect(),
-            mask: count - 1,
-            open_shards: AtomicUsize::new(0),
-            at_begin: AtomicU64::new(0),
-            since_begin: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            data: O::Data::default(),
-            slot: Mutex::new(Slot {
-                generation: 0,
-                owner: Weak::new(),
-                kept: None,
-            }),
-            retired: AtomicBool::new(false),
-            pool,
-        }));
-        for shard in &block.shards {
-            assert!(shard.block.set(block).is_ok(), "set once, here");
-        }
-        block
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot<O>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Closes the shards that are open in the given generation. (A late helper may find the block in use
-    /// by another drain.)
-    fn shut(&self, open: u64, shut: impl Fn(u64) -> u64) {
-        for shard in &self.shards {
-            let mut word = shard.word.load(Ordering::Relaxed);
-            while word & (GENERATIONS | CLOSED) == open {
-                let next = shut(word);
-                // Release: a refused caller sees what came before. Acquire: the shard may be empty.
-                match shard
-                    .word
-                    .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
-                {
-                    Ok(_) if word & COUNT > 0 => break,
-                    Ok(_) => {
-                        self.shard_emptied(next & GENERATIONS);
-                        break;
-                    }
-                    Err(now) => word = now,
-                }
-            }
-        }
-    }
-
-    fn shard_emptied(&self, generation: u64) {
-        if self.open_shards.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        // By the generation: if the drain is gone, the block may be another's by now.
-        let owner = {
-            let slot = self.slot();
-            (slot.generation == generation).then(|| slot.owner.upgrade())
-        };
-        if let Some(owner) = owner.flatten() {
-            owner.counter_emptied();
-        }
-        self.recycle();
-    }
-
-    /// Returns the block to the pool, if its drain is gone and no token is left.
-    fn recycle(&self) {
-        let mut free = self.pool.lock();
-        let is_empty = self.open_shards.load(Ordering::Acquire) == 0;
-        if is_empty && self.retired.load(Ordering::Relaxed) {
-            self.retired.store(false, Ordering::Relaxed);
-            free.push(self.shards[0].block());
-        }
-    }
-}
-
-impl<O: Owner> Shard<O> {
-    #[inline]
-    fn enter(&'static self, open: u64) -> Option<Token<O>> {
-        let word = self.word.load(Ordering::Relaxed);
-        let entered = word & !COUNT == open
-            && self
-                .word
-                .compare_exchange(word, word + 1, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        entered.then(|| Token { shard: self })
-    }
-
-    fn new(own: Option<Own<O>>) -> Self {
-        Self {
-            word: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            block: OnceLock::new(),
-            own,
-            spare: Mutex::new(Vec::new()),
-        }
-    }
-
-    /// Makes a shard for a token that carries details and is counted here.
-    fn leak_own(&'static self) -> &'static Self {
-        let own = Own {
-            home: self,
-            details: Mutex::new(None),
-        };
-        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(own))));
-        assert!(shard.block.set(self.block()).is_ok(), "set once, here");
-        shard
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Vec<&'static Self>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn block(&self) -> &'static Block<O> {
-        self.block.get().expect("set when the block was made")
-    }
-}
-
-impl<O: Owner> Own<O> {
-    fn details(&self) -> MutexGuard<'_, Option<O::Details>> {
-        self.details.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl<O: Owner> CounterHandle<O> {
     fn shard(&self) -> &'static Shard<O> {
         let index = thread_index() & self.block.mask;
@@ -466,13 +228,16 @@ impl<O: Owner> CounterHandle<O> {
     /// [`enter_by_index`](Self::enter_by_index), then [`enter_late`](Self::enter_late).
     #[inline]
     pub(crate) fn enter(&self) -> Option<Token<O>> {
-        self.block.shards.get(shard_hint())?.enter(self.open)
+        self.block
+            .shards
+            .get(shard_hint())
+            .and_then(|shard| Token::enter(shard, self.open))
     }
 
     /// Counts a request, if the drain has not begun.
     #[cold]
     pub(crate) fn enter_by_index(&self) -> Option<Token<O>> {
-        self.shard().enter(self.open)
+        Token::enter(self.shard(), self.open)
     }
 
     /// Counts a request if the shard is open and `admits` returns true, or refuses it.
@@ -498,7 +263,7 @@ impl<O: Owner> CounterHandle<O> {
                             // Relaxed: leaving publishes it.
                             self.block.since_begin.fetch_add(1, Ordering::Relaxed);
                         }
-                        return Admission::Counted(Token { shard });
+                        return Admission::Counted(Token::of(shard));
                     }
                     Err(now) => word = now,
                 }
@@ -566,92 +331,3 @@ impl<O: Owner> Clone for CounterHandle<O> {
 }
 
 impl<O: Owner> Copy for CounterHandle<O> {}
-
-impl<O: Owner> Token<O> {
-    /// Returns whether the cold path is needed: the drain has begun, as far as this thread knows, or the
-    /// token carries details, or it counts nothing.
-    #[inline]
-    pub(crate) fn is_slow(&self) -> bool {
-        self.shard.word.load(Ordering::Relaxed) & SLOW != 0
-    }
-
-    /// Returns whether the drain has begun, as far as this thread knows. A token that counts nothing
-    /// has no drain.
-    #[cold]
-    pub(crate) fn has_begun(&self) -> bool {
-        let home = self.shard.own.as_ref().map_or(self.shard, |own| own.home);
-        self.is_counted() && home.word.load(Ordering::Relaxed) & SLOW != 0
-    }
-
-    /// Returns false if no drain waits for the token.
-    #[cold]
-    pub(crate) fn is_counted(&self) -> bool {
-        self.shard.block.get().is_some()
-    }
-
-    /// Returns a token that stands for this one and carries details, which are dropped with it.
-    ///
-    /// It has a shard of its own, whose word is always slow. So a token is one reference whether it
-    /// carries details or not, and a request without details pays nothing for those that have some.
-    #[cold]
-    pub(crate) fn with_details(self, details: O::Details) -> Self {
-        let spare = self.shard.spare().pop();
-        let shard = spare.unwrap_or_else(|| self.shard.leak_own());
-        if let Some(own) = &shard.own {
-            *own.details() = Some(details);
-        }
-        shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
-        // The count at home stays. It ends when the new token leaves.
-        std::mem::forget(self);
-        Token { shard }
-    }
-
-    /// Passes the details to `look`, if the token carries some.
-    #[cold]
-    pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
-        let details = self.shard.own.as_ref().map(Own::details);
-        if let Some(Some(details)) = details.as_deref() {
-            look(details);
-        }
-    }
-
-    /// Returns the address of the block; see [`CounterHandle::address`].
-    #[cold]
-    pub(crate) fn address(&self) -> usize {
-        std::ptr::from_ref(self.shard.block()) as usize
-    }
-
-    /// Returns the data of the drain that counts this request.
-    pub(crate) fn data(&self) -> &'static O::Data {
-        &self.shard.block().data
-    }
-}
-
-impl<O: Owner> Drop for Token<O> {
-    #[inline]
-    fn drop(&mut self) {
-        let before = self.shard.word.fetch_sub(1, Ordering::Release);
-        if before & SLOW != 0 {
-            left_late(self.shard, before);
-        }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
-    if before & CLOSED == 0 || before & COUNT != 1 {
-        return;
-    }
-    fence(Ordering::Acquire);
-    let Some(own) = &shard.own else {
-        return shard.block().shard_emptied(before & GENERATIONS);
-    };
-    let token = Token { shard: own.home };
-    // Not under this lock: dropping details may take other locks.
-    let details = own.details().take();
-    own.home.spare().push(shard);
-    // Before the token: the end of the drain comes after all details are dropped.
-    drop(details);
-    drop(token);
-}

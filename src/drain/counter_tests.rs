@@ -1,6 +1,10 @@
 //! What `counter` does with blocks that are used again, on real atomics. (`tests/loom` has the races.)
 
-use super::counter::{Admission, Counter, CounterHandle, Owner, Pool, Token};
+use super::{
+    block::{Owner, Pool},
+    counter::{Admission, Counter, CounterHandle},
+    token::Token,
+};
 use std::{
     mem::forget,
     sync::{Arc, Weak},
@@ -151,4 +155,46 @@ fn tokens_with_details_use_one_shard_again_and_again() {
     };
     assert!(token.has_begun());
     drop(first.release());
+}
+
+#[test]
+fn a_token_that_counts_nothing_is_on_no_drain() {
+    let pool = pool();
+    let token = Token::uncounted(pool);
+    assert!(token.is_slow() && !token.has_begun() && !token.is_counted());
+    drop(token);
+    let drain = drain(pool);
+    let _token = Token::uncounted(pool);
+    assert_eq!(drain.inside(), 0);
+    begin_and_close(&drain);
+    assert_eq!(drain.ended(0), 0);
+    let last = Token::uncounted(pool);
+    drop(drain);
+    assert_eq!(pool.free(), 1);
+    drop(last);
+    assert_eq!(pool.free(), 1);
+}
+
+/// The usual entry has one check for all of it.
+#[test]
+fn an_entry_is_not_usual_before_the_thread_has_a_shard_or_in_serve() {
+    let drain = drain(pool());
+    let handle = drain.handle();
+    let on_a_thread = || {
+        assert!(handle.enter().is_none(), "it has no shard");
+        drop(handle.enter_by_index().expect("it has not begun"));
+        assert!(handle.enter().is_some());
+        #[cfg(feature = "server")]
+        {
+            let current = super::current::Identity::of(&handle).enter();
+            assert!(handle.enter().is_none(), "serve may have counted it");
+            assert!(handle.enter_by_index().is_some());
+            drop(current);
+        }
+        assert!(handle.enter().is_some());
+    };
+    std::thread::scope(|threads| {
+        let thread = threads.spawn(on_a_thread);
+        assert!(thread.join().is_ok());
+    });
 }

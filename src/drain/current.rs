@@ -7,10 +7,7 @@
 //! that waits for the drain of its own request, and so for itself. The two stand apart: a layer of
 //! one drain inside of `serve` with another hides nothing from the layers below it.
 
-use super::{
-    counter::{CounterHandle, Owner, Token},
-    sync::HINT,
-};
+use super::{block::Owner, counter::CounterHandle, sync::HINT, token::Token};
 use std::{cell::Cell, thread::LocalKey};
 
 thread_local! {

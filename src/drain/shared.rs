@@ -1,14 +1,16 @@
 //! Holds what all clones of a drain share: the schedule, the counts and lists, the figures.
 
 use super::{
+    block::{Owner, Pool},
     connection_list::ConnectionList,
-    counter::{self, Counter, Owner, Pool},
+    counter::{self, Counter},
     entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
     registry::{Emptied, Registry},
     report::{Blocker, Counts, Report},
     schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
+    token,
 };
 use std::{
     fmt,
@@ -55,7 +57,7 @@ static POOL: LazyLock<Pool<Shared>> = LazyLock::new(|| Pool::new(16));
 
 /// Returns a token that no drain waits for.
 pub(super) fn uncounted() -> Token {
-    POOL.uncounted()
+    Token::uncounted(&POOL)
 }
 
 impl RequestData {
@@ -112,7 +114,7 @@ pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
 pub(crate) type Admission = counter::Admission<Shared>;
 
 /// Keeps a request counted until it is dropped.
-pub(crate) type Token = counter::Token<Shared>;
+pub(crate) type Token = token::Token<Shared>;
 
 impl CounterHandle {
     /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.

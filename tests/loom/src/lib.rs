@@ -1,22 +1,30 @@
 //! Loom tests of the in-flight counter.
 //!
-//! `src/drain/counter.rs` is compiled here as it stands, over loom's atomics in place of std's:
+//! `counter.rs`, `token.rs` and `block.rs` of `src/drain` are compiled here as they stand, over loom's atomics in place of std's:
 //! every interleaving of a few threads is tried, and every value that a load may return. No
 //! `cfg(loom)` is needed in the crate, and `cargo test --workspace` runs these with the others.
 //!
 //! Each test names the line without which it fails; `tests/loom/see-them-fail` takes the lines out,
 //! one by one, and expects the tests to go red.
 
-#[path = "../../../src/drain/counter.rs"]
+#[path = "../../../src/drain/block.rs"]
 #[allow(dead_code)] // The crate uses the rest.
+mod block;
+#[path = "../../../src/drain/counter.rs"]
+#[allow(dead_code)]
 mod counter;
 mod sync;
+#[path = "../../../src/drain/token.rs"]
+#[allow(dead_code)]
+mod token;
 
 #[cfg(test)]
 mod tests {
     use super::{
-        counter::{Admission, Counter, CounterHandle, Owner, Pool, Token},
+        block::{Owner, Pool},
+        counter::{Admission, Counter, CounterHandle},
         sync::stand_on,
+        token::Token,
     };
     use loom::{
         sync::atomic::{AtomicBool, AtomicUsize, Ordering},
