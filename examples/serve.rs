@@ -6,8 +6,8 @@
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use std::{error::Error, net::SocketAddr, time::Duration};
-use tokio::{net::TcpListener, time::sleep};
-use tower_graceful::{Drain, signal};
+use tokio::time::sleep;
+use tower_graceful::{Drain, Serve, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -27,14 +27,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/slow", get(slow))
         .route_service("/readyz", drain.readiness());
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let server = Serve::new(app).bind("127.0.0.1:3000").await?;
     println!("http://localhost:3000, Ctrl-C to stop");
 
-    let server = tower_graceful::serve(listener, app)
+    let server = server
         .with_drain(drain)
         .shutdown_on(stop)
-        // Nobody else has the socket: then not even the last one to connect is reset.
-        .exclusive()
         // The rest waits in the accept queue.
         .max_connections(10_000)
         // Longer than that of a proxy in front, so that it is the proxy who closes.

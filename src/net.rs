@@ -15,7 +15,7 @@ mod sniff;
 mod socket;
 
 #[cfg(feature = "server")]
-pub(crate) use self::socket::{SocketOptions, error, has_unread_bytes};
+pub(crate) use self::socket::{SocketOptions, bind, error, has_unread_bytes};
 pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;
@@ -27,11 +27,13 @@ impl Drain {
     ///
     /// It is a [`listener`](Self::listener) over tokio's `TcpListener` that is
     /// [`exclusive`](DrainListener::exclusive): no other process has its socket. So no client is
-    /// reset that connects while it closes.
+    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system has
+    /// such sockets.
     ///
     /// # Errors
     ///
-    /// Those of [`TcpListener::bind`].
+    /// Fails as [`TcpListener::bind`] does. The error names the address, if it is not that of a
+    /// lookup of a name: `cannot listen on 0.0.0.0:80: Permission denied (os error 13)`.
     ///
     /// ```
     /// use tower_graceful::Drain;
@@ -48,7 +50,7 @@ impl Drain {
         &self,
         address: impl ToSocketAddrs,
     ) -> io::Result<DrainListener<TcpListener>> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = socket::bind(address).await?;
         Ok(self.listener(listener).exclusive())
     }
 

@@ -15,6 +15,11 @@ use std::sync::LazyLock;
 ///
 /// The default is [`Unavailable`]. A closure from `&Request<_>` to the inner service's response
 /// implements this trait, too.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot refuse requests of this service",
+    note = "a closure takes `&http::Request<{ReqBody}>` and returns a response of the inner service's \
+            kind, `http::Response<{ResBody}>`"
+)]
 pub trait Refusal<ReqBody, ResBody> {
     /// Returns the response: `response.into()`. If the request is HTTP/1, the layer adds
     /// `Connection: close`.
@@ -187,6 +192,10 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
 /// [`GracefulLayer::exempt`](crate::GracefulLayer::exempt).
 ///
 /// A closure from `&Request` to `bool` implements this trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot say which requests are exempt",
+    note = "a closure takes `&{Request}` and returns a `bool`"
+)]
 pub trait Exempt<Request> {
     /// Returns true for a request that passes in each phase.
     fn is_exempt(&self, request: &Request) -> bool;

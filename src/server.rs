@@ -47,7 +47,8 @@
 //!
 //! | Go's `http.Server` | here | |
 //! |---|---|---|
-//! | `Serve(l)`, `ListenAndServe()` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
+//! | `ListenAndServe()` | [`Serve::new`]`(service).`[`bind`](Serve::bind)`(address)` | a port in use is an error that names the address |
+//! | `Serve(l)` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
 //! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
 //! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go polls every 1 to 500 ms until all is done; here the end of the last request wakes the waiter |
 //! | … closes the listeners | accepts what is in the accept queue, then closes | Go resets what is in the queue |
@@ -80,6 +81,7 @@ mod config;
 mod connection;
 mod info;
 mod keep_alive;
+mod listen;
 mod listener;
 mod service;
 #[cfg(feature = "rustls")]
@@ -88,29 +90,25 @@ mod tls;
 pub use self::{
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
-    service::NotExecuted,
+    service::{HttpService, NotExecuted},
 };
 
-#[cfg(feature = "rustls")]
-use self::tls::Tls;
 use self::{
-    accept::{Accept, AcceptLoop},
+    accept::{Accept, Listen},
     config::{Age, Limits, ServerSettings, ServerShared},
-    listener::{Plain, Protocol},
+    listener::Protocol,
 };
 use crate::{
     drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
     net::SocketOptions,
 };
-use http::{Extensions, Request, Response};
-use http_body::Body;
-use hyper::{body::Incoming, server::conn};
+use http::Extensions;
+use hyper::server::conn;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
 };
 use std::{
-    error::Error,
     fmt,
     future::{Future, Pending, pending},
     pin::Pin,
@@ -122,9 +120,10 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Semaphore;
-use tower_service::Service;
 
 /// Serves a service on a listener, and drains it at a signal.
+///
+/// For an address in place of a listener there is [`Serve::bind`].
 ///
 /// The service may be an axum `Router`, tonic's `Routes`, a `ServiceBuilder` chain or a
 /// `service_fn`. It is cloned for each connection and for each request.
@@ -150,7 +149,7 @@ use tower_service::Service;
 /// let app = Router::new().route("/", get("hello"));
 /// let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 ///
-/// let server = tower_graceful::serve(tcp, app);
+/// let server = tower_graceful::serve(tcp, app).exclusive(); // no other process has the socket
 /// # #[cfg(feature = "signal")]
 /// let server = server.shutdown_on(tower_graceful::signal::terminate());
 /// println!("{}", server.await?); // drained in 12ms: 3 completed, 0 refused, nothing left
@@ -169,16 +168,7 @@ use tower_service::Service;
 ///   feature `tracing` it is logged as an error, with method and path.
 ///
 /// See [`Serve`] for the settings, and [`server`](crate::server) for a comparison with Go.
-pub fn serve<L, S, B>(listener: L, service: S) -> Serve<S>
-where
-    L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+pub fn serve<L: Listener, S: HttpService>(listener: L, service: S) -> Serve<S> {
     Serve::new(service).listen(listener)
 }
 
@@ -211,15 +201,12 @@ pub struct Serve<S, F = Pending<()>> {
     settings: ServerSettings,
 }
 
-/// Makes an accept loop, once the settings and the drain are known.
-type Listen<S> = Box<dyn FnOnce(&ServerSettings, &Drain) -> Box<dyn Accept<S>> + Send>;
-
 /// Lasts longer than any connection, and is short enough to be added to the time of day.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl<S> Serve<S> {
-    /// Creates a server without a listener: add one with [`listen`](Self::listen). Without any, the
-    /// server ends as soon as it is awaited.
+    /// Creates a server without a listener: add one with [`bind`](Self::bind) or
+    /// [`listen`](Self::listen). Without any, the server ends as soon as it is awaited.
     pub fn new(service: S) -> Self
     where
         S: Clone + Send + 'static,
@@ -277,112 +264,7 @@ impl<S> Serve<S> {
     }
 }
 
-impl<S, B, F> Serve<S, F>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    /// Adds a listener.
-    ///
-    /// ```no_run
-    /// # use tower_graceful::{Drain, DrainTimeout};
-    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
-    /// # #[cfg(unix)]
-    /// let unix = tokio::net::UnixListener::bind("/run/app.sock")?;
-    /// let server = tower_graceful::serve(tcp, app);
-    /// # #[cfg(unix)]
-    /// let server = server.listen(unix);
-    /// server.await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn listen<L: Listener>(mut self, listener: L) -> Self {
-        self.listeners.push(Box::new(|settings, drain| {
-            let listener =
-                drain
-                    .listener(listener)
-                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
-            Box::new(AcceptLoop::new(listener, Plain))
-        }));
-        self
-    }
-
-    /// Adds a listener with TLS. If the configuration names no protocols (ALPN), `h2` and
-    /// `http/1.1` are offered.
-    ///
-    /// A connection counts as silent during its handshake. The handshake may take the time of a
-    /// [head](Self::header_read_timeout), in a drain the [grace](crate::DrainBuilder::grace), and
-    /// does not delay other connections.
-    ///
-    /// If the drain or a limit closes a connection, it ends with a close_notify. If a response is
-    /// aborted, there is no close_notify, so that its client does not take the abort for the end of
-    /// the response.
-    ///
-    /// ```no_run
-    /// # use std::{error::Error, sync::Arc};
-    /// use tokio::net::TcpListener;
-    /// use tokio_rustls::rustls::ServerConfig;
-    /// use tower_graceful::server::Serve;
-    ///
-    /// # async fn f(config: ServerConfig, app: axum::Router) -> Result<(), Box<dyn Error>> {
-    /// let tcp = TcpListener::bind("0.0.0.0:443").await?;
-    /// Serve::new(app).listen_rustls(tcp, Arc::new(config)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "rustls")]
-    pub fn listen_rustls<L: Listener>(
-        mut self,
-        listener: L,
-        config: Arc<tokio_rustls::rustls::ServerConfig>,
-    ) -> Self {
-        self.listeners.push(Box::new(|settings, drain| {
-            let listener =
-                drain
-                    .listener(listener)
-                    .with(settings.exclusive, L::tcp_listener, settings.tcp);
-            Box::new(AcceptLoop::new(
-                listener,
-                Tls::new(config, settings.protocol),
-            ))
-        }));
-        self
-    }
-}
-
 impl<S, F> Serve<S, F> {
-    /// Declares that no other process has the sockets of the listeners: they were not inherited,
-    /// and are not passed on.
-    ///
-    /// Then no client is reset that connects while the listeners close. A client with a half-done
-    /// TCP handshake is served if the handshake ends within the
-    /// [settling](crate::DrainBuilder::settle). See
-    /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own
-    /// has to implement [`Listener::tcp_listener`] for that.
-    pub fn exclusive(mut self) -> Self {
-        self.settings.exclusive = true;
-        self
-    }
-
-    /// Sets whether TCP_NODELAY is set on accepted TCP connections: see
-    /// [`DrainListener::tcp_nodelay`](crate::net::DrainListener::tcp_nodelay). Default: `true`.
-    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.tcp.nodelay = nodelay;
-        self
-    }
-
-    /// Sets after how long without traffic an accepted TCP connection is probed by TCP keep-alive:
-    /// see [`DrainListener::tcp_keepalive`](crate::net::DrainListener::tcp_keepalive). Default:
-    /// `None`.
-    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
-        self.settings.tcp.keepalive = keepalive.into();
-        self
-    }
-
     /// Sets the drain of this server.
     ///
     /// With a drain of your own you can [begin](Drain::begin) it from elsewhere, set its lame duck
@@ -595,7 +477,7 @@ where
         } = self;
         let accept_loops = listeners
             .into_iter()
-            .map(|listen| listen(&settings, &drain))
+            .map(|listen| listen.start(&settings, &drain))
             .collect();
         let shared = Arc::new(ServerShared {
             drain: drain.clone(),

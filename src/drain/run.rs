@@ -239,6 +239,11 @@ impl fmt::Debug for SecondSignal {
 /// For a server with another output, put an `async` block around it. [`RunError`] is an
 /// [`Error`](std::error::Error) only if the server's error is one, and a `Box<dyn Error>` is not:
 /// [`io::Error::other`] makes one of it.
+#[diagnostic::on_unimplemented(
+    message = "`Drain::run` cannot use a server that ends with `{Self}`",
+    label = "the output of the server is neither `()` nor a `Result<(), _>`",
+    note = "put an `async` block around the server: `async {{ server.await; }}`"
+)]
 pub trait ServerOutput: sealed::Sealed {
     /// Names the type of the server's error; [`Infallible`] if it has none.
     type Error;

@@ -1,20 +1,54 @@
 //! Asks the kernel about a socket of any type. The runtime may not have seen the latest event yet.
 
 use socket2::{SockRef, TcpKeepalive};
+#[cfg(feature = "server")]
+use std::task::{Context, Poll};
 use std::{
     any::Any,
+    io,
     mem::MaybeUninit,
     net::{self, SocketAddr},
     time::Duration,
 };
-#[cfg(feature = "server")]
-use std::{
-    io,
-    task::{Context, Poll},
-};
-use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host};
+
+/// Binds a TCP listener, as tokio's `TcpListener::bind` does. Its error names the address, and
+/// `[::]` takes IPv4 clients, too.
+pub(crate) async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = None;
+    for address in lookup_host(address).await? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                let text = format!("cannot listen on {address}: {error}");
+                failed = Some(io::Error::new(error.kind(), text));
+            }
+        }
+    }
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    Err(failed.unwrap_or_else(none))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    /// As tokio's: the system limits it further.
+    const BACKLOG: u32 = 1024;
+
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // Some systems have no such sockets. There the listener takes IPv6 clients only.
+        let _ = SockRef::from(&socket).set_only_v6(false);
+    }
+    // On Windows, the option would let another process take the port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Returns whether the socket has unread bytes; `false` also for a type that is not known.
 pub(crate) fn has_unread_bytes<T: Any>(io: &T) -> bool {

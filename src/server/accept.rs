@@ -1,12 +1,12 @@
 //! Accepts the connections of one listener, within the limit of the server.
 
 use super::{
-    config::ServerShared,
+    config::{ServerSettings, ServerShared},
     connection,
     listener::{Handshake, Listener, Peer},
     service::HttpService,
 };
-use crate::net::DrainListener;
+use crate::{drain::Drain, net::DrainListener};
 use std::{
     future::Future,
     pin::Pin,
@@ -24,6 +24,46 @@ pub(super) trait Accept<S>: Send {
         shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()>;
+}
+
+/// Holds a listener until the settings and the drain are known.
+pub(super) struct Listen<S> {
+    /// Says that no other process has the socket.
+    exclusive: bool,
+    start: Start<S>,
+}
+
+type Start<S> = Box<dyn FnOnce(bool, &ServerSettings, &Drain) -> Box<dyn Accept<S>> + Send>;
+
+impl<S: HttpService> Listen<S> {
+    pub(super) fn new<L, H>(
+        listener: L,
+        exclusive: bool,
+        handshake: impl FnOnce(&ServerSettings) -> H + Send + 'static,
+    ) -> Self
+    where
+        L: Listener,
+        H: Handshake<L::Io>,
+    {
+        let start: Start<S> = Box::new(|exclusive, settings, drain| {
+            let listener = drain
+                .listener(listener)
+                .with(exclusive, L::tcp_listener, settings.tcp);
+            Box::new(AcceptLoop::new(listener, handshake(settings)))
+        });
+        Self { exclusive, start }
+    }
+}
+
+impl<S> Listen<S> {
+    pub(super) fn is_exclusive(&self, settings: &ServerSettings) -> bool {
+        self.exclusive || settings.exclusive
+    }
+
+    pub(super) fn start(self, settings: &ServerSettings, drain: &Drain) -> Box<dyn Accept<S>> {
+        let exclusive = self.is_exclusive(settings);
+        (self.start)(exclusive, settings, drain)
+    }
 }
 
 /// Accepts from one listener.

@@ -69,6 +69,12 @@ use tokio::{
 /// handshake for example. The connection is served if it is returned within the settling: set a
 /// longer one if handshakes take longer. The settling then takes its full time even if no
 /// connection is open.
+#[diagnostic::on_unimplemented(
+    message = "`serve` cannot accept connections from `{Self}`",
+    label = "is not a listener for `serve`",
+    note = "give it tokio's `TcpListener` or `UnixListener`, not the drain's listener or the standard \
+            library's (`TcpListener::from_std`), or use `Serve::bind(address)`"
+)]
 pub trait Listener: Send + 'static {
     /// Names the type of a connection.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;

@@ -25,20 +25,36 @@ use std::{
 use tower::BoxError;
 use tower_service::Service;
 
-/// Collects the bounds that [`serve`](super::serve) puts on a service.
-pub(super) trait HttpService:
+/// Is implemented for each service that [`serve`](crate::serve) can serve: an HTTP service that is
+/// cloned for each request, such as an axum `Router`, tonic's `Routes`, a `ServiceBuilder` chain
+/// or a `service_fn`.
+///
+/// Its request body is hyper's [`Incoming`]. Its response body may be any [`Body`] that is `Send`
+/// and whose error is an error.
+#[diagnostic::on_unimplemented(
+    message = "`serve` cannot serve `{Self}`",
+    label = "is not an HTTP service for `serve`",
+    note = "give it the service of one request, and not what makes services: axum's `Router` itself, \
+            without `into_make_service()` or `into_make_service_with_connect_info()`; `ConnectInfo` \
+            is there with the feature `axum`",
+    note = "an HTTP service is a `tower::Service<http::Request<hyper::body::Incoming>>` with a \
+            `http::Response<B>`, and it is `Clone + Send + 'static`, as are its future and `B`"
+)]
+pub trait HttpService:
     Service<
         Request<Incoming>,
         Response = Response<<Self as HttpService>::Body>,
         Future: Send + 'static,
-        Error: Into<BoxError>,
+        Error: Into<Box<dyn Error + Send + Sync>>,
     > + Clone
     + Send
     + 'static
 {
-    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+    /// Names the type of the response body.
+    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 }
 
+#[diagnostic::do_not_recommend]
 impl<S, B> HttpService for S
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,

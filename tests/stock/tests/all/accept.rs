@@ -5,6 +5,7 @@ use crate::{
     guarded,
     server::{ALL, Kind, Server, Shared, app, bind},
 };
+use axum::Router;
 use cpu_time::ProcessTime;
 use std::{
     io::{self, Read, Write},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::net::TcpListener;
-use tower_graceful::{Drain, Phase};
+use tower_graceful::{Drain, Phase, Serve};
 
 /// Connects without the runtime's help, with an end to each read: no runtime's timeout ends it.
 fn connect(address: SocketAddr) -> std::io::Result<std::net::TcpStream> {
@@ -791,4 +792,49 @@ async fn i75_a_wrapper_can_be_exclusive() {
 #[ignore = "shows what is lost; run by hand"]
 async fn i75_a_wrapper_that_does_not_say_so_loses() {
     assert!(lost_by_a_wrapper(100, false).await > 0);
+}
+
+#[tokio::test]
+async fn bind_names_the_address_of_a_port_in_use() {
+    let taken = bind();
+    let address = taken.local_addr().expect("bound");
+    let drain = Drain::new();
+    let errors = [
+        drain.bind(address).await.map(drop),
+        Serve::new(Router::<()>::new())
+            .bind(address)
+            .await
+            .map(drop),
+    ];
+    for error in errors {
+        let error = error.expect_err("it is in use");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("cannot listen on {address}: ")),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bind_tries_each_address_and_takes_ipv4_clients_on_ipv6() {
+    let taken = bind();
+    let taken = taken.local_addr().expect("bound");
+    let free: SocketAddr = "[::]:0".parse().expect("an address");
+    let drain = Drain::new();
+    let mut listener = match drain.bind(&[taken, free][..]).await {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => panic!("{error}"),
+        Err(error) => return eprintln!("SKIPPED: no IPv6 here: {error}"),
+    };
+    let port = listener.local_addr().expect("bound").port();
+    let client = tokio::net::TcpStream::connect(("127.0.0.1", port));
+    let (client, accepted) = guarded(futures_util::future::join(client, listener.accept())).await;
+    let local = client
+        .expect("IPv4 is taken, too")
+        .local_addr()
+        .expect("connected");
+    let (_io, peer) = accepted.expect("it is open");
+    assert_eq!(peer.port(), local.port());
 }
