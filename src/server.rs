@@ -79,6 +79,7 @@
 mod accept;
 mod config;
 mod connection;
+mod handshake;
 mod info;
 mod keep_alive;
 mod listen;
@@ -88,6 +89,7 @@ mod service;
 mod tls;
 
 pub use self::{
+    handshake::Handshaken,
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
     service::{HttpService, NotExecuted},

@@ -12,7 +12,7 @@ use atomic_waker::AtomicWaker;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
@@ -59,6 +59,8 @@ pub(crate) struct ConnectionEntry {
     accepted: Instant,
     /// Holds the peer's address if the connection is over TCP.
     peer: Option<SocketAddr>,
+    /// Holds the peer that a handshake has named in its place.
+    named_peer: OnceLock<Option<SocketAddr>>,
     /// Counts the written bytes.
     sent: AtomicU64,
     reader: AtomicWaker,
@@ -105,6 +107,7 @@ impl ConnectionList {
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
             peer,
+            named_peer: OnceLock::new(),
             sent: AtomicU64::new(0),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
@@ -194,7 +197,7 @@ impl ConnectionList {
         self.all.each(|connection| {
             let age = now.saturating_duration_since(connection.accepted);
             all.push(Blocker {
-                peer: connection.peer,
+                peer: connection.peer(),
                 sent: Some(connection.sent.load(Ordering::Relaxed)),
                 ..Blocker::new(BlockerKind::Connection(connection.state()), age)
             });
@@ -312,7 +315,13 @@ impl ConnectionEntry {
     }
 
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+        self.named_peer.get().copied().unwrap_or(self.peer)
+    }
+
+    /// Sets the peer that a handshake has named. Called once.
+    #[cfg(feature = "server")]
+    pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
+        let _ = self.named_peer.set(peer);
     }
 
     /// Registers the task that drives the connection; see

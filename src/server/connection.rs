@@ -27,7 +27,7 @@ pub(super) async fn serve<T, H, S>(
     // First, so that it is dropped last: the socket is closed before the connection is uncounted.
     registered: ConnectionGuard,
     io: T,
-    peer: Peer,
+    mut peer: Peer,
     handshake: H,
     service: S,
     shared: Arc<ServerShared>,
@@ -38,16 +38,20 @@ pub(super) async fn serve<T, H, S>(
     let settings = &shared.settings;
     let connection = registered.handle();
     let mut driver = Driver::new(connection.clone(), &shared);
-    let io = {
-        let mut handshake = pin!(handshake.start(io, connection.clone()));
+    let (io, named) = {
+        let mut handshake = pin!(handshake.start(io, &peer, connection.clone()));
         match poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await {
-            Some(Ok(io)) => io,
+            Some(Ok(done)) => done,
             // The handshake's own protocol has told the peer why.
             Some(Err(error)) => return log::handshake_error(peer.tcp(), &error),
             None if shared.is_dropped() => return,
             None => return log::handshake_error(peer.tcp(), &"it took too long"),
         }
     };
+    if let Some(named) = named {
+        connection.set_peer(named.tcp());
+        peer = named;
+    }
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
     let established = H::established(&io, &peer);

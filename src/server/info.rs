@@ -19,7 +19,10 @@ pub(super) fn insert(connection: Established<'_>, extensions: &mut Extensions) {
         use tonic::transport::server::{Connected, TcpConnectInfo};
 
         if let Some(tcp) = connection.io::<tokio::net::TcpStream>() {
-            extensions.insert(tcp.connect_info());
+            extensions.insert(TcpConnectInfo {
+                local_addr: tcp.local_addr().ok(),
+                remote_addr: connection.peer().tcp(),
+            });
         } else if let peer @ Some(_) = connection.peer().tcp() {
             extensions.insert(TcpConnectInfo {
                 local_addr: None,

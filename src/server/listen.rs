@@ -5,14 +5,18 @@ use super::tls::Tls;
 use super::{
     Serve,
     accept::Listen,
-    listener::{Listener, Plain},
+    handshake::{Handshaken, Own},
+    listener::{Listener, Peer, Plain},
     service::HttpService,
 };
 use crate::net;
 #[cfg(feature = "rustls")]
 use std::sync::Arc;
-use std::{io, time::Duration};
-use tokio::net::ToSocketAddrs;
+use std::{future::Future, io, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::ToSocketAddrs,
+};
 
 impl<S: HttpService, F> Serve<S, F> {
     /// Binds a TCP listener and adds it.
@@ -96,6 +100,60 @@ impl<S: HttpService, F> Serve<S, F> {
         self.add(Listen::new(listener, false, |settings| {
             Tls::new(config, settings.protocol)
         }))
+    }
+
+    /// Adds a listener with a handshake of your own, such as TLS by another library than rustls, or
+    /// the PROXY protocol of a balancer.
+    ///
+    /// The function gets each connection and its peer. It runs in the task of the connection, so it
+    /// does not delay other connections. As with [`listen_rustls`](Self::listen_rustls), a connection
+    /// counts as silent during its handshake, which may take the time of a
+    /// [head](Self::header_read_timeout), and in a drain the [grace](crate::DrainBuilder::grace).
+    /// Then it is dropped. An error closes the connection. With the feature `tracing`, it is logged at
+    /// level `DEBUG`.
+    ///
+    /// `examples/proxy_protocol` reads the header of a balancer. With `tokio-native-tls`:
+    ///
+    /// ```ignore
+    /// let acceptor = tokio_native_tls::TlsAcceptor::from(acceptor);
+    /// let server = Serve::new(app).listen_with(tcp, move |io: TcpStream, _peer| {
+    ///     let acceptor = acceptor.clone();
+    ///     async move {
+    ///         let io = acceptor.accept(io).await.map_err(io::Error::other)?;
+    ///         Ok(Handshaken::new(io).over_tcp(|tls| Some(tls.get_ref().get_ref().get_ref())))
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// A handshake that only looks, and keeps the connection:
+    ///
+    /// ```no_run
+    /// use std::io;
+    /// use tokio::net::{TcpListener, TcpStream};
+    /// use tower_graceful::server::{Handshaken, Serve};
+    ///
+    /// # async fn f(tcp: TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// // The first byte is not that of a TLS handshake.
+    /// let server = Serve::new(app).listen_with(tcp, async |io: TcpStream, _peer| {
+    ///     let mut first = [0];
+    ///     match io.peek(&mut first).await? {
+    ///         1.. if first[0] != 0x16 => Ok(Handshaken::new(io)),
+    ///         _ => Err(io::ErrorKind::InvalidData.into()),
+    ///     }
+    /// });
+    /// server.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listen_with<L, H, R, T>(self, listener: L, handshake: H) -> Self
+    where
+        L: Listener,
+        H: Fn(L::Io, Peer) -> R + Send + Sync + 'static,
+        R: Future<Output = io::Result<Handshaken<T>>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let handshake = Own::new(handshake);
+        self.add(Listen::new(listener, false, |_| handshake))
     }
 
     fn add(mut self, listen: Listen<S>) -> Self {

@@ -208,10 +208,10 @@ pub(super) enum Protocol {
 pub(super) trait Handshake<T>: Clone + Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
     /// Names the type of the future: a method of a trait that returns `impl Future` would borrow
-    /// `self`.
-    type Future: Future<Output = io::Result<Self::Io>> + Send + 'static;
+    /// `self`. It ends with the peer, too, if that has become another one.
+    type Future: Future<Output = io::Result<(Self::Io, Option<Peer>)>> + Send + 'static;
 
-    fn start(&self, io: T, connection: Arc<Connection>) -> Self::Future;
+    fn start(&self, io: T, peer: &Peer, connection: Arc<Connection>) -> Self::Future;
 
     /// Returns whether the socket has unread bytes; see [`net::has_unread_bytes`].
     fn has_unread_bytes(io: &Self::Io) -> bool;
@@ -235,10 +235,10 @@ pub(super) struct Plain;
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
     type Io = T;
-    type Future = Ready<io::Result<T>>;
+    type Future = Ready<io::Result<(T, Option<Peer>)>>;
 
-    fn start(&self, io: T, _: Arc<Connection>) -> Self::Future {
-        ready(Ok(io))
+    fn start(&self, io: T, _: &Peer, _: Arc<Connection>) -> Self::Future {
+        ready(Ok((io, None)))
     }
 
     fn has_unread_bytes(io: &T) -> bool {

@@ -45,18 +45,19 @@ impl Tls {
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
     type Io = TlsIo<T>;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Io>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Io, Option<Peer>)>> + Send>>;
 
-    fn start(&self, io: T, connection: Arc<Connection>) -> Self::Future {
+    fn start(&self, io: T, _: &Peer, connection: Arc<Connection>) -> Self::Future {
         let accept = self.0.accept(io);
         Box::pin(async {
             let stream = accept.await?;
-            Ok(TlsIo {
+            let io = TlsIo {
                 stream,
                 connection,
                 wrote_in: None,
                 is_shut_down: false,
-            })
+            };
+            Ok((io, None))
         })
     }
 

@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{
-    TlsConnector,
+    TlsAcceptor, TlsConnector,
     client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
@@ -30,7 +30,7 @@ use tokio_rustls::{
 use tower_graceful::{
     Drain, Phase, RunError,
     report::ConnectionState,
-    server::{Established, Serve},
+    server::{Established, Handshaken, Serve},
 };
 
 pub struct Keys {
@@ -86,6 +86,22 @@ fn start_with(
 ) -> Server {
     Server::serve(drain, |tcp, app| {
         set_up(Serve::new(app).listen_rustls(tcp, keys().server.clone()))
+    })
+}
+
+/// With a handshake of the user's own in place of `listen_rustls`.
+fn start_own(drain: Drain) -> Server {
+    let mut config = (*keys().server).clone();
+    config.alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Server::serve(drain, |tcp, app| {
+        Serve::new(app).listen_with(tcp, move |io: TcpStream, _| {
+            let shaken = acceptor.accept(io);
+            async {
+                let tls = shaken.await?;
+                Ok(Handshaken::new(tls).over_tcp(|tls| Some(tls.get_ref().0)))
+            }
+        })
     })
 }
 
@@ -165,7 +181,7 @@ async fn a03_a_first_request_inside_the_grace_is_served() {
 /// The next request is in the socket, and the runtime has not seen it: see `serve.rs`.
 #[tokio::test]
 async fn a05_what_the_runtime_has_not_heard_of_is_served() {
-    for _ in 0..5 {
+    for start in [start, start_own].iter().cycle().take(10) {
         let server = start(Drain::builder().settle(Duration::ZERO).build());
         let mut client = Secure::http1(&server).await;
         client.get("/").await;
@@ -198,6 +214,11 @@ async fn a06_a_handler_that_runs_is_waited_for() {
 /// closed.
 #[tokio::test]
 async fn a15_a_handshake_has_the_grace_of_its_connection() {
+    has_the_grace(start).await;
+    has_the_grace(start_own).await;
+}
+
+async fn has_the_grace(start: fn(Drain) -> Server) {
     let grace = Duration::from_millis(500);
     let server = start(Drain::builder().grace(grace).build());
     let in_time = TcpStream::connect(server.address)
@@ -317,15 +338,17 @@ async fn b16_handshakes_in_the_accept_queue_are_served() {
 
 #[tokio::test]
 async fn c24_idle_connections_part_in_two_steps() {
-    let server = start(Drain::new());
-    let mut client = Secure::http2(&server).await;
-    client.send(frames::get(1, "/")).await;
-    client.frame_of(frames::DATA).await;
-    server.drain.begin();
-    client.pongs = true;
-    while client.frame().await.is_some() {}
-    assert_eq!(client.goaways, [((1 << 31) - 1, 0), (1, 0)]);
-    server.drained().await;
+    for start in [start, start_own] {
+        let server = start(Drain::new());
+        let mut client = Secure::http2(&server).await;
+        client.send(frames::get(1, "/")).await;
+        client.frame_of(frames::DATA).await;
+        server.drain.begin();
+        client.pongs = true;
+        while client.frame().await.is_some() {}
+        assert_eq!(client.goaways, [((1 << 31) - 1, 0), (1, 0)]);
+        server.drained().await;
+    }
 }
 
 #[tokio::test]
