@@ -8,12 +8,10 @@ use super::{
 };
 use crate::{drain::Drain, net::DrainListener};
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
 
 /// Runs an [`AcceptLoop`] over any type of listener.
 pub(super) trait Accept<S>: Send {
@@ -49,7 +47,11 @@ impl<S: HttpService> Listen<S> {
             let listener = drain
                 .listener(listener)
                 .with(exclusive, L::tcp_listener, settings.tcp);
-            Box::new(AcceptLoop::new(listener, handshake(settings)))
+            Box::new(AcceptLoop {
+                listener,
+                handshake: handshake(settings),
+                permits: settings.limits.permits.clone().map(PollSemaphore::new),
+            })
         });
         Self { exclusive, start }
     }
@@ -70,51 +72,8 @@ impl<S> Listen<S> {
 pub(super) struct AcceptLoop<L, H> {
     listener: DrainListener<L>,
     handshake: H,
-    permit: Permit,
-}
-
-/// Holds the permit for the next connection, if the number of connections is limited.
-#[derive(Default)]
-enum Permit {
-    #[default]
-    None,
-    Waiting(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
-    Found(OwnedSemaphorePermit),
-}
-
-impl<L, H> AcceptLoop<L, H> {
-    pub(super) fn new(listener: DrainListener<L>, handshake: H) -> Self {
-        Self {
-            listener,
-            handshake,
-            permit: Permit::None,
-        }
-    }
-}
-
-impl Permit {
-    fn poll(&mut self, permits: &Arc<Semaphore>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::None = self {
-            *self = match permits.clone().try_acquire_owned() {
-                Ok(permit) => Self::Found(permit),
-                Err(_) => Self::Waiting(Box::pin(permits.clone().acquire_owned())),
-            };
-        }
-        if let Self::Waiting(permit) = self {
-            // It fails only if the semaphore is closed, which never happens.
-            if let Ok(permit) = ready!(permit.as_mut().poll(cx)) {
-                *self = Self::Found(permit);
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn take(&mut self) -> Option<OwnedSemaphorePermit> {
-        match std::mem::take(self) {
-            Self::Found(permit) => Some(permit),
-            Self::None | Self::Waiting(_) => None,
-        }
-    }
+    /// Limits the number of connections.
+    permits: Option<PollSemaphore>,
 }
 
 impl<L, H, S> Accept<S> for AcceptLoop<L, H>
@@ -132,24 +91,20 @@ where
         loop {
             // While the queue is emptied, the limit does not apply: those connections arrived in
             // time, and this is the last chance to accept them.
-            if let Some(permits) = &shared.settings.limits.permits {
-                if self.listener.poll_open(cx) {
-                    ready!(self.permit.poll(permits, cx));
-                }
-            }
-            let accepted = self
-                .listener
-                .poll_registered(cx, |listener, cx| listener.poll_accept(cx));
-            let Poll::Ready(accepted) = accepted else {
-                // Give the permit back while waiting: another listener may use it.
-                self.permit = Permit::None;
-                return Poll::Pending;
+            let permit = match &mut self.permits {
+                Some(permits) if self.listener.poll_open(cx) => ready!(permits.poll_acquire(cx)),
+                _ => None,
             };
+            // If no connection comes, this drops the permit: another listener may use it.
+            let accepted = ready!(
+                self.listener
+                    .poll_registered(cx, |listener, cx| listener.poll_accept(cx))
+            );
             let Some((io, address, registered)) = accepted else {
                 return Poll::Ready(());
             };
             let peer = address.into();
-            registered.keep_permit(self.permit.take());
+            registered.keep_permit(permit);
             let service = make(&peer);
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.

@@ -134,7 +134,7 @@ mod tests {
         let v2 = v2();
         let cases: [&[&[u8]]; 4] = [
             &[V1.as_bytes(), GET.as_bytes()],
-            &[V1[..20].as_bytes(), V1[20..].as_bytes(), GET.as_bytes()],
+            &[&V1.as_bytes()[..20], &V1.as_bytes()[20..], GET.as_bytes()],
             &[&v2, GET.as_bytes()],
             &[&[&v2, GET.as_bytes()].concat()],
         ];
