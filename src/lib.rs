@@ -157,7 +157,7 @@
 //! * `server` (default): [`serve`], on hyper's HTTP/1 and HTTP/2.
 //! * `rustls`: TLS for it.
 //! * `net` (with `server`): listeners and connections, with tokio's `net`.
-//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and two threads that sleep
+//! * `signal` (default): [`signal::terminate`], on Unix by signal-hook and a thread that sleeps
 //!   until there is a signal.
 //! * `axum`: the listener for `axum::serve`.
 //! * `tonic`: the connections for tonic's `serve_with_incoming_shutdown`.

@@ -77,7 +77,7 @@ use tokio::sync::watch::Receiver;
 ///
 /// # Two threads
 ///
-/// On Unix, the first call starts two threads that sleep until there is a signal. A handler that
+/// On Unix, the first call starts a thread that sleeps until there is a signal. A handler that
 /// blocks its thread can stop a runtime from seeing signals, if that thread was about to poll the
 /// kernel. A thread outside of the runtime can wake another worker.
 ///

@@ -1,19 +1,18 @@
-//! Watches for signals on two threads: one for SIGTERM and one for SIGINT.
+//! Watches for SIGTERM and SIGINT on a thread of its own.
 //!
 //! The runtime alone is not enough: if a handler blocks the worker that was about to poll the
-//! kernel, the runtime sees no signal. A watcher thread wakes the runtime from outside, so that
-//! another worker runs the task. If every worker is blocked, the thread ends the process itself at
-//! the third signal.
+//! kernel, the runtime sees no signal. The thread wakes the runtime from outside, so that another
+//! worker runs the task. If every worker is blocked, the thread ends the process itself at the third
+//! request.
 
 use super::requests::Requests;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
-    low_level::{self, pipe},
+    iterator::Signals,
+    low_level,
 };
 use std::{
-    io::{self, Read},
-    os::unix::net::UnixStream,
-    process,
+    io, process,
     sync::{Mutex, PoisonError},
     thread,
     time::Instant,
@@ -31,15 +30,11 @@ pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
         Some(requests) => requests,
         None => {
             let requests = watch::Sender::default();
-            for signal in [SIGTERM, SIGINT] {
-                // The handler writes one byte for each signal, so that each one is counted.
-                let (signals, handler) = UnixStream::pair()?;
-                pipe::register(signal, handler)?;
-                let requests = requests.clone();
-                thread::Builder::new()
-                    .name(format!("signal {signal}"))
-                    .spawn(move || count(signal, signals, &requests))?;
-            }
+            let signals = Signals::new([SIGTERM, SIGINT])?;
+            let counted = requests.clone();
+            thread::Builder::new()
+                .name("signals".to_owned())
+                .spawn(move || count(signals, &counted))?;
             watch.insert(requests)
         }
     };
@@ -47,10 +42,10 @@ pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
     Ok(requests.subscribe())
 }
 
-/// Counts one kind of signal; the body of a watcher thread.
-fn count(signal: i32, mut signals: UnixStream, requests: &watch::Sender<Requests>) {
-    // It fails only without the handler, which stays until the process ends.
-    while signals.read_exact(&mut [0]).is_ok() {
+/// Counts the signals; the body of the thread. The iterator may merge signals of one kind that are
+/// there at the same time. They are copies of one request anyway.
+fn count(mut signals: Signals, requests: &watch::Sender<Requests>) {
+    for signal in signals.forever() {
         let mut kills = false;
         requests.send_modify(|requests| {
             requests.count(Instant::now(), signal == SIGINT);
