@@ -75,7 +75,7 @@ use tokio::sync::watch::Receiver;
 /// The handlers stay until the process ends. If `terminate` is called again, signals are counted
 /// anew: the next one is the first, even if it comes within 500 ms of an earlier one.
 ///
-/// # Two threads
+/// # A thread of its own
 ///
 /// On Unix, the first call starts a thread that sleeps until there is a signal. A handler that
 /// blocks its thread can stop a runtime from seeing signals, if that thread was about to poll the
