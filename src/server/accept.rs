@@ -3,8 +3,8 @@
 use super::{
     config::ServerShared,
     connection,
-    listener::{Handshake, Listener, Peer},
-    service::HttpService,
+    listener::{Handshake, Listener},
+    service::{HttpService, Services},
 };
 use crate::net::DrainListener;
 use std::{
@@ -20,7 +20,7 @@ pub(super) trait Accept<S>: Send {
     /// Accepts connections and spawns a task for each. Ready once the listener is closed.
     fn poll(
         &mut self,
-        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        services: &mut Services<S>,
         shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()>;
@@ -85,7 +85,7 @@ where
 {
     fn poll(
         &mut self,
-        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        services: &mut Services<S>,
         shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
@@ -110,7 +110,8 @@ where
             };
             let peer = address.into();
             registered.keep_permit(self.permit.take());
-            let service = make(&peer);
+            let service = (services.make)(&peer);
+            let refusal = services.refusal.clone();
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.
             tokio::spawn(Box::pin(connection::serve(
@@ -119,6 +120,7 @@ where
                 peer,
                 handshake,
                 service,
+                refusal,
                 shared.clone(),
             )));
         }

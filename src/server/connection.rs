@@ -4,7 +4,7 @@ use super::{
     config::ServerShared,
     info,
     listener::{Handshake, Peer, Protocol},
-    service::{ConnectionService, HttpService},
+    service::{ConnectionService, HttpService, Refuse},
 };
 use crate::{
     drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Schedule, Stage},
@@ -30,6 +30,7 @@ pub(super) async fn serve<T, H, S>(
     peer: Peer,
     handshake: H,
     service: S,
+    refusal: Option<Arc<dyn Refuse<S>>>,
     shared: Arc<ServerShared>,
 ) where
     H: Handshake<T>,
@@ -63,6 +64,8 @@ pub(super) async fn serve<T, H, S>(
         registered: registered.clone(),
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         reports_requests: settings.reports_requests,
+        exempt: settings.exempt.clone(),
+        refusal,
     };
     let mut io = DrainIo::new(io, registered, H::has_unread_bytes);
     if settings.half_close {
