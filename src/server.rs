@@ -61,6 +61,7 @@
 //! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | the drain waits for it; it gets the deadline; a late one is run |
 //! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
 //! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
+//! | a handler that sets `Connection: close` | over HTTP/1 the same, over HTTP/2 [`ConnectionHandle::close`] | |
 //! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
 //! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
@@ -78,6 +79,7 @@
 mod accept;
 mod config;
 mod connection;
+mod handle;
 mod info;
 mod keep_alive;
 mod listener;
@@ -86,6 +88,7 @@ mod service;
 mod tls;
 
 pub use self::{
+    handle::ConnectionHandle,
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
     service::NotExecuted,

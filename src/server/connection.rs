@@ -2,6 +2,7 @@
 
 use super::{
     config::ServerShared,
+    handle::ConnectionHandle,
     info,
     listener::{Handshake, Peer, Protocol},
     service::{ConnectionService, HttpService, Refuse},
@@ -51,7 +52,8 @@ pub(super) async fn serve<T, H, S>(
     };
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
-    let established = H::established(&io, &peer);
+    let handle = ConnectionHandle::new(&connection);
+    let established = H::established(&io, &peer, &handle);
     info::insert(established, &mut extensions);
     H::insert_info(&io, &mut extensions);
     if let Some(on_connect) = &settings.on_connect {

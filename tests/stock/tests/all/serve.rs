@@ -29,7 +29,7 @@ use tokio::{
 use tower_graceful::{
     Drain, Phase,
     report::{ConnectionState, Counts},
-    server::{KeepAlive, Listener, NotExecuted, Peer, Serve},
+    server::{ConnectionHandle, KeepAlive, Listener, NotExecuted, Peer, Serve},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -998,6 +998,104 @@ async fn connections_are_kept_or_not_while_it_runs() {
     kept.hello().await;
     keep_alive.disable();
     assert_eq!(kept.rest().await, "");
+    server.drain.begin();
+    assert_eq!(server.drained().await.refused, 0);
+}
+
+/// Its handlers can close the connection of their request by `/close`. The handles of all
+/// connections come in the order of their accepts.
+fn with_handles(settle: Duration) -> (Server, mpsc::UnboundedReceiver<ConnectionHandle>) {
+    let (send, handles) = mpsc::unbounded_channel();
+    let close = async |Extension(connection): Extension<ConnectionHandle>| {
+        connection.close();
+        "closing"
+    };
+    let drain = Drain::builder().settle(settle).build();
+    let server = Server::serve(drain, |tcp, app| {
+        let app = app.route("/close", routing::get(close));
+        tower_graceful::serve(tcp, app).on_connect(move |connection, extensions| {
+            extensions.insert(connection.handle());
+            send.send(connection.handle()).expect("waited for");
+        })
+    });
+    (server, handles)
+}
+
+#[tokio::test]
+async fn a_handler_closes_its_connection() {
+    let settle = Duration::from_millis(10);
+    let (server, mut handles) = with_handles(settle);
+    let mut other = Client::connect(server.address).await;
+    other.hello().await;
+    let mut closed = Client::connect(server.address).await;
+    closed.hello().await;
+    closed.get("/close").await;
+    let answer = closed.rest().await;
+    assert!(answer.ends_with("closing"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    assert_eq!(closes(&other.hello().await), 0);
+
+    // From elsewhere, an idle connection, and one whose head was sent before.
+    let idle = guarded(handles.recv()).await.expect("connected");
+    idle.close();
+    assert_eq!(other.rest().await, "");
+    let _closed = guarded(handles.recv()).await.expect("connected");
+    let mut streams = Client::connect(server.address).await;
+    streams.get("/trailers").await;
+    let head = streams.head().await;
+    assert_eq!(closes(&head), 0, "{head}");
+    server.at_the_gate().await;
+    guarded(handles.recv()).await.expect("connected").close();
+    server.shared.open.notify_one();
+    assert!(streams.rest().await.ends_with("0\r\n\r\n"));
+
+    // Nothing more happens by it.
+    idle.close();
+    let mut new = Client::connect(server.address).await;
+    assert_eq!(closes(&new.hello().await), 0);
+    server.drain.begin();
+    assert_eq!(server.drained().await.refused, 0);
+}
+
+#[tokio::test]
+async fn a_handler_closes_its_connection_over_http2() {
+    let (server, mut handles) = with_handles(SHORT);
+    let mut by_handler = Client::connect(server.address).await;
+    by_handler.send(frames::hello()).await;
+    by_handler.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    let _by_handler = guarded(handles.recv()).await.expect("connected");
+    let mut by_handle = Client::connect(server.address).await;
+    by_handle.send(frames::hello()).await;
+    by_handle.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    let mut other = Client::connect(server.address).await;
+    other.send(frames::hello()).await;
+    other.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+
+    by_handler.send(frames::get(3, "/close")).await;
+    // Nothing else wakes the task of this one.
+    guarded(handles.recv()).await.expect("connected").close();
+    for (client, last) in [(&mut by_handler, 3), (&mut by_handle, 1)] {
+        client.pongs = true;
+        while client.goaways.len() < 2 {
+            client.frame().await.expect("streams are open");
+        }
+        assert_eq!(client.goaways, [(u32::MAX >> 1, 0), (last, 0)]);
+    }
+    server.shared.open.notify_waiters();
+    for client in [&mut by_handler, &mut by_handle] {
+        let data = client.frame_of(frames::DATA).await;
+        assert_eq!((data.stream, &data.payload[..]), (1, &b"passed"[..]));
+        while client.frame().await.is_some() {}
+    }
+    other.frame_of(frames::DATA).await;
+    other.send(frames::get(3, "/")).await;
+    let data = other.frame_of(frames::DATA).await;
+    assert_eq!((data.stream, &data.payload[..]), (3, &b"hello"[..]));
+    assert!(other.goaways.is_empty());
+    drop(other);
     server.drain.begin();
     assert_eq!(server.drained().await.refused, 0);
 }
