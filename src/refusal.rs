@@ -11,7 +11,7 @@ use http::{
 use std::sync::LazyLock;
 
 /// Makes the response to a refused request; for
-/// [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with).
+/// [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with) and `Serve::refuse_with`.
 ///
 /// The default is [`Unavailable`]. A closure from `&Request<_>` to the inner service's response
 /// implements this trait, too.
@@ -21,8 +21,8 @@ use std::sync::LazyLock;
             kind, `http::Response<{ResBody}>`"
 )]
 pub trait Refusal<ReqBody, ResBody> {
-    /// Returns the response: `response.into()`. If the request is HTTP/1, the layer adds
-    /// `Connection: close`.
+    /// Returns the response: `response.into()`. If the request is HTTP/1,
+    /// `Connection: close` is added.
     fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody>;
 }
 
@@ -189,7 +189,7 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
 }
 
 /// Decides which requests are neither refused nor counted; for
-/// [`GracefulLayer::exempt`](crate::GracefulLayer::exempt).
+/// [`GracefulLayer::exempt`](crate::GracefulLayer::exempt) and `Serve::exempt`.
 ///
 /// A closure from `&Request` to `bool` implements this trait.
 #[diagnostic::on_unimplemented(

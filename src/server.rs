@@ -62,6 +62,7 @@
 //! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | the drain waits for it; it gets the deadline; a late one is run |
 //! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
 //! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
+//! | a handler that sets `Connection: close` | over HTTP/1 the same, over HTTP/2 [`ConnectionHandle::close`] | |
 //! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
 //! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
@@ -79,6 +80,7 @@
 mod accept;
 mod config;
 mod connection;
+mod handle;
 mod handshake;
 mod info;
 mod keep_alive;
@@ -89,6 +91,7 @@ mod service;
 mod tls;
 
 pub use self::{
+    handle::ConnectionHandle,
     handshake::Handshaken,
     keep_alive::KeepAlive,
     listener::{Established, Listener, Peer},
@@ -99,13 +102,15 @@ use self::{
     accept::{Accept, Listen},
     config::{Age, Limits, ServerSettings, ServerShared},
     listener::Protocol,
+    service::Services,
 };
 use crate::{
     drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
     net::SocketOptions,
+    refusal::{Exempt, Refusal},
 };
-use http::Extensions;
-use hyper::server::conn;
+use http::{Extensions, Request};
+use hyper::{body::Incoming, server::conn};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
@@ -136,7 +141,9 @@ use tokio::sync::Semaphore;
 /// Few requests are refused: those that would open a WebSocket or a tunnel while draining, those
 /// that come after the deadline, and those that the service fails with [`NotExecuted`]. Over
 /// HTTP/2, a refusal is a RST_STREAM with REFUSED_STREAM. Clients retry such a request whatever its
-/// method ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)).
+/// method ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Over
+/// HTTP/1, it is a 503. [`Serve::refuse_with`] sends another response, and [`Serve::exempt`] admits
+/// requests that would be refused.
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
@@ -196,7 +203,7 @@ pub fn serve<L: Listener, S: HttpService>(listener: L, service: S) -> Serve<S> {
 /// Panics when polled outside of a tokio runtime with its time and IO drivers.
 #[must_use = "servers do nothing unless they are awaited"]
 pub struct Serve<S, F = Pending<()>> {
-    make: Box<dyn FnMut(&Peer) -> S + Send>,
+    services: Services<S>,
     listeners: Vec<Listen<S>>,
     drain: Drain,
     signal: F,
@@ -245,7 +252,10 @@ impl<S> Serve<S> {
             .enable_connect_protocol();
         http2.timer(TokioTimer::new()).enable_connect_protocol();
         Self {
-            make: Box::new(make),
+            services: Services {
+                make: Box::new(make),
+                refusal: None,
+            },
             listeners: Vec::new(),
             drain: Drain::new(),
             signal: pending(),
@@ -256,6 +266,7 @@ impl<S> Serve<S> {
                 protocol: None,
                 keep_alive: KeepAlive::new(),
                 reports_requests: false,
+                exempt: None,
                 half_close: false,
                 on_connect: None,
                 http,
@@ -263,6 +274,44 @@ impl<S> Serve<S> {
                 http2,
             },
         }
+    }
+}
+
+impl<S: HttpService, F> Serve<S, F> {
+    /// Sets the response to the requests that the drain refuses, over HTTP/1 and HTTP/2. Over
+    /// HTTP/1, `Connection: close` is added. Default: a 503 over HTTP/1, and over HTTP/2 a
+    /// RST_STREAM with REFUSED_STREAM.
+    ///
+    /// Takes what [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with) takes: an
+    /// [`Unavailable`](crate::refusal::Unavailable), a closure from `&Request<Incoming>` to a
+    /// response of the service's kind, or your own [`Refusal`].
+    ///
+    /// Over HTTP/2, prefer the default unless clients have to see a response. REFUSED_STREAM says
+    /// that the request was not executed, so clients retry it whatever its method. A response does
+    /// not say so: a client takes it for the result of the request. It retries a 503, or the
+    /// `grpc-status` 14 of `Unavailable`, only if it is configured to.
+    ///
+    /// Without effect on [`NotExecuted`], and on the 503 for an overload: there the service has
+    /// taken the request.
+    ///
+    /// ```no_run
+    /// use axum::{http::StatusCode, response::IntoResponse};
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .refuse_with(|_: &http::Request<_>| {
+    ///         (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "back soon").into_response()
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refuse_with<R>(mut self, refusal: R) -> Self
+    where
+        R: Refusal<Incoming, S::Body> + Send + Sync + 'static,
+    {
+        self.services.refusal = Some(Arc::new(refusal));
+        self
     }
 }
 
@@ -285,14 +334,14 @@ impl<S, F> Serve<S, F> {
         G: Future<Output: Into<SecondSignal>>,
     {
         let Self {
-            make,
+            services,
             listeners,
             drain,
             settings,
             ..
         } = self;
         Serve {
-            make,
+            services,
             listeners,
             drain,
             signal,
@@ -355,6 +404,36 @@ impl<S, F> Serve<S, F> {
     /// [`GracefulLayer::report_requests`](crate::GracefulLayer::report_requests). Default: off.
     pub fn report_requests(mut self) -> Self {
         self.settings.reports_requests = true;
+        self
+    }
+
+    /// Exempts the requests for which `exempt` returns true: they are neither refused nor counted.
+    /// For health probes and metrics. Default: none.
+    ///
+    /// An exempt request is answered while draining, over a connection that is still open. Over
+    /// HTTP/1, its response carries `Connection: close` from the lame duck on, like any other. The
+    /// drain also waits for connections, so an exempt request that is not answered holds the drain
+    /// by its connection.
+    ///
+    /// While draining, no connection is accepted. For a probe that connects anew each time, put
+    /// [`Readiness`](crate::probe::Readiness) on a server of its own.
+    ///
+    /// Takes what [`GracefulLayer::exempt`](crate::GracefulLayer::exempt) takes: a closure from
+    /// `&Request<Incoming>` to `bool`, or your own [`Exempt`].
+    ///
+    /// ```no_run
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .exempt(|request: &http::Request<_>| request.uri().path() == "/healthz")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exempt<E>(mut self, exempt: E) -> Self
+    where
+        E: Exempt<Request<Incoming>> + Send + Sync + 'static,
+    {
+        self.settings.exempt = Some(Arc::new(exempt));
         self
     }
 
@@ -471,7 +550,7 @@ where
     #[track_caller]
     fn into_future(self) -> Serving {
         let Self {
-            make,
+            services,
             listeners,
             drain,
             signal,
@@ -489,7 +568,7 @@ where
         shared.settings.keep_alive.add_drain(shared.drain.shared());
         let server = Server {
             accept_loops,
-            make,
+            services,
             shared: shared.clone(),
         };
         let run = drain.run(server, signal);
@@ -550,7 +629,7 @@ impl<S, F> fmt::Debug for Serve<S, F> {
 /// drain waits for the connections.
 struct Server<S> {
     accept_loops: Vec<Box<dyn Accept<S>>>,
-    make: Box<dyn FnMut(&Peer) -> S + Send>,
+    services: Services<S>,
     shared: Arc<ServerShared>,
 }
 
@@ -562,10 +641,10 @@ impl<S> Future for Server<S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self {
             accept_loops,
-            make,
+            services,
             shared,
         } = &mut *self;
-        accept_loops.retain_mut(|accept| accept.poll(make, shared, cx).is_pending());
+        accept_loops.retain_mut(|accept| accept.poll(services, shared, cx).is_pending());
         match accept_loops.is_empty() {
             true => Poll::Ready(()),
             false => Poll::Pending,

@@ -330,6 +330,11 @@ impl ConnectionEntry {
         self.driver.register(waker);
     }
 
+    /// Wakes the task that drives the connection.
+    pub(crate) fn wake_driver(&self) {
+        self.driver.wake();
+    }
+
     /// Counts the start of an HTTP/1 call.
     pub(crate) fn call_started(&self) {
         self.calls_started.fetch_add(1, Ordering::AcqRel);

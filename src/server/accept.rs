@@ -3,8 +3,8 @@
 use super::{
     config::{ServerSettings, ServerShared},
     connection,
-    listener::{Handshake, Listener, Peer},
-    service::HttpService,
+    listener::{Handshake, Listener},
+    service::{HttpService, Services},
 };
 use crate::{drain::Drain, net::DrainListener};
 use std::{
@@ -18,7 +18,7 @@ pub(super) trait Accept<S>: Send {
     /// Accepts connections and spawns a task for each. Ready once the listener is closed.
     fn poll(
         &mut self,
-        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        services: &mut Services<S>,
         shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()>;
@@ -84,7 +84,7 @@ where
 {
     fn poll(
         &mut self,
-        make: &mut (dyn FnMut(&Peer) -> S + Send),
+        services: &mut Services<S>,
         shared: &Arc<ServerShared>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
@@ -105,7 +105,8 @@ where
             };
             let peer = address.into();
             registered.keep_permit(permit);
-            let service = make(&peer);
+            let service = (services.make)(&peer);
+            let refusal = services.refusal.clone();
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.
             tokio::spawn(Box::pin(connection::serve(
@@ -114,6 +115,7 @@ where
                 peer,
                 handshake,
                 service,
+                refusal,
                 shared.clone(),
             )));
         }

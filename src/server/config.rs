@@ -4,9 +4,9 @@ use super::{
     keep_alive::KeepAlive,
     listener::{Established, Protocol},
 };
-use crate::{drain::Drain, net::SocketOptions};
-use http::Extensions;
-use hyper::server::conn;
+use crate::{drain::Drain, net::SocketOptions, refusal::Exempt};
+use http::{Extensions, Request};
+use hyper::{body::Incoming, server::conn};
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -19,6 +19,7 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 
 pub(super) type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
+pub(super) type Exemptions = Arc<dyn Exempt<Request<Incoming>> + Send + Sync>;
 
 /// Holds the settings of a server.
 pub(super) struct ServerSettings {
@@ -28,6 +29,8 @@ pub(super) struct ServerSettings {
     pub(super) protocol: Option<Protocol>,
     pub(super) keep_alive: KeepAlive,
     pub(super) reports_requests: bool,
+    /// Decides which requests are neither refused nor counted.
+    pub(super) exempt: Option<Exemptions>,
     /// Says whether a client may close its half; see
     /// [`Serve::http1_half_close`](super::Serve::http1_half_close).
     pub(super) half_close: bool,

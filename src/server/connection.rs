@@ -2,9 +2,10 @@
 
 use super::{
     config::ServerShared,
+    handle::ConnectionHandle,
     info,
     listener::{Handshake, Peer, Protocol},
-    service::{ConnectionService, HttpService},
+    service::{ConnectionService, HttpService, Refuse},
 };
 use crate::{
     drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Schedule, Stage},
@@ -30,6 +31,7 @@ pub(super) async fn serve<T, H, S>(
     mut peer: Peer,
     handshake: H,
     service: S,
+    refusal: Option<Arc<dyn Refuse<S>>>,
     shared: Arc<ServerShared>,
 ) where
     H: Handshake<T>,
@@ -54,7 +56,8 @@ pub(super) async fn serve<T, H, S>(
     }
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
-    let established = H::established(&io, &peer);
+    let handle = ConnectionHandle::new(&connection);
+    let established = H::established(&io, &peer, &handle);
     info::insert(established, &mut extensions);
     H::insert_info(&io, &mut extensions);
     if let Some(on_connect) = &settings.on_connect {
@@ -67,6 +70,8 @@ pub(super) async fn serve<T, H, S>(
         registered: registered.clone(),
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         reports_requests: settings.reports_requests,
+        exempt: settings.exempt.clone(),
+        refusal,
     };
     let mut io = DrainIo::new(io, registered, H::has_unread_bytes);
     if settings.half_close {

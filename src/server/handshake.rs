@@ -1,6 +1,9 @@
 //! Makes handshakes of the user's own.
 
-use super::listener::{Established, Handshake, Peer};
+use super::{
+    handle::ConnectionHandle,
+    listener::{Established, Handshake, Peer},
+};
 use crate::{drain::Connection, net};
 use std::{
     future::Future,
@@ -99,10 +102,15 @@ where
         }
     }
 
-    fn established<'a>(io: &'a OwnIo<U>, peer: &'a Peer) -> Established<'a> {
+    fn established<'a>(
+        io: &'a OwnIo<U>,
+        peer: &'a Peer,
+        handle: &'a ConnectionHandle,
+    ) -> Established<'a> {
         Established {
             io: &io.io,
             peer,
+            handle,
             #[cfg(feature = "rustls")]
             tls: None,
         }

@@ -13,7 +13,8 @@ use std::{
 ///
 /// It is Go's `SetKeepAlivesEnabled`. While it is disabled, HTTP/1 responses carry `Connection:
 /// close`, HTTP/2 connections get a GOAWAY, and idle connections are closed. New connections are
-/// still accepted. So this moves clients elsewhere, and is no shutdown.
+/// still accepted. So this moves clients elsewhere, and is no shutdown. To close one connection,
+/// use a [`ConnectionHandle`](super::ConnectionHandle).
 ///
 /// ```no_run
 /// use tower_graceful::server::KeepAlive;

@@ -1,5 +1,6 @@
 //! Abstracts over listeners, and over the handshakes of their connections.
 
+use super::handle::ConnectionHandle;
 use crate::{drain::Connection, net};
 use http::Extensions;
 use std::{
@@ -172,6 +173,7 @@ impl From<()> for Peer {
 pub struct Established<'a> {
     pub(super) io: &'a dyn Any,
     pub(super) peer: &'a Peer,
+    pub(super) handle: &'a ConnectionHandle,
     #[cfg(feature = "rustls")]
     pub(super) tls: Option<&'a tokio_rustls::rustls::ServerConnection>,
 }
@@ -186,6 +188,11 @@ impl<'a> Established<'a> {
     /// of a `UnixStream`, for example.
     pub fn io<T: Any>(&self) -> Option<&'a T> {
         self.io.downcast_ref()
+    }
+
+    /// Returns a handle by which the connection can be closed, from a handler or from elsewhere.
+    pub fn handle(&self) -> ConnectionHandle {
+        self.handle.clone()
     }
 
     /// Returns the TLS state: the peer's certificates, the server name, the negotiated protocol.
@@ -223,7 +230,11 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
         Protocol::Either
     }
 
-    fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a>;
+    fn established<'a>(
+        io: &'a Self::Io,
+        peer: &'a Peer,
+        handle: &'a ConnectionHandle,
+    ) -> Established<'a>;
 
     /// Inserts what requests know of a connection after this handshake.
     fn insert_info(_: &Self::Io, _: &mut Extensions) {}
@@ -249,10 +260,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
         net::error(io, cx)
     }
 
-    fn established<'a>(io: &'a T, peer: &'a Peer) -> Established<'a> {
+    fn established<'a>(io: &'a T, peer: &'a Peer, handle: &'a ConnectionHandle) -> Established<'a> {
         Established {
             io,
             peer,
+            handle,
             #[cfg(feature = "rustls")]
             tls: None,
         }

@@ -1,12 +1,13 @@
 //! Counts or refuses each call, as the layer does, and records it on its connection.
 
+use super::{config::Exemptions, listener::Peer};
 use crate::{
     body::ResponseBody,
     close::Closing,
     drain::{Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Stage},
     future::ResponseFuture,
     log,
-    refusal::unavailable,
+    refusal::{Answer, Refusal, unavailable},
     service::is_late_upgrade,
 };
 use http::{Extensions, Request, Response, Version};
@@ -65,6 +66,30 @@ where
     type Body = B;
 }
 
+/// Makes the service of each connection, and the responses to refused requests.
+pub(super) struct Services<S> {
+    pub(super) make: Box<dyn FnMut(&Peer) -> S + Send>,
+    /// Replaces the default refusal.
+    pub(super) refusal: Option<Arc<dyn Refuse<S>>>,
+}
+
+/// Hides the type of a [`Refusal`] to the response of a service.
+pub(super) trait Refuse<S>: Send + Sync {
+    fn refuse(&self, request: &Request<Incoming>) -> Answer<S::Body>
+    where
+        S: HttpService;
+}
+
+impl<S, R> Refuse<S> for R
+where
+    S: HttpService,
+    R: Refusal<Incoming, S::Body> + Send + Sync,
+{
+    fn refuse(&self, request: &Request<Incoming>) -> Answer<S::Body> {
+        Refusal::refuse(self, request)
+    }
+}
+
 /// Serves the requests of one connection for hyper.
 pub(super) struct ConnectionService<S> {
     pub(super) inner: TowerToHyperService<S>,
@@ -76,17 +101,14 @@ pub(super) struct ConnectionService<S> {
     pub(super) extensions: Option<Extensions>,
     /// Says whether reports list the requests.
     pub(super) reports_requests: bool,
+    pub(super) exempt: Option<Exemptions>,
+    pub(super) refusal: Option<Arc<dyn Refuse<S>>>,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: Body,
-{
-    type Response = Response<ConnectionBody<B>>;
+impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionService<S> {
+    type Response = Response<ConnectionBody<S::Body>>;
     type Error = BoxError;
-    type Future = ConnectionFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, B>;
+    type Future = ConnectionFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, S::Body>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(extensions) = &self.extensions {
@@ -94,8 +116,13 @@ where
         }
         let closing = Closing::of(&request);
         let multiplexed = request.version() == Version::HTTP_2;
-        let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection));
-        let in_flight = match self.enter(&request) {
+        let is_exempt = self.is_exempt(&request);
+        let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection, is_exempt));
+        let admission = match is_exempt {
+            true => Admission::Uncounted,
+            false => self.enter(&request),
+        };
+        let in_flight = match admission {
             Admission::Counted(token) => {
                 let counted = InFlight::new(token);
                 Some(match self.reports_requests {
@@ -118,11 +145,14 @@ where
             Some(in_flight) => {
                 let _current = drain.enter();
                 let inner = self.inner.call(request);
+                // Of an exempt request, the end of `ConnectionFuture::poll` decides.
+                let closing = if is_exempt { Closing::NEVER } else { closing };
                 Some(ResponseFuture::admitted(inner, closing, in_flight))
             }
             None => {
                 self.handle.count_refused();
-                None
+                let refusal = self.refusal.as_ref();
+                refusal.map(|refusal| ResponseFuture::refused(refusal.refuse(&request), closing))
             }
         };
         ConnectionFuture {
@@ -136,6 +166,12 @@ where
 }
 
 impl<S> ConnectionService<S> {
+    #[inline]
+    fn is_exempt(&self, request: &Request<Incoming>) -> bool {
+        let exempt = self.exempt.as_ref();
+        exempt.is_some_and(|exempt| exempt.is_exempt(request))
+    }
+
     /// Returns whether a request is admitted that came too late to be counted.
     ///
     /// Its client does not know of the drain: the head of the previous response was sent before.
@@ -157,6 +193,7 @@ impl<S> ConnectionService<S> {
 /// Keeps an HTTP/1 connection from being idle during a call.
 struct ActiveCall {
     connection: Arc<Connection>,
+    is_exempt: bool,
     late: Option<Late>,
 }
 
@@ -164,12 +201,18 @@ struct ActiveCall {
 struct Late(ConnectionGuard);
 
 impl ActiveCall {
-    fn new(connection: &Arc<Connection>) -> Self {
+    fn new(connection: &Arc<Connection>, is_exempt: bool) -> Self {
         connection.call_started();
         Self {
             connection: connection.clone(),
+            is_exempt,
             late: None,
         }
+    }
+
+    /// Returns whether the connection closes after a response for which the drain does not decide.
+    fn closes(&self) -> bool {
+        self.connection.retires() || (self.is_exempt && self.connection.stage() > Stage::Serving)
     }
 }
 
@@ -187,7 +230,7 @@ impl Drop for Late {
 
 pin_project! {
     pub(super) struct ConnectionFuture<F, B> {
-        // `None` for a refused request.
+        // `None` for a request that is refused by default.
         #[pin]
         response: Option<ResponseFuture<F, B>>,
         drain: Identity,
@@ -241,7 +284,7 @@ where
             }
         };
         let call = this.call.as_ref();
-        if call.is_some_and(|call| call.connection.retires()) {
+        if call.is_some_and(ActiveCall::closes) {
             response = this.closing.put_on_response(response);
         }
         let call = this.call.take();

@@ -1,6 +1,7 @@
 //! Makes TLS handshakes with rustls.
 
 use super::{
+    handle::ConnectionHandle,
     info,
     listener::{Established, Handshake, Peer, Protocol},
 };
@@ -78,11 +79,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
         }
     }
 
-    fn established<'a>(io: &'a Self::Io, peer: &'a Peer) -> Established<'a> {
+    fn established<'a>(
+        io: &'a Self::Io,
+        peer: &'a Peer,
+        handle: &'a ConnectionHandle,
+    ) -> Established<'a> {
         let (io, tls) = io.stream.get_ref();
         Established {
             io,
             peer,
+            handle,
             tls: Some(tls),
         }
     }

@@ -142,6 +142,22 @@ pub mod frames {
         block.extend(b"test");
         frame(HEADERS, 0x4 | END_STREAM, stream, &block)
     }
+
+    /// A CONNECT that asks for a tunnel.
+    pub fn connect(stream: u32, authority: &str) -> Vec<u8> {
+        // Literals without indexing: :method, :authority.
+        let mut block = vec![0x02, 7];
+        block.extend(b"CONNECT");
+        block.extend([0x01, authority.len() as u8]);
+        block.extend(authority.as_bytes());
+        frame(HEADERS, 0x4, stream, &block)
+    }
+
+    /// The answer to the PING that h2 sends with the first of two GOAWAYs.
+    pub fn shutdown_pong() -> Vec<u8> {
+        let payload = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+        frame(PING, ACK, 0, &payload)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::{
     guarded,
     server::{Kind, Server, Shared, app, bind},
 };
-use axum::{Extension, Router, extract::ConnectInfo, routing};
+use axum::{Extension, Router, extract::ConnectInfo, response::IntoResponse, routing};
 use std::{
     convert::Infallible,
     io,
@@ -29,7 +29,7 @@ use tokio::{
 use tower_graceful::{
     Drain, Phase,
     report::{ConnectionState, Counts},
-    server::{KeepAlive, Listener, NotExecuted, Peer, Serve},
+    server::{ConnectionHandle, KeepAlive, Listener, NotExecuted, Peer, Serve},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -378,11 +378,7 @@ async fn c31_a_late_tunnel_is_a_refused_stream() {
     server.drain.begin();
     client.frame_of(GOAWAY).await;
     guarded(server.drain.reached(Phase::Draining)).await;
-    // :method CONNECT, :authority.
-    let connect = [&[0x02, 7][..], b"CONNECT", &[0x01, 5], b"far:1"].concat();
-    client
-        .send(frames::frame(frames::HEADERS, 0x4, 3, &connect))
-        .await;
+    client.send(frames::connect(3, "far:1")).await;
     let reset = client.frame_of(RST_STREAM).await;
     assert_eq!((reset.stream, &reset.payload[..]), (3, &[0, 0, 0, 7][..]));
     server.shared.open.notify_one();
@@ -394,6 +390,107 @@ async fn c31_a_late_tunnel_is_a_refused_stream() {
         .await;
     while client.frame().await.is_some() {}
     assert_eq!(server.drained().await.refused, 1);
+}
+
+/// Such a response says less than REFUSED_STREAM, but it is what was asked for.
+#[tokio::test]
+async fn c31_a_refusal_of_ones_own_is_sent_over_both_http() {
+    let server = start(Drain::new(), |server| {
+        server.refuse_with(|request: &http::Request<_>| {
+            let refused = format!("no {}", request.method());
+            (http::StatusCode::IM_A_TEAPOT, refused).into_response()
+        })
+    });
+    let mut http1 = Client::connect(server.address).await;
+    let mut http2 = Client::connect(server.address).await;
+    http2.send(frames::hello()).await;
+    http2.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    http2.frame_of(GOAWAY).await;
+    guarded(server.drain.reached(Phase::Draining)).await;
+    http1
+        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+        .await;
+    let answer = http1.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 418"), "{answer}");
+    assert!(answer.ends_with("no CONNECT"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    http2.send(frames::connect(3, "far:1")).await;
+    let data = http2.frame_of(frames::DATA).await;
+    assert_eq!((data.stream, &data.payload[..]), (3, &b"no CONNECT"[..]));
+    server.shared.open.notify_one();
+    http2.pongs = true;
+    http2.send(frames::shutdown_pong()).await;
+    while http2.frame().await.is_some() {}
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (1, 2));
+}
+
+fn exempt(request: &http::Request<hyper::body::Incoming>) -> bool {
+    request.uri().path() == "/gate" || request.method() == http::Method::CONNECT
+}
+
+#[tokio::test]
+async fn a_request_that_is_exempt_is_neither_counted_nor_refused() {
+    let server = start(Drain::new(), |server| server.exempt(exempt));
+    let mut probe = Client::connect(server.address).await;
+    probe.get("/gate").await;
+    server.at_the_gate().await;
+    assert_eq!(server.drain.left().requests, 0);
+    server.shared.open.notify_one();
+    let answer = probe.read_until("passed").await;
+    assert_eq!(closes(&answer), 0, "{answer}");
+    probe.get("/gate").await;
+    server.at_the_gate().await;
+    // Any other late request for an upgrade is refused.
+    let mut late = Client::connect(server.address).await;
+    server.drain.begin();
+    guarded(server.drain.reached(Phase::Draining)).await;
+    late.send("GET /gate HTTP/1.1\r\nhost: test\r\nupgrade: websocket\r\n\r\n")
+        .await;
+    server.at_the_gate().await;
+    let left = server.drain.left();
+    assert_eq!((left.requests, left.connections()), (0, 2));
+    server.shared.open.notify_waiters();
+    for client in [&mut probe, &mut late] {
+        let answer = client.rest().await;
+        assert!(answer.ends_with("passed"), "{answer}");
+        assert_eq!(closes(&answer), 1, "{answer}");
+    }
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (0, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_is_exempt_is_neither_counted_nor_refused_over_http2() {
+    let server = start(Drain::new(), |server| server.exempt(exempt));
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    server.drain.begin();
+    client.frame_of(GOAWAY).await;
+    guarded(server.drain.reached(Phase::Draining)).await;
+    assert_eq!(server.drain.left().requests, 0);
+    // It would be refused otherwise.
+    client.send(frames::connect(3, "far:1")).await;
+    let answer = loop {
+        let frame = client.frame().await.expect("an open connection");
+        if frame.stream == 3 {
+            break frame;
+        }
+    };
+    assert_eq!(answer.kind, frames::HEADERS);
+    client
+        .send(frames::frame(frames::DATA, frames::END_STREAM, 3, b""))
+        .await;
+    server.shared.open.notify_one();
+    client.pongs = true;
+    client.send(frames::shutdown_pong()).await;
+    while client.frame().await.is_some() {}
+    let drained = server.drained().await;
+    assert_eq!((drained.completed, drained.refused), (0, 0));
 }
 
 /// curl is told that the stream was refused, and sends its POST once more: to the server that has
@@ -901,6 +998,104 @@ async fn connections_are_kept_or_not_while_it_runs() {
     kept.hello().await;
     keep_alive.disable();
     assert_eq!(kept.rest().await, "");
+    server.drain.begin();
+    assert_eq!(server.drained().await.refused, 0);
+}
+
+/// Its handlers can close the connection of their request by `/close`. The handles of all
+/// connections come in the order of their accepts.
+fn with_handles(settle: Duration) -> (Server, mpsc::UnboundedReceiver<ConnectionHandle>) {
+    let (send, handles) = mpsc::unbounded_channel();
+    let close = async |Extension(connection): Extension<ConnectionHandle>| {
+        connection.close();
+        "closing"
+    };
+    let drain = Drain::builder().settle(settle).build();
+    let server = Server::serve(drain, |tcp, app| {
+        let app = app.route("/close", routing::get(close));
+        tower_graceful::serve(tcp, app).on_connect(move |connection, extensions| {
+            extensions.insert(connection.handle());
+            send.send(connection.handle()).expect("waited for");
+        })
+    });
+    (server, handles)
+}
+
+#[tokio::test]
+async fn a_handler_closes_its_connection() {
+    let settle = Duration::from_millis(10);
+    let (server, mut handles) = with_handles(settle);
+    let mut other = Client::connect(server.address).await;
+    other.hello().await;
+    let mut closed = Client::connect(server.address).await;
+    closed.hello().await;
+    closed.get("/close").await;
+    let answer = closed.rest().await;
+    assert!(answer.ends_with("closing"), "{answer}");
+    assert_eq!(closes(&answer), 1);
+    assert_eq!(closes(&other.hello().await), 0);
+
+    // From elsewhere, an idle connection, and one whose head was sent before.
+    let idle = guarded(handles.recv()).await.expect("connected");
+    idle.close();
+    assert_eq!(other.rest().await, "");
+    let _closed = guarded(handles.recv()).await.expect("connected");
+    let mut streams = Client::connect(server.address).await;
+    streams.get("/trailers").await;
+    let head = streams.head().await;
+    assert_eq!(closes(&head), 0, "{head}");
+    server.at_the_gate().await;
+    guarded(handles.recv()).await.expect("connected").close();
+    server.shared.open.notify_one();
+    assert!(streams.rest().await.ends_with("0\r\n\r\n"));
+
+    // Nothing more happens by it.
+    idle.close();
+    let mut new = Client::connect(server.address).await;
+    assert_eq!(closes(&new.hello().await), 0);
+    server.drain.begin();
+    assert_eq!(server.drained().await.refused, 0);
+}
+
+#[tokio::test]
+async fn a_handler_closes_its_connection_over_http2() {
+    let (server, mut handles) = with_handles(SHORT);
+    let mut by_handler = Client::connect(server.address).await;
+    by_handler.send(frames::hello()).await;
+    by_handler.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    let _by_handler = guarded(handles.recv()).await.expect("connected");
+    let mut by_handle = Client::connect(server.address).await;
+    by_handle.send(frames::hello()).await;
+    by_handle.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+    let mut other = Client::connect(server.address).await;
+    other.send(frames::hello()).await;
+    other.send(frames::get(1, "/gate")).await;
+    server.at_the_gate().await;
+
+    by_handler.send(frames::get(3, "/close")).await;
+    // Nothing else wakes the task of this one.
+    guarded(handles.recv()).await.expect("connected").close();
+    for (client, last) in [(&mut by_handler, 3), (&mut by_handle, 1)] {
+        client.pongs = true;
+        while client.goaways.len() < 2 {
+            client.frame().await.expect("streams are open");
+        }
+        assert_eq!(client.goaways, [(u32::MAX >> 1, 0), (last, 0)]);
+    }
+    server.shared.open.notify_waiters();
+    for client in [&mut by_handler, &mut by_handle] {
+        let data = client.frame_of(frames::DATA).await;
+        assert_eq!((data.stream, &data.payload[..]), (1, &b"passed"[..]));
+        while client.frame().await.is_some() {}
+    }
+    other.frame_of(frames::DATA).await;
+    other.send(frames::get(3, "/")).await;
+    let data = other.frame_of(frames::DATA).await;
+    assert_eq!((data.stream, &data.payload[..]), (3, &b"hello"[..]));
+    assert!(other.goaways.is_empty());
+    drop(other);
     server.drain.begin();
     assert_eq!(server.drained().await.refused, 0);
 }
