@@ -2,7 +2,7 @@
 
 use super::{
     keep_alive::KeepAlive,
-    listener::{Established, Protocol},
+    listener::{ConnectionInfo, Protocol},
 };
 use crate::{drain::Drain, net::SocketOptions, refusal::Exempt};
 use http::{Extensions, Request};
@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-pub(super) type OnConnect = Box<dyn Fn(Established<'_>, &mut Extensions) + Send + Sync>;
+pub(super) type OnConnect = Box<dyn Fn(ConnectionInfo<'_>, &mut Extensions) + Send + Sync>;
 pub(super) type Exemptions = Arc<dyn Exempt<Request<Incoming>> + Send + Sync>;
 
 /// Holds the settings of a server.

@@ -57,11 +57,11 @@ pub(super) async fn serve<T, H, S>(
     let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
     let handle = ConnectionHandle::new(&connection);
-    let established = H::established(&io, &peer, &handle);
-    info::insert(established, &mut extensions);
+    let connection_info = H::info(&io, &peer, &handle);
+    info::insert(connection_info, &mut extensions);
     H::insert_info(&io, &mut extensions);
     if let Some(on_connect) = &settings.on_connect {
-        on_connect(established, &mut extensions);
+        on_connect(connection_info, &mut extensions);
     }
     let calls = ConnectionService {
         inner: TowerToHyperService::new(service),

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Closes one connection gracefully, as its [age limit](super::Serve::max_connection_age) does;
-/// from [`Established::handle`](super::Established::handle).
+/// from [`ConnectionInfo::handle`](super::ConnectionInfo::handle).
 ///
 /// It is for shedding load and for rotating keys: the client connects anew, and no request is lost.
 ///

@@ -2,7 +2,7 @@
 
 use super::{
     handle::ConnectionHandle,
-    listener::{Established, Handshake, Peer},
+    listener::{ConnectionInfo, Handshake, Peer},
 };
 use crate::{drain::Connection, net};
 use std::{
@@ -102,12 +102,12 @@ where
         }
     }
 
-    fn established<'a>(
+    fn info<'a>(
         io: &'a OwnIo<U>,
         peer: &'a Peer,
         handle: &'a ConnectionHandle,
-    ) -> Established<'a> {
-        Established {
+    ) -> ConnectionInfo<'a> {
+        ConnectionInfo {
             io: &io.io,
             peer,
             handle,

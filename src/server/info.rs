@@ -1,10 +1,10 @@
 //! Inserts what requests know of their connection, in the types that axum and tonic look for.
 
-use super::listener::Established;
+use super::listener::ConnectionInfo;
 use http::Extensions;
 
 /// Inserts the peer, and for tonic also the local address.
-pub(super) fn insert(connection: Established<'_>, extensions: &mut Extensions) {
+pub(super) fn insert(connection: ConnectionInfo<'_>, extensions: &mut Extensions) {
     #[cfg(feature = "axum")]
     {
         use axum::extract::ConnectInfo;

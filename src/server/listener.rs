@@ -170,7 +170,7 @@ impl From<()> for Peer {
 /// Describes a connection whose handshake is done, for
 /// [`Serve::on_connect`](super::Serve::on_connect).
 #[derive(Clone, Copy, Debug)]
-pub struct Established<'a> {
+pub struct ConnectionInfo<'a> {
     pub(super) io: &'a dyn Any,
     pub(super) peer: &'a Peer,
     pub(super) handle: &'a ConnectionHandle,
@@ -178,7 +178,7 @@ pub struct Established<'a> {
     pub(super) tls: Option<&'a tokio_rustls::rustls::ServerConnection>,
 }
 
-impl<'a> Established<'a> {
+impl<'a> ConnectionInfo<'a> {
     /// Returns the peer.
     pub fn peer(&self) -> &'a Peer {
         self.peer
@@ -230,11 +230,11 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
         Protocol::Either
     }
 
-    fn established<'a>(
+    fn info<'a>(
         io: &'a Self::Io,
         peer: &'a Peer,
         handle: &'a ConnectionHandle,
-    ) -> Established<'a>;
+    ) -> ConnectionInfo<'a>;
 
     /// Inserts what requests know of a connection after this handshake.
     fn insert_info(_: &Self::Io, _: &mut Extensions) {}
@@ -260,8 +260,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain 
         net::error(io, cx)
     }
 
-    fn established<'a>(io: &'a T, peer: &'a Peer, handle: &'a ConnectionHandle) -> Established<'a> {
-        Established {
+    fn info<'a>(io: &'a T, peer: &'a Peer, handle: &'a ConnectionHandle) -> ConnectionInfo<'a> {
+        ConnectionInfo {
             io,
             peer,
             handle,

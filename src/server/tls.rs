@@ -3,7 +3,7 @@
 use super::{
     handle::ConnectionHandle,
     info,
-    listener::{Established, Handshake, Peer, Protocol},
+    listener::{ConnectionInfo, Handshake, Peer, Protocol},
 };
 use crate::{
     drain::{CallCounts, Connection, ConnectionState},
@@ -79,13 +79,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
         }
     }
 
-    fn established<'a>(
+    fn info<'a>(
         io: &'a Self::Io,
         peer: &'a Peer,
         handle: &'a ConnectionHandle,
-    ) -> Established<'a> {
+    ) -> ConnectionInfo<'a> {
         let (io, tls) = io.stream.get_ref();
-        Established {
+        ConnectionInfo {
             io,
             peer,
             handle,

@@ -30,7 +30,7 @@ use tokio_rustls::{
 use tower_graceful::{
     Drain, Phase, RunError,
     report::ConnectionState,
-    server::{Established, Handshaken, Serve},
+    server::{ConnectionInfo, Handshaken, Serve},
 };
 
 pub struct Keys {
@@ -521,7 +521,7 @@ async fn connections_have_values_of_tls() {
     let drain = Drain::new();
     let server = Serve::new(app)
         .listen_rustls(tcp, keys().server.clone())
-        .on_connect(|connection: Established<'_>, extensions| {
+        .on_connect(|connection: ConnectionInfo<'_>, extensions| {
             let tls = connection.tls().expect("TLS");
             extensions.insert(ServerName(tls.server_name().expect("named").into()));
         })
