@@ -124,7 +124,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 /// Serves a service on a listener, and drains it at a signal.
