@@ -287,24 +287,10 @@ impl Chunked {
     }
 }
 
-/// Finds the first line break, eight bytes at a time. Lines are short, so a search with a longer
-/// setup does not pay.
+/// Finds the first line break.
 #[inline]
 fn line_end(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 0xff;
-    let eights = bytes.chunks_exact(8);
-    let rest = eights.remainder();
-    for (index, eight) in eights.enumerate() {
-        // A line break is a 0 byte in `other`. The lowest set bit of `found` is in the lowest 0
-        // byte.
-        let other = u64::from_le_bytes(eight.try_into().expect("eight")) ^ (ONES * b'\n' as u64);
-        let found = other.wrapping_sub(ONES) & !other & (ONES << 7);
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|byte| *byte == b'\n')?;
-    Some(bytes.len() - rest.len() + at)
+    memchr::memchr(b'\n', bytes)
 }
 
 /// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.
