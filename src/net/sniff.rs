@@ -261,6 +261,24 @@ mod tests {
     }
 
     #[test]
+    fn trailers_do_not_end_with_a_bare_line_break() {
+        let head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n";
+        for (trailers, mid) in [
+            (&b"\n"[..], true),
+            (b"\n\r\n", true),
+            (b"t: u\r\n\n", true),
+            (b"t: u\n\r\n", true),
+            (b"t: u\n\r\n\r\n", false),
+            (b"\r\n", false),
+        ] {
+            for size in 1..9 {
+                let steps = [('>', &head[..]), ('>', trailers)];
+                assert_eq!(run(&steps, size).is_mid_request(), mid, "{trailers:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_interim_response_is_none() {
         let head = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
         let steps = [('>', &head[..]), ('<', b"HTTP/1.1 100 Continue\r\n\r\n")];
@@ -270,6 +288,72 @@ mod tests {
             after(&[('>', head), ('<', both)]),
             ConnectionState::Streaming
         );
+    }
+
+    #[test]
+    fn a_response_that_is_written_in_parts_is_seen() {
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let all = [interim, &b"HTTP/1.1 200 OK\r\n\r\n"[..], interim].concat();
+        let responses = [&all[..], b"HTTP/1.1 204 No Content\r\na: b\r\n\r\n"].concat();
+        for size in 1..responses.len() {
+            let mut sniffer = run(&[('>', GET), ('>', GET)], usize::MAX);
+            let mut seen = Vec::new();
+            for part in responses.chunks(size) {
+                sniffer.wrote(part);
+                seen.push(sniffer.activity());
+            }
+            assert_eq!(
+                seen.pop(),
+                Some(ConnectionState::Streaming),
+                "writes of {size}"
+            );
+            // The last response begins at its status code.
+            let begins = (all.len() + 12).div_ceil(size);
+            assert!(
+                seen.iter()
+                    .take(begins - 1)
+                    .all(|state| *state == ConnectionState::Handling),
+                "writes of {size}"
+            );
+        }
+        // A body may end with what a response begins with.
+        let ends = [
+            ('>', &[GET, GET].concat()[..]),
+            ('<', b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"),
+            ('<', b"HT"),
+            ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
+        ];
+        assert_eq!(after(&ends), ConnectionState::Streaming);
+    }
+
+    #[test]
+    fn responses_that_are_written_together_are_seen() {
+        let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+        let steps = [
+            ('>', &GET.repeat(3)[..]),
+            ('<', &answer.repeat(2)),
+            ('<', answer),
+        ];
+        assert_eq!(after(&steps[..2]), ConnectionState::Handling);
+        assert_eq!(after(&steps), ConnectionState::Streaming);
+        // The rest of a response whose head was still being written when the next request came.
+        let both = answer.repeat(2);
+        let steps = [
+            ('>', GET),
+            ('<', &both[..20]),
+            ('>', GET),
+            ('<', &both[20..]),
+        ];
+        assert_eq!(after(&steps), ConnectionState::Streaming);
+        let rest = &answer[20..];
+        let steps = [
+            ('>', GET),
+            ('<', &answer[..20]),
+            ('<', rest),
+            ('>', GET),
+            ('<', answer),
+        ];
+        assert_eq!(after(&steps), ConnectionState::Streaming);
     }
 
     #[test]
@@ -307,6 +391,16 @@ mod tests {
         assert_eq!(after(&[('>', b"PING\r\n")]), ConnectionState::Opaque);
         let long = [b"GET /", &[b'x'; 100][..], b" HTTP/1.1\r\n\r\n"].concat();
         assert_eq!(after(&[('>', &long)]), ConnectionState::Handling);
+    }
+
+    #[test]
+    fn an_invalid_request_after_others_does_not_hide_that_those_are_owed() {
+        let both = [GET, b"NOT A REQUEST\r\n\r\n", GET].concat();
+        let answer = b"HTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(after(&[('>', &both)]), ConnectionState::Handling);
+        // The server has yet to reject it.
+        let answered = [('>', &both[..]), ('<', answer)];
+        assert_eq!(after(&answered), ConnectionState::Reading);
     }
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -347,6 +441,17 @@ mod tests {
             after(&[start[0], start[1], ('>', &reset[..])]),
             ConnectionState::Idle
         );
+    }
+
+    #[test]
+    fn http2_a_head_that_is_rejected_before_its_end_is_not_waited_for() {
+        let half = frame(1, 0x1, 3, b"abc");
+        let reset = |stream| frame(3, 0, stream, &[0; 4]);
+        let start = [('>', PREFACE), ('>', &half[..])];
+        let rejected = [start[0], start[1], ('<', &reset(3))];
+        assert_eq!(after(&rejected), ConnectionState::Idle);
+        let other = [start[0], start[1], ('<', &reset(1))];
+        assert_eq!(after(&other), ConnectionState::Reading);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::drain::ConnectionState;
 #[derive(Debug, Default)]
 pub(in crate::net) struct Http1 {
     request: Request,
+    response: Response,
     /// Counts the requests to which no response has begun.
     awaited_responses: u32,
     /// Says whether the last request was a CONNECT.
@@ -16,7 +17,7 @@ pub(in crate::net) struct Http1 {
     upgraded: bool,
 }
 
-/// Says that the first line is not one of HTTP/1.
+/// Says that the first line of a connection is not one of HTTP/1.
 #[derive(Debug)]
 pub(super) struct NotHttp;
 
@@ -30,6 +31,9 @@ enum Request {
     /// Counts the bytes that are to come.
     Body(u64),
     Chunked(Chunked),
+    /// Follows a request line that is not one of HTTP/1. The server answers the requests before it,
+    /// rejects this one and closes.
+    Invalid,
 }
 
 #[derive(Debug, Default)]
@@ -73,8 +77,25 @@ enum Chunked {
     },
     /// Counts the bytes that are to come, including the line break after them.
     Data(u64),
-    /// Says whether the next byte begins a line.
-    Trailers(bool),
+    /// Counts the bytes of the two line breaks at the end that have come. hyper takes only `\r\n`
+    /// for one here.
+    Trailers(usize),
+}
+
+/// Locates the next byte of the server within a response. A write may end anywhere.
+#[derive(Debug)]
+enum Response {
+    /// Precedes the end of a status code. Holds what has been written of the status line since the
+    /// start of a write.
+    Status([u8; 12], usize),
+    /// Precedes the end of a head. Says whether the next byte begins a line.
+    Head(bool),
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Self::Status([0; 12], 0)
+    }
 }
 
 impl Http1 {
@@ -88,8 +109,14 @@ impl Http1 {
                     bytes
                 }
                 Request::Head(head) => {
-                    let Some(rest) = head.read(bytes)? else {
-                        return Ok(());
+                    let rest = match head.read(bytes) {
+                        Ok(Some(rest)) => rest,
+                        Ok(None) => return Ok(()),
+                        Err(NotHttp) if self.saw_request => {
+                            self.request = Request::Invalid;
+                            return Ok(());
+                        }
+                        Err(NotHttp) => return Err(NotHttp),
                     };
                     self.saw_request = true;
                     self.awaited_responses = self.awaited_responses.saturating_add(1);
@@ -115,6 +142,7 @@ impl Http1 {
                     }
                     rest
                 }
+                Request::Invalid => return Ok(()),
             };
         }
         Ok(())
@@ -122,34 +150,72 @@ impl Http1 {
 
     #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        if self.awaited_responses > 0 {
+        if self.awaited_responses > 0 || matches!(self.response, Response::Head(_)) {
             self.wrote_response(bytes);
         }
     }
 
     fn wrote_response(&mut self, mut bytes: &[u8]) {
-        // Bytes that do not begin like a response belong to the previous one. So do all bytes while
-        // no response is awaited.
-        while self.awaited_responses > 0 && bytes.starts_with(b"HTTP/1.") {
-            let switches = bytes.get(9..12) == Some(b"101");
-            let class = bytes.get(9).copied();
-            if class == Some(b'1') && !switches {
-                // An interim response. The final one may follow in the same write.
-                let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-                bytes = &bytes[end.map_or(bytes.len(), |at| at + 4)..];
-                continue;
+        while !bytes.is_empty() {
+            match &mut self.response {
+                // While no response is awaited, all bytes belong to the previous one.
+                Response::Status(..) if self.awaited_responses == 0 => return,
+                Response::Status(line, filled) => {
+                    let (part, rest) = bytes.split_at(bytes.len().min(line.len() - *filled));
+                    line[*filled..][..part.len()].copy_from_slice(part);
+                    let before = std::mem::replace(filled, *filled + part.len());
+                    let version = (*filled).min(7);
+                    if line[..version] != b"HTTP/1."[..version] {
+                        // Bytes that do not begin like a response belong to the previous one. The
+                        // previous write may have ended with a byte that does.
+                        *filled = 0;
+                        if before == 0 {
+                            return;
+                        }
+                        continue;
+                    }
+                    if *filled < line.len() {
+                        return;
+                    }
+                    bytes = rest;
+                    let (status, class) = (&line[9..], line[9]);
+                    let switches = status == b"101";
+                    let is_interim = class == b'1' && !switches;
+                    self.response = Response::Head(false);
+                    if is_interim {
+                        continue;
+                    }
+                    self.awaited_responses -= 1;
+                    let is_last = self.awaited_responses == 0;
+                    self.upgraded = switches || (is_last && self.connect && class == b'2');
+                    // The frequent case: the whole head was written, and a short body or none. Found
+                    // from the end, so that the head is not read.
+                    if is_last && ends_near_the_end(bytes) {
+                        self.response = Response::default();
+                        return;
+                    }
+                }
+                Response::Head(begins) => {
+                    // The next response may follow in the same write.
+                    let end = bytes.iter().position(|byte| {
+                        let ends = *begins && *byte == b'\n';
+                        *begins = *byte == b'\n' || (*begins && *byte == b'\r');
+                        ends
+                    });
+                    let Some(end) = end else {
+                        return;
+                    };
+                    bytes = &bytes[end + 1..];
+                    self.response = Response::default();
+                }
             }
-            self.awaited_responses -= 1;
-            self.upgraded =
-                switches || (self.awaited_responses == 0 && self.connect && class == Some(b'2'));
-            return;
         }
     }
 
     pub(super) fn activity(&self) -> ConnectionState {
         match self.request {
             _ if self.awaited_responses > 0 => ConnectionState::Handling,
-            Request::Head(_) => ConnectionState::Reading,
+            Request::Head(_) | Request::Invalid => ConnectionState::Reading,
             _ if !self.saw_request => ConnectionState::Reading,
             _ => ConnectionState::Streaming,
         }
@@ -262,7 +328,7 @@ impl Chunked {
                     return (&[], false);
                 };
                 *self = match *size {
-                    0 => Self::Trailers(true),
+                    0 => Self::Trailers(2),
                     size => Self::Data(size.saturating_add(2)),
                 };
                 (&bytes[at + 1..], false)
@@ -274,37 +340,34 @@ impl Chunked {
                 }
                 (rest, false)
             }
-            Self::Trailers(begins) => {
-                let Some(at) = line_end(bytes) else {
-                    *begins &= bytes == b"\r";
-                    return (&[], false);
-                };
-                let ended = *begins && matches!(&bytes[..at], b"" | b"\r");
-                *begins = true;
-                (&bytes[at + 1..], ended)
+            Self::Trailers(matched) => {
+                let end = bytes.iter().position(|byte| {
+                    *matched = match *byte == b"\r\n\r\n"[*matched] {
+                        true => *matched + 1,
+                        false => usize::from(*byte == b'\r'),
+                    };
+                    *matched == 4
+                });
+                match end {
+                    Some(end) => (&bytes[end + 1..], true),
+                    None => (&[], false),
+                }
             }
         }
     }
 }
 
-/// Finds the first line break, eight bytes at a time. Lines are short, so a search with a longer
-/// setup does not pay.
+/// Returns whether a head ends within the last bytes.
+#[inline]
+fn ends_near_the_end(bytes: &[u8]) -> bool {
+    let near = &bytes[bytes.len().saturating_sub(64)..];
+    near.windows(4).rev().any(|four| four == b"\r\n\r\n")
+}
+
+/// Finds the first line break.
 #[inline]
 fn line_end(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 0xff;
-    let eights = bytes.chunks_exact(8);
-    let rest = eights.remainder();
-    for (index, eight) in eights.enumerate() {
-        // A line break is a 0 byte in `other`. The lowest set bit of `found` is in the lowest 0
-        // byte.
-        let other = u64::from_le_bytes(eight.try_into().expect("eight")) ^ (ONES * b'\n' as u64);
-        let found = other.wrapping_sub(ONES) & !other & (ONES << 7);
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|byte| *byte == b'\n')?;
-    Some(bytes.len() - rest.len() + at)
+    memchr::memchr(b'\n', bytes)
 }
 
 /// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.

@@ -124,6 +124,7 @@ impl Http2 {
 
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         let (open, goaway_sent) = (&mut self.open, &mut self.goaway_sent);
+        let head = &mut self.head;
         let (setting, tunnels) = (&mut self.setting, &mut self.tunnels);
         self.outgoing
             .read(bytes, |frame, part| match (frame.kind, part) {
@@ -136,7 +137,11 @@ impl Http2 {
                         }
                     }
                 }
-                (RST_STREAM, Part::End) => end(open, tunnels, frame.stream),
+                (RST_STREAM, Part::End) => {
+                    // The server may reject a head before it has ended.
+                    head.take_if(|stream| *stream == frame.stream);
+                    end(open, tunnels, frame.stream);
+                }
                 (HEADERS | DATA, Part::End) if frame.flags & END_STREAM != 0 => {
                     end(open, tunnels, frame.stream);
                 }
