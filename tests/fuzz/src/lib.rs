@@ -91,12 +91,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Is sent after the input over HTTP/1.
 const PROBE: &[u8] = b"GET /probe HTTP/1.1\r\n\r\n";
 
-/// Is sent after the input over HTTP/2: an initial window and a WINDOW_UPDATE of 1 MiB, so that all
-/// responses can be sent, and a PING.
+/// Is sent after the input over HTTP/2: a PING, then an initial window and a WINDOW_UPDATE, each of
+/// 1 MiB, so that all responses can be sent. If the PING is answered, no frame of the input has
+/// swallowed the rest.
 const PROBE_HTTP2: &[u8] = b"\
+    \0\0\x08\x06\0\0\0\0\0the ping\
     \0\0\x06\x04\0\0\0\0\0\0\x04\0\x10\0\0\
-    \0\0\x04\x08\0\0\0\0\0\0\x10\0\0\
-    \0\0\x08\x06\0\0\0\0\0the ping";
+    \0\0\x04\x08\0\0\0\0\0\0\x10\0\0";
 /// Answers that PING.
 const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0the ping";
 
@@ -104,8 +105,8 @@ const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0the ping";
 ///
 /// Each digit is an ASCII character that counts from `0` on. The first two are the sizes of the
 /// parts in turn, where 0 stands for all that is left. The third is how many steps a call waits for
-/// its answer, and each part of a body for the next. The fourth is how many bytes hyper can write in
-/// a step; 0 is no limit, and has hyper write a head and its body in one piece.
+/// its answer, and each part of a body for the next. The fourth is how many bytes hyper can write
+/// in a step; 0 is no limit, and has hyper write a head and its body in one piece.
 pub fn run(input: &[u8]) {
     let Some((digits, bytes)) = input.split_first_chunk::<4>() else {
         return;
@@ -280,13 +281,12 @@ impl Server {
                     "after the probe"
                 );
             }
-        } else if activity == ConnectionState::Streaming && !bytes.ends_with(b"\r") {
-            // After `\r`, which the sniffer passes over, hyper rejects what is no `\n`.
+        } else if activity == ConnectionState::Streaming && !rejects_line_breaks(bytes) {
             assert!(mid_request, "idle while hyper is within a request");
         }
     }
 
-    /// Sends a PING, whose answer shows that hyper has read all there is.
+    /// Sends a PING, whose answer shows that hyper was between two frames.
     fn probe_http2(&mut self) {
         let is_open = self.step(PROBE_HTTP2);
         let has_pong = self
@@ -302,6 +302,15 @@ impl Server {
             );
         }
     }
+}
+
+/// Returns whether hyper rejects what comes after these bytes, if they end between two requests. It
+/// skips line breaks there, and the sniffer skips any `\r` and `\n`.
+fn rejects_line_breaks(bytes: &[u8]) -> bool {
+    let is_break = |byte: &&u8| b"\r\n".contains(byte);
+    let count = bytes.iter().rev().take_while(is_break).count();
+    let breaks = &bytes[bytes.len() - count..];
+    breaks.ends_with(b"\r") || breaks.windows(2).any(|two| two == b"\r\r")
 }
 
 /// Counts the final responses of HTTP/1 that have begun. No body looks like one.
@@ -329,8 +338,8 @@ fn ended(bytes: &[u8], by_server: bool) -> HashSet<u32> {
 }
 
 /// Returns whether each new stream has a higher number than those before. Otherwise the server has
-/// to close the connection (RFC 9113, section 5.1.1). h2 does not if it has rejected the head of the
-/// stream with the higher number. The sniffer takes a head with a lower number for trailers.
+/// to close the connection (RFC 9113, section 5.1.1). h2 does not if it has rejected the head of
+/// the stream with the higher number. The sniffer takes a head with a lower number for trailers.
 fn ascends(bytes: &[u8]) -> bool {
     let (mut seen, mut last) = (HashSet::new(), 0);
     frames(bytes)
