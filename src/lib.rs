@@ -103,7 +103,7 @@
 //!   [`Opaque`](report::ConnectionState::Opaque).
 //! * The kernel resets a client that connects in the very microsecond in which the listener closes,
 //!   or whose TCP handshake is half done then. On Linux it does not if the process alone has the
-//!   listener (`Drain::bind`, `Serve::exclusive`). A client that sends a request on a kept
+//!   listener (`Drain::bind`, `Serve::bind`, `Serve::exclusive`). A client that sends a request on a kept
 //!   connection later than the [settling](DrainBuilder::settle) allows finds it closed.
 //! * A task that blocks its thread cannot be aborted. It is reported as left, and ends with the
 //!   process.

@@ -227,6 +227,10 @@ impl ConnectionList {
 }
 
 impl ConnectionEntry {
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.named_peer.get().copied().unwrap_or(self.peer)
+    }
+
     /// Records what the connection was seen doing, and whether it [has unread](HAS_UNREAD) bytes.
     /// Returns whether a request is on its way.
     pub(super) fn set_activity(&self, activity: ConnectionState, unread: bool) -> bool {
@@ -312,10 +316,6 @@ impl ConnectionEntry {
     pub(crate) fn speaks_http2(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & MULTIPLEXED != 0 && activity(word) != ConnectionState::Opaque
-    }
-
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.named_peer.get().copied().unwrap_or(self.peer)
     }
 
     /// Sets the peer that a handshake has named. Called once.
