@@ -17,7 +17,8 @@
 //! capacity, lists no requests and needs a body with `Default` adds 114, tower-http's layer 135.
 //!
 //! Where the inner service's functions are not inlined, as in `benches/overhead`, the whole is 341:
-//! the future is an enum in a struct, and is copied into both.
+//! the future and the response are copied more often. (A future without the enum was measured, too: 3
+//! less there, 19 more here.)
 
 use crate::{
     body::ResponseBody,

@@ -106,7 +106,7 @@ impl<S: HttpService, F> Serve<S, F> {
     /// the PROXY protocol of a balancer.
     ///
     /// The function gets each connection and its peer. It runs in the task of the connection, so it
-    /// does not delay other connections. As with [`listen_rustls`](Self::listen_rustls), a connection
+    /// does not delay other connections. As with TLS, a connection
     /// counts as silent during its handshake, which may take the time of a
     /// [head](Self::header_read_timeout), and in a drain the [grace](crate::DrainBuilder::grace).
     /// Then it is dropped. An error closes the connection. With the feature `tracing`, it is logged at
