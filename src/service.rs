@@ -137,7 +137,7 @@ where
 }
 
 impl<S, R, E> Graceful<S, R, E> {
-    /// Calls the inner service for a request that is counted.
+    /// Calls the inner service for an admitted request.
     // In a function of its own: `call` then only passes the request on, and copies no part of it.
     #[inline(never)]
     fn call_admitted<ReqBody, ResBody>(

@@ -1,7 +1,7 @@
 //! Counts the requests in flight and calls the owner when the last one has left.
 //!
-//! No tokio, no wakers, no clock: `tests/loom` compiles this file over loom's primitives and sees all
-//! of it.
+//! No tokio, no wakers, no clock: `tests/loom` compiles this file, [`block`](super::block) and
+//! [`token`](super::token) over loom's primitives and sees all of it.
 //!
 //! # Shards, handles, tokens
 //!
@@ -17,6 +17,8 @@
 //!
 //! * **Enter** ([`CounterHandle::enter`]) is one load and one compare-exchange. The comparison sees
 //!   generation, closed and slow together: only an open word of the handle's own drain is counted on.
+//!   The thread-local that has the thread's shard has a number that is none if the entry needs a closer
+//!   look, so looking up the shard checks that, too.
 //! * **Leave** (drop of a [`Token`]) is one subtraction, on the shard that the token has entered by,
 //!   whatever thread drops it. (A count that is entered on one shard and left on another can add up
 //!   to 0 while a request lives; `LongAdder` does.)
@@ -56,6 +58,12 @@
 //! the details are dropped, then the token that was counted. Such a shard is kept with the shard that
 //! the request has entered by, and used again: the process keeps 128 bytes for each request that was
 //! listed at the busiest moment.
+//!
+//! # Tokens that count nothing
+//!
+//! A response body always has a token, so that it needs no room to say that it has none. A request
+//! that is exempt, or that `serve` has counted, has a token on a shard without a block
+//! ([`Token::uncounted`]). Its word is slow, so each look at it takes the cold path.
 //!
 //! # How many have ended
 //!
