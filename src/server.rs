@@ -220,7 +220,7 @@ impl<S> Serve<S> {
 
     /// Creates a server that makes a service for each connection when it is accepted.
     ///
-    /// For what is known only after a TLS handshake, use [`on_connect`](Self::on_connect).
+    /// For what is known only after a handshake, use [`on_connect`](Self::on_connect).
     ///
     /// ```no_run
     /// use axum::{Extension, Router, routing::get};

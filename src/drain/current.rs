@@ -18,7 +18,8 @@ thread_local! {
 /// Identifies the drain of `serve` by the address of its block.
 ///
 /// Another drain can get the block only when this one is gone and the block is not in use. The
-/// polled request is counted and keeps the block, so the identity is unique while it is current.
+/// polled request keeps the block if it is counted, and its server keeps the drain if it is exempt,
+/// so the identity is unique while it is current.
 ///
 /// A layer of a drain that had the block before takes the identity for its own and does not count
 /// the request. It would not count the request anyway, as its handle is stale.
@@ -28,7 +29,7 @@ pub(crate) struct Identity(usize);
 
 #[cfg(feature = "server")]
 impl Identity {
-    /// Returns the identity that `serve` records for a request that it has counted.
+    /// Returns the identity that `serve` records for a request that it has admitted.
     #[inline]
     pub(crate) fn of<O: Owner>(handle: &CounterHandle<O>) -> Self {
         Self(handle.address())

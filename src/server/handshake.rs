@@ -37,8 +37,9 @@ impl<T> Handshaken<T> {
     }
 
     /// Sets the peer, where the handshake has learned it: a PROXY protocol header names the client
-    /// of the balancer. Reports, logs, [`on_connect`](super::Serve::on_connect) and `ConnectInfo`
-    /// have it then. Default: the peer that the listener has returned.
+    /// of the balancer. From then on, reports, logs, [`on_connect`](super::Serve::on_connect) and
+    /// `ConnectInfo` have it. [`Serve::per_connection`](super::Serve::per_connection) was called
+    /// before, with the peer that the listener has returned, which is the default here.
     pub fn peer(mut self, peer: impl Into<Peer>) -> Self {
         self.peer = Some(peer.into());
         self
@@ -49,7 +50,7 @@ impl<T> Handshaken<T> {
     ///
     /// Before an idle connection closes, its socket is asked for bytes that the runtime has not seen.
     /// Without this, a request that arrives in the moment in which its connection closes may be
-    /// lost.
+    /// lost, and [`http1_half_close`](super::Serve::http1_half_close) does not notice a reset.
     pub fn over_tcp(mut self, tcp: fn(&T) -> Option<&TcpStream>) -> Self {
         self.tcp = Some(tcp);
         self

@@ -106,11 +106,13 @@ impl<S: HttpService, F> Serve<S, F> {
     /// the PROXY protocol of a balancer.
     ///
     /// The function gets each connection and its peer. It runs in the task of the connection, so it
-    /// does not delay other connections. As with TLS, a connection
-    /// counts as silent during its handshake, which may take the time of a
-    /// [head](Self::header_read_timeout), and in a drain the [grace](crate::DrainBuilder::grace).
-    /// Then it is dropped. An error closes the connection. With the feature `tracing`, it is logged at
-    /// level `DEBUG`.
+    /// does not delay other connections. As with TLS, a connection counts as silent during its
+    /// handshake, which may take the time of a [head](Self::header_read_timeout), and in a drain the
+    /// [grace](crate::DrainBuilder::grace). Then it is dropped. An error closes the connection. With the
+    /// feature `tracing`, both are logged at level `DEBUG`.
+    ///
+    /// A later close by a limit or by the drain drops the connection, too. Only over `listen_rustls`
+    /// does it end with a close_notify then.
     ///
     /// `examples/proxy_protocol` reads the header of a balancer. With `tokio-native-tls`:
     ///

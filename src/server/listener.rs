@@ -184,8 +184,9 @@ impl<'a> ConnectionInfo<'a> {
         self.peer
     }
 
-    /// Returns the connection below TLS, if it is of this type. Use it to get the peer credentials
-    /// of a `UnixStream`, for example.
+    /// Returns the connection below rustls, if it is of this type. Use it to get the peer credentials
+    /// of a `UnixStream`, for example. After a [handshake of your own](super::Serve::listen_with) it
+    /// is what the handshake has returned.
     pub fn io<T: Any>(&self) -> Option<&'a T> {
         self.io.downcast_ref()
     }

@@ -16,7 +16,7 @@ pub(super) struct Requests {
     pub(super) all: u64,
     /// Counts the requests before the last call of `terminate`.
     #[cfg_attr(windows, allow(dead_code))]
-    before: u64,
+    pub(super) before: u64,
     /// Records when the last request came; `None` if none has come since the last call of
     /// `terminate`.
     last: Option<Instant>,

@@ -136,7 +136,8 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         let requests = watch::listen()?;
-        let received = requests.borrow().all;
+        // Not those until now: one may have come since.
+        let received = requests.borrow().before;
         Ok(Self {
             received,
             requests,

@@ -27,8 +27,12 @@ static WATCH: Mutex<Option<watch::Sender<Requests>>> = Mutex::new(None);
 pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let requests = match &*watch {
-        Some(requests) => requests,
+        Some(requests) => {
+            requests.send_modify(Requests::begin_anew);
+            requests
+        }
         None => {
+            // Its count begins here: a signal may come as soon as there is a handler.
             let requests = watch::Sender::default();
             let signals = Signals::new([SIGTERM, SIGINT])?;
             let counted = requests.clone();
@@ -38,7 +42,6 @@ pub(super) fn listen() -> io::Result<watch::Receiver<Requests>> {
             watch.insert(requests)
         }
     };
-    requests.send_modify(Requests::begin_anew);
     Ok(requests.subscribe())
 }
 
