@@ -41,9 +41,19 @@ pin_project! {
 /// Holds what the future of an admitted request needs. (Fields of their own in the variant would be
 /// laid out around the inner future, and cost a copy of it.)
 pub(crate) struct Admitted {
-    pub(crate) closing: Closing,
+    closing: Closing,
     /// Keeps the request counted. `None` once the body does.
-    pub(crate) in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
+}
+
+impl Admitted {
+    #[inline]
+    pub(crate) fn new(closing: Closing, in_flight: InFlight) -> Self {
+        Self {
+            closing,
+            in_flight: Some(in_flight),
+        }
+    }
 }
 
 impl<F, B> ResponseFuture<F, B> {
@@ -53,10 +63,7 @@ impl<F, B> ResponseFuture<F, B> {
         Self {
             state: State::Admitted {
                 inner,
-                admitted: Admitted {
-                    closing,
-                    in_flight: Some(in_flight),
-                },
+                admitted: Admitted::new(closing, in_flight),
             },
         }
     }

@@ -123,13 +123,7 @@ where
             // Counted before the inner service is called, so that a panic there ends the count.
             Some(token) => {
                 let closing = Closing::of(&request);
-                self.call_admitted(
-                    request,
-                    Admitted {
-                        closing,
-                        in_flight: Some(InFlight::new(token)),
-                    },
-                )
+                self.call_admitted(request, Admitted::new(closing, InFlight::new(token)))
             }
             None => self.call_closely(request, is_exempt),
         }
@@ -199,13 +193,7 @@ impl<S, R, E> Graceful<S, R, E> {
                 return ResponseFuture::refused(answer, closing);
             }
         };
-        self.call_admitted(
-            request,
-            Admitted {
-                closing,
-                in_flight: Some(in_flight),
-            },
-        )
+        self.call_admitted(request, Admitted::new(closing, in_flight))
     }
 }
 
