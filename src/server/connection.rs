@@ -108,6 +108,11 @@ pub(super) async fn serve<T, H, S>(
 /// client has closed its half before, or has sent its next request.
 const RESET_CHECK: Duration = Duration::from_secs(1);
 
+/// Limits how long an HTTP/1 connection without a call counts as busy by its bytes alone. hyper may
+/// pause between pipelined requests, but not for long. And bytes can mislead: a body that begins
+/// like a response, while a pipelined request waits, looks like that request's response.
+const WITHOUT_CALL: Duration = Duration::from_secs(1);
+
 /// Polls a connection, and shuts it down in time.
 ///
 /// hyper's graceful shutdown closes an idle HTTP/1 connection without looking for unread bytes. So
@@ -307,6 +312,20 @@ impl<'a> Driver<'a> {
                     connection.schedule(|schedule| schedule.pong_until(Some(since))),
                     Action::Close,
                 )
+            }
+            ConnectionState::Handling | ConnectionState::Upgraded
+                if !http2 && !calls.is_active() =>
+            {
+                let next = match closes && !self.shutdown_sent {
+                    true => Action::Shutdown,
+                    false => Action::Close,
+                };
+                let since = since(&mut self.idle, calls);
+                let limit = match closes || self.shutdown_sent {
+                    true => Some(WITHOUT_CALL),
+                    false => limits.idle.map(|limit| limit.max(WITHOUT_CALL)),
+                };
+                over(limit.and_then(|limit| since.checked_add(limit)), next)
             }
             _ if self.shutdown_sent => until(None),
             ConnectionState::Idle if http2 => {

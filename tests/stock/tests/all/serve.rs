@@ -171,6 +171,28 @@ async fn a05_a_client_without_a_close_is_served_while_draining() {
     assert_eq!((drained.completed, drained.refused), (2, 0));
 }
 
+/// Bytes cannot tell a body that begins like a response from the next response, if a request waits
+/// for one. The calls can.
+#[tokio::test]
+async fn a_body_that_looks_like_a_response_holds_nothing() {
+    for body in ["HTTP/1.1 101 Switching", "HTTP/1.1 100 Continue"] {
+        let server = start(Drain::new(), |server| server);
+        let mut client = Client::connect(server.address).await;
+        let echo = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{body}");
+        client
+            .send(echo.replace("22", &body.len().to_string()) + &get("/"))
+            .await;
+        let answers = client.read_until("\r\nhello").await;
+        assert!(answers.contains(body), "{answers:?}");
+        let _ = server
+            .drain
+            .set_deadline(tokio::time::Instant::now() + LONG);
+        server.drain.begin();
+        assert_eq!(client.rest().await, "");
+        server.drained().await;
+    }
+}
+
 /// Go's answer, and HAProxy's. hyper's is the default.
 #[tokio::test]
 async fn a14_a_half_closed_connection_gets_its_response() {

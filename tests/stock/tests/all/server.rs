@@ -231,6 +231,7 @@ pub fn app(shared: Shared) -> Router {
         .route("/gate", any(gate))
         .route("/trailers", get(trailers))
         .route("/upload", post(upload))
+        .route("/echo", post(echo))
         .route("/reject", any(reject))
         .route("/stuck", any(stuck))
         .route("/drain", post(drain))
@@ -293,6 +294,17 @@ async fn trailers(State(shared): State<Shared>) -> ([(&'static str, &'static str
 async fn upload(State(shared): State<Shared>, body: Bytes) -> String {
     shared.handle();
     body.len().to_string()
+}
+
+/// Answers with the body, after a write that has the head alone.
+async fn echo(State(shared): State<Shared>, body: Bytes) -> Body {
+    shared.handle();
+    let first = stream::once(async { Bytes::from_static(b"first") });
+    let later = stream::once(async {
+        tokio::task::yield_now().await;
+        body
+    });
+    Body::from_stream(first.chain(later).map(Ok::<_, Infallible>))
 }
 
 /// Answers without reading the body.
