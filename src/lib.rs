@@ -189,6 +189,8 @@ mod layer;
 #[cfg(feature = "net")]
 mod log;
 mod service;
+#[cfg(feature = "net")]
+mod timer;
 
 pub mod body;
 pub mod call;

@@ -67,9 +67,9 @@
 //! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
 //! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
 //! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and do not take a slow body for a silent one |
-//! | `MaxHeaderBytes` | hyper's: some 400 kB and 100 headers, then 431; over HTTP/2, 16 kB | |
+//! | `MaxHeaderBytes` | [`http1`](Serve::http1), [`http2`](Serve::http2) | hyper's defaults: some 400 kB and 100 headers, then 431; over HTTP/2, 16 kB |
 //! | `TLSConfig`, `TLSNextProto` | the `ServerConfig` of rustls, its ALPN | |
-//! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http2_max_concurrent_streams`](Serve::http2_max_concurrent_streams), [`http2_keep_alive`](Serve::http2_keep_alive) | |
+//! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http1`](Serve::http1), [`http2`](Serve::http2) | all of hyper's options |
 //! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
 //! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
 //! | `Handler` | any `Service<Request<Incoming>>` | |
@@ -80,6 +80,7 @@
 mod accept;
 mod config;
 mod connection;
+mod executor;
 mod handle;
 mod handshake;
 mod info;
@@ -87,11 +88,13 @@ mod keep_alive;
 mod limits;
 mod listen;
 mod listener;
+mod preface;
 mod service;
 #[cfg(feature = "rustls")]
 mod tls;
 
 pub use self::{
+    executor::{Executor, Task},
     handle::ConnectionHandle,
     handshake::Handshaken,
     keep_alive::KeepAlive,
@@ -110,11 +113,11 @@ use crate::{
     refusal::{Exempt, Refusal},
 };
 use http::{Extensions, Request};
-use hyper::{body::Incoming, server::conn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
 };
+use hyper_util::rt::TokioTimer;
 use std::{
     fmt,
     future::{Future, Pending, pending},
@@ -238,13 +241,12 @@ impl<S> Serve<S> {
     /// # }
     /// ```
     pub fn per_connection(make: impl FnMut(&Peer) -> S + Send + 'static) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        let mut http2 = conn::http2::Builder::new(TokioExecutor::new());
-        let http1 = conn::http1::Builder::new();
+        let mut http1 = http1::Builder::new();
+        // The timer is for what `Serve::http1` may set. `header_read_timeout` is ours.
+        http1.timer(TokioTimer::new()).header_read_timeout(None);
+        let executor = Executor::new();
+        let mut http2 = http2::Builder::new(executor.clone());
         // For WebSockets over HTTP/2 (RFC 8441), as in `axum::serve`.
-        http.http2()
-            .timer(TokioTimer::new())
-            .enable_connect_protocol();
         http2.timer(TokioTimer::new()).enable_connect_protocol();
         Self {
             services: Services {
@@ -264,7 +266,7 @@ impl<S> Serve<S> {
                 exempt: None,
                 half_close: false,
                 on_connect: None,
-                http,
+                executor,
                 http1,
                 http2,
             },
@@ -449,8 +451,10 @@ where
             listeners,
             drain,
             signal,
-            settings,
+            mut settings,
         } = self;
+        // `Serve::http1` may have set it otherwise, and more than hyper depends on it.
+        settings.http1.half_close(settings.half_close);
         let accept_loops = listeners
             .into_iter()
             .map(|listen| listen.start(&settings, &drain))

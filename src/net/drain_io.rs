@@ -1,9 +1,12 @@
 use super::{
-    linger::{Linger, Lingering, Timer},
+    linger::{Linger, Lingering},
     sniff::Sniffer,
     socket,
 };
-use crate::drain::{ConnectionGuard, ConnectionState, Stage};
+use crate::{
+    drain::{ConnectionGuard, ConnectionState, Stage},
+    timer::Timer,
+};
 use pin_project_lite::pin_project;
 use std::{
     fmt,
@@ -12,6 +15,7 @@ use std::{
     net,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -88,9 +92,12 @@ struct Monitor {
     delivering: bool,
     /// Says whether the kernel has bytes that the runtime has not seen.
     unread: bool,
-    /// Records since when an HTTP/2 connection has had no streams, as seen from
-    /// `ClosingConnections` on.
+    /// Records since when an HTTP/2 connection that closes has had no streams.
     idle_since: Option<Instant>,
+    /// Limits the time of a head, drain or not.
+    head_limit: Option<Duration>,
+    /// Records since when a part of a head has been there.
+    head_since: Option<Instant>,
     /// Says whether the last read is pending. Its waker is registered then.
     read_pending: bool,
     /// Records what was published last: the activity, and whether a request is on its way.
@@ -135,6 +142,8 @@ impl<T> DrainIo<T> {
                 delivering: false,
                 unread: false,
                 idle_since: None,
+                head_limit: None,
+                head_since: None,
                 read_pending: false,
                 published: (ConnectionState::Silent, false),
                 multiplexed: false,
@@ -144,6 +153,23 @@ impl<T> DrainIo<T> {
                 waiting_timer: Timer::default(),
                 registered: Lingering::new(registered),
             },
+        }
+    }
+
+    /// Limits the time of a head, drain or not. That of the first one counts from the accept.
+    #[cfg(feature = "server")]
+    pub(crate) fn limit_heads(mut self, limit: Option<Duration>) -> Self {
+        self.monitor.head_limit = limit;
+        self
+    }
+
+    /// Returns whether the bytes that were read have begun like HTTP/2; `None` while they may still
+    /// become it.
+    #[cfg(feature = "server")]
+    pub(crate) fn speaks_http2(&self) -> Option<bool> {
+        match &self.monitor.sniffer {
+            Sniffer::Unknown(_) => None,
+            sniffer => Some(matches!(sniffer, Sniffer::Http2(_))),
         }
     }
 
@@ -251,7 +277,10 @@ impl Monitor {
         self.sniffer.read(bytes);
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         self.publish_changes(stage);
-        if stage >= Stage::ClosingConnections {
+        if self.published.0 != ConnectionState::Reading {
+            self.head_since = None;
+        }
+        if self.is_closing(stage) {
             self.saw_closing();
         }
     }
@@ -279,10 +308,16 @@ impl Monitor {
         self.publish_changes(stage);
         if self.stalled {
             self.wake_at_abort(cx)?;
-        } else if stage >= Stage::ClosingConnections {
+        } else if self.is_closing(stage) {
             self.saw_closing();
         }
         result
+    }
+
+    /// Returns whether the server has told the peer, over HTTP/2, that the connection closes.
+    #[inline]
+    fn is_closing(&self, stage: Stage) -> bool {
+        stage >= Stage::ClosingConnections || self.registered.connection().retires()
     }
 
     #[cold]
@@ -344,34 +379,26 @@ impl Monitor {
         let connection = self.registered.connection();
         connection.register_reader(cx.waker());
         // After the registration: a later change of the stage wakes the task.
-        if connection.stage() < Stage::LastRead {
-            return Poll::Pending;
+        let stage = connection.stage();
+        let awaits_head = match self.published.0 {
+            ConnectionState::Silent | ConnectionState::Reading => self.head_limit.is_some(),
+            _ => false,
+        };
+        if stage >= Stage::LastRead || awaits_head || connection.retires() {
+            return self.poll_limits(cx);
         }
-        self.poll_limits(cx)
+        // Not needed before the drain, or the next head that comes in parts.
+        self.reading_timer.stop();
+        Poll::Pending
     }
 
-    /// Enforces the limits of a drain on a connection that has nothing to read.
+    /// Enforces the limits on a connection that has nothing to read.
     #[cold]
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let stage = self.live_stage()?;
             self.publish_changes(stage);
-            let connection = self.registered.connection();
-            connection.checked();
-            let (sniffer, idle_since) = (&self.sniffer, self.idle_since);
-            let (limit, next_step) = connection.schedule(|schedule| {
-                let limit = match sniffer.activity() {
-                    // Without any work, it need not be aborted: it just ends.
-                    ConnectionState::Silent | ConnectionState::Idle if stage >= Stage::Forced => {
-                        Some(Instant::now())
-                    }
-                    ConnectionState::Silent => schedule.first_byte_until(connection.accepted()),
-                    ConnectionState::Reading => schedule.head_until(),
-                    _ if sniffer.waits_for_pong() => schedule.pong_until(idle_since),
-                    _ => None,
-                };
-                (limit, schedule.next_step())
-            });
+            let limit = self.limit(stage);
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
                 return Poll::Ready(match self.sniffer.is_in_preface() {
@@ -380,15 +407,63 @@ impl Monitor {
                     false => Ok(()),
                 });
             }
-            // The end of the grace changes what is published.
-            let grace = self.grace_until().filter(|_| self.is_young());
-            let Some(next) = [limit, next_step, grace].into_iter().flatten().min() else {
+            let connection = self.registered.connection();
+            let mut next = limit;
+            if stage >= Stage::LastRead {
+                connection.checked();
+                let step = connection.schedule(|schedule| schedule.next_step());
+                // The end of the grace changes what is published.
+                let grace = self.grace_until().filter(|_| self.is_young());
+                next = [next, step, grace].into_iter().flatten().min();
+            }
+            let Some(next) = next else {
                 return Poll::Pending;
             };
             ready!(self.reading_timer.poll(next, cx));
             // Perhaps no waiter is there to advance the schedule.
             self.registered.connection().advance();
         }
+    }
+
+    /// Returns when a connection that has nothing to read is not waited for any longer.
+    fn limit(&mut self, stage: Stage) -> Option<Instant> {
+        let activity = self.sniffer.activity();
+        let connection = self.registered.connection();
+        let accepted = connection.accepted();
+        let in_drain = stage >= Stage::LastRead;
+        let began = match activity {
+            ConnectionState::Silent => Some(accepted),
+            // Not during a call: the response goes on, and the client has begun its next head.
+            ConnectionState::Reading if !connection.calls().is_active() => {
+                let now = || match self.sniffer.awaits_first_head() {
+                    true => accepted,
+                    false => Instant::now(),
+                };
+                Some(*self.head_since.get_or_insert_with(now))
+            }
+            _ => None,
+        };
+        if began.is_none() {
+            self.head_since = None;
+        }
+        let head = began
+            .zip(self.head_limit)
+            .and_then(|(began, limit)| began.checked_add(limit));
+        let closing = connection.schedule(|schedule| match activity {
+            // Without any work, it need not be aborted: it just ends.
+            ConnectionState::Silent | ConnectionState::Idle if stage >= Stage::Forced => {
+                Some(Instant::now())
+            }
+            ConnectionState::Silent if in_drain || connection.retires() => {
+                schedule.first_byte_until(accepted)
+            }
+            ConnectionState::Reading if in_drain && began.is_some() => schedule.head_until(),
+            _ if self.is_closing(stage) && self.sniffer.waits_for_pong() => {
+                schedule.pong_until(self.idle_since)
+            }
+            _ => None,
+        });
+        [head, closing].into_iter().flatten().min()
     }
 
     /// Returns how the connection lingers after its write half was closed, if it does.

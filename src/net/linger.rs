@@ -4,7 +4,10 @@
 //! A socket that is closed with unread bytes, or that gets bytes later, sends a reset. A reset
 //! destroys the part of the response that the peer has not read.
 
-use crate::drain::{ConnectionGuard, ConnectionState, Stage};
+use crate::{
+    drain::{ConnectionGuard, ConnectionState, Stage},
+    timer::Timer,
+};
 use std::{
     future::poll_fn,
     mem::MaybeUninit,
@@ -18,7 +21,7 @@ use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
     runtime,
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 /// Limits how long a connection lingers.
@@ -152,18 +155,4 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
         linger.poll(Pin::new(&mut tcp), cx, |_, _| false)
     })
     .await;
-}
-
-/// Sleeps until an instant that may change. Allocates at the first poll, so not before a drain.
-#[derive(Default)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx)
-    }
 }

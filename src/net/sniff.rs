@@ -108,6 +108,15 @@ impl Sniffer {
         matches!(self, Self::Unknown(seen) if *seen > 0)
     }
 
+    /// Returns whether no head has come, over HTTP/1 or before the protocol is known.
+    pub(super) fn awaits_first_head(&self) -> bool {
+        match self {
+            Self::Unknown(_) => true,
+            Self::Http1(http1) => !http1.saw_request(),
+            _ => false,
+        }
+    }
+
     /// Returns whether this is HTTP/1 and not upgraded.
     pub(super) fn is_in_request(&self) -> bool {
         matches!(self, Self::Http1(_))

@@ -7,6 +7,7 @@ use super::{
     service::{HttpService, Services},
 };
 use crate::{drain::Drain, net::DrainListener};
+use hyper::rt::Executor;
 use std::{
     sync::Arc,
     task::{Context, Poll, ready},
@@ -109,7 +110,7 @@ where
             let refusal = services.refusal.clone();
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.
-            tokio::spawn(Box::pin(connection::serve(
+            let connection = Box::pin(connection::serve(
                 registered,
                 io,
                 peer,
@@ -117,7 +118,8 @@ where
                 service,
                 refusal,
                 shared.clone(),
-            )));
+            ));
+            shared.settings.executor.execute(connection);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Holds the settings and the limits of a server, which its connections share.
 
 use super::{
+    executor::Executor,
     keep_alive::KeepAlive,
     listener::{ConnectionInfo, Protocol},
 };
 use crate::{drain::Drain, net::SocketOptions, refusal::Exempt};
 use http::{Extensions, Request};
-use hyper::{body::Incoming, server::conn};
-use hyper_util::{rt::TokioExecutor, server::conn::auto};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
@@ -35,9 +38,9 @@ pub(super) struct ServerSettings {
     /// [`Serve::http1_half_close`](super::Serve::http1_half_close).
     pub(super) half_close: bool,
     pub(super) on_connect: Option<OnConnect>,
-    pub(super) http: auto::Builder<TokioExecutor>,
-    pub(super) http1: conn::http1::Builder,
-    pub(super) http2: conn::http2::Builder<TokioExecutor>,
+    pub(super) executor: Executor,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Executor>,
 }
 
 /// Holds what all connections of a server share.

@@ -5,23 +5,26 @@ use super::{
     handle::ConnectionHandle,
     info,
     listener::{Handshake, Peer, Protocol},
+    preface::Rewound,
     service::{ConnectionService, HttpService, Refuse},
 };
 use crate::{
-    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Schedule, Stage},
+    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Stage},
     log,
     net::DrainIo,
+    timer::Timer,
 };
 use http::Extensions;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::service::TowerToHyperService;
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+use tower::BoxError;
 
 /// Serves a connection until it ends or is upgraded.
 pub(super) async fn serve<T, H, S>(
@@ -54,7 +57,7 @@ pub(super) async fn serve<T, H, S>(
         connection.set_peer(named.tcp());
         peer = named;
     }
-    let protocol = settings.protocol.unwrap_or_else(|| H::protocol(&io));
+    let protocol = settings.protocol.or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
     let handle = ConnectionHandle::new(&connection);
     let connection_info = H::info(&io, &peer, &handle);
@@ -73,34 +76,41 @@ pub(super) async fn serve<T, H, S>(
         exempt: settings.exempt.clone(),
         refusal,
     };
-    let mut io = DrainIo::new(io, registered, H::has_unread_bytes);
+    let mut io =
+        DrainIo::new(io, registered, H::has_unread_bytes).limit_heads(settings.limits.head);
     if settings.half_close {
         io = io.notice_errors(H::error);
     }
-    let io = TokioIo::new(io);
-    match protocol {
-        Protocol::Either => {
-            let connection = pin!(settings.http.serve_connection_with_upgrades(io, calls));
-            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
-            if let Err(error) = end {
-                log::connection_error(peer.tcp(), &*error);
+    let served = async {
+        let io = Rewound::new(io);
+        let (io, protocol) = match protocol {
+            Some(protocol) => (io, protocol),
+            None => {
+                let read = driver.drive(pin!(io.read_protocol()), |_| {}).await;
+                match read.transpose()?.flatten() {
+                    Some(read) => read,
+                    None => return Ok(()),
+                }
             }
-        }
-        Protocol::Http1 => {
-            let connection = settings.http1.serve_connection(io, calls).with_upgrades();
-            let connection = pin!(connection);
-            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
-            if let Err(error) = end {
-                log::connection_error(peer.tcp(), &error);
+        };
+        let end = match protocol {
+            Protocol::Http1 => {
+                let connection = settings.http1.serve_connection(io, calls).with_upgrades();
+                driver
+                    .drive(pin!(connection), |http1| http1.graceful_shutdown())
+                    .await
             }
-        }
-        Protocol::Http2 => {
-            let connection = pin!(settings.http2.serve_connection(io, calls));
-            let end = driver.drive(connection, |it| it.graceful_shutdown()).await;
-            if let Err(error) = end {
-                log::connection_error(peer.tcp(), &error);
+            Protocol::Http2 => {
+                let connection = settings.http2.serve_connection(io, calls);
+                driver
+                    .drive(pin!(connection), |http2| http2.graceful_shutdown())
+                    .await
             }
-        }
+        };
+        end.unwrap_or(Ok(())).map_err(BoxError::from)
+    };
+    if let Err(error) = served.await {
+        log::connection_error(peer.tcp(), &*error);
     }
 }
 
@@ -123,21 +133,20 @@ struct Driver<'a> {
     shared: &'a ServerShared,
     /// Records since when the connection is idle, and its calls by then.
     idle: Option<(CallCounts, Instant)>,
-    /// Records since when a head is being read, and the calls by then.
-    reading: Option<(CallCounts, Instant)>,
     /// Says whether hyper's graceful shutdown has begun.
     shutdown_sent: bool,
     /// Says when the connection is too old.
     retires_at: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 /// Names what to do with a connection that is pending.
 enum Action {
     /// Waits until an instant, or only for the connection.
     Wait(Option<Instant>),
-    /// Polls the connection again.
-    Recheck,
+    /// Polls the connection again, as one that closes once it is idle. Only then do its reads look
+    /// for bytes that the runtime has not seen.
+    Retire,
     /// Begins the graceful shutdown of the connection.
     Shutdown,
     /// Drops the connection.
@@ -151,10 +160,9 @@ impl<'a> Driver<'a> {
             connection,
             shared,
             idle: None,
-            reading: None,
             shutdown_sent: false,
             retires_at,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -180,24 +188,22 @@ impl<'a> Driver<'a> {
                     .schedule(|schedule| schedule.first_byte_until(accepted));
                 limit = [limit, grace].into_iter().flatten().min();
             }
-            if limit.is_some_and(|limit| limit <= Instant::now()) {
+            let Some(limit) = limit else {
+                return Poll::Pending;
+            };
+            if limit <= Instant::now() {
                 return Poll::Ready(None);
             }
-            if !self.poll_timer(limit, cx) {
-                return Poll::Pending;
-            }
+            ready!(self.timer.poll(limit, cx));
         }
     }
 
-    /// Polls the connection to its end. Fails if it fails, but not if it is closed here.
-    async fn drive<C, E>(
-        mut self,
+    /// Polls the connection to its end. Returns `None` if it is closed here.
+    async fn drive<C: Future>(
+        &mut self,
         mut http: Pin<&mut C>,
         shutdown: fn(Pin<&mut C>),
-    ) -> Result<(), E>
-    where
-        C: Future<Output = Result<(), E>>,
-    {
+    ) -> Option<C::Output> {
         poll_fn(|cx| {
             loop {
                 let stage = self.watch_stage(cx);
@@ -205,24 +211,21 @@ impl<'a> Driver<'a> {
                 // for bytes that the runtime has not seen.
                 let closes = self.closes(stage);
                 if self.shared.is_dropped() {
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(None);
                 }
                 if let Poll::Ready(end) = http.as_mut().poll(cx) {
-                    return Poll::Ready(end);
+                    return Poll::Ready(Some(end));
                 }
                 match self.next_action(stage, closes) {
-                    Action::Wait(until) => {
-                        if !self.poll_timer(until, cx) {
-                            return Poll::Pending;
-                        }
-                    }
-                    Action::Recheck => {}
+                    Action::Wait(None) => return Poll::Pending,
+                    Action::Wait(Some(until)) => ready!(self.timer.poll(until, cx)),
+                    Action::Retire => self.connection.retire(),
                     Action::Shutdown => {
                         self.shutdown_sent = true;
                         self.idle = None;
                         shutdown(http.as_mut());
                     }
-                    Action::Close => return Poll::Ready(Ok(())),
+                    Action::Close => return Poll::Ready(None),
                 }
             }
         })
@@ -247,7 +250,8 @@ impl<'a> Driver<'a> {
         stage >= Stage::Settling || self.connection.retires()
     }
 
-    /// Returns what to do with a connection that is pending.
+    /// Returns what to do with a connection that is pending. `DrainIo` limits the time of silent
+    /// connections, of heads, and of the PONG.
     fn next_action(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
         let limits = &self.shared.settings.limits;
@@ -265,117 +269,61 @@ impl<'a> Driver<'a> {
         let http2 = connection.speaks_http2();
         let checks_reset = self.shared.settings.half_close && calls.is_active();
         let reset = checks_reset.then(|| Instant::now() + RESET_CHECK);
-        let until =
-            |limit: Option<Instant>| Action::Wait([limit, age, reset].into_iter().flatten().min());
-        if activity != ConnectionState::Reading {
-            self.reading = None;
-        }
-        if activity != ConnectionState::Idle && http2 {
-            self.idle = None;
-        }
+        let wait =
+            |until: Option<Instant>| Action::Wait([until, age, reset].into_iter().flatten().min());
         let over = |at: Option<Instant>, next: Action| match at {
             Some(at) if at <= Instant::now() => next,
-            at => until(at),
+            at => wait(at),
         };
         if http2 && closes && !self.shutdown_sent {
             // No request is lost: the GOAWAY names the last one that was seen.
             return Action::Shutdown;
         }
-        match activity {
-            // In a drain, `DrainIo` enforces further limits on these states.
-            ConnectionState::Silent => {
-                let mut limit = limits.head_until(connection.accepted());
-                if connection.retires() {
-                    // As in a drain, its first request may be on its way.
-                    let grace =
-                        |schedule: &Schedule| schedule.first_byte_until(connection.accepted());
-                    limit = [limit, connection.schedule(grace)]
-                        .into_iter()
-                        .flatten()
-                        .min();
-                }
-                over(limit, Action::Close)
+        // Without a call, an HTTP/1 connection handles no request, whatever its bytes look like.
+        let misleads = !http2
+            && matches!(
+                activity,
+                ConnectionState::Handling | ConnectionState::Upgraded
+            );
+        let is_idle = match activity {
+            ConnectionState::Idle => true,
+            ConnectionState::Streaming => !connection.has_unread(),
+            _ => misleads,
+        };
+        if !is_idle || calls.is_active() {
+            if http2 {
+                self.idle = None;
             }
-            // Not during a call: the response goes on, and the client has begun its next head.
-            ConnectionState::Reading if !calls.is_active() => {
-                let first = calls.started == 0 && !http2;
-                let began = match first {
-                    true => connection.accepted(),
-                    false => since(&mut self.reading, calls),
-                };
-                over(limits.head_until(began), Action::Close)
-            }
-            // A peer that does not answer the PING after the GOAWAY is gone.
-            ConnectionState::Idle if self.shutdown_sent && http2 => {
-                let since = since(&mut self.idle, calls);
-                over(
-                    connection.schedule(|schedule| schedule.pong_until(Some(since))),
-                    Action::Close,
-                )
-            }
-            ConnectionState::Handling | ConnectionState::Upgraded
-                if !http2 && !calls.is_active() =>
-            {
-                let next = match closes && !self.shutdown_sent {
-                    true => Action::Shutdown,
-                    false => Action::Close,
-                };
-                let since = since(&mut self.idle, calls);
-                let limit = match closes || self.shutdown_sent {
-                    true => Some(WITHOUT_CALL),
-                    false => limits.idle.map(|limit| limit.max(WITHOUT_CALL)),
-                };
-                over(limit.and_then(|limit| since.checked_add(limit)), next)
-            }
-            _ if self.shutdown_sent => until(None),
-            ConnectionState::Idle if http2 => {
-                let since = since(&mut self.idle, calls);
-                over(
-                    limits.idle.and_then(|limit| since.checked_add(limit)),
-                    Action::Shutdown,
-                )
-            }
-            ConnectionState::Streaming if !calls.is_active() && !connection.has_unread() => {
-                // A client that has just got its response may have sent its next request.
-                let (limit, settling) = match closes {
-                    true => connection.schedule(|schedule| {
-                        (Some(schedule.settle_time()), schedule.settling_until())
-                    }),
-                    false => (limits.idle, None),
-                };
-                let since = since(&mut self.idle, calls);
-                // A client that has been idle for long may have sent a request just before the
-                // drain began. (`None` is less than any instant.)
-                let mut at = limit
-                    .and_then(|limit| since.checked_add(limit))
-                    .max(settling);
-                if stage >= Stage::Forced {
-                    at = Some(since);
-                }
-                if closes {
-                    return over(at, Action::Shutdown);
-                }
-                // Poll again after `retire`: only then do reads look for bytes that the runtime has
-                // not seen.
-                let next = over(at, Action::Recheck);
-                if let Action::Recheck = next {
-                    connection.retire();
-                }
-                next
-            }
-            _ => until(None),
+            return wait(None);
         }
-    }
-
-    /// Returns whether the timer has fired. Then the next action may be due.
-    fn poll_timer(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(at) = at else { return false };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // A timer that fires too early costs one poll. Moving it would cost more, for each request.
-        if timer.is_elapsed() || timer.deadline() > at {
-            timer.as_mut().reset(at);
+        let since = since(&mut self.idle, calls);
+        let at_least = if misleads {
+            WITHOUT_CALL
+        } else {
+            Duration::ZERO
+        };
+        if self.shutdown_sent {
+            let at = since.checked_add(at_least).filter(|_| misleads);
+            return over(at, Action::Close);
         }
-        timer.as_mut().poll(cx).is_ready()
+        let (limit, settling, next) = match closes {
+            // A client that has just got its response may have sent its next request. One that has
+            // been idle for long may have sent a request just before the drain began.
+            true => connection.schedule(|schedule| {
+                let settle = Some(schedule.settle_time());
+                (settle, schedule.settling_until(), Action::Shutdown)
+            }),
+            false => (limits.idle, None, Action::Retire),
+        };
+        let limit = limit.map(|limit| limit.max(at_least));
+        // `None` is less than any instant.
+        let at = limit
+            .and_then(|limit| since.checked_add(limit))
+            .max(settling);
+        match stage >= Stage::Forced {
+            true => over(Some(since), next),
+            false => over(at, next),
+        }
     }
 }
 

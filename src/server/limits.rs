@@ -1,11 +1,17 @@
-//! The limits of a server's connections, and its versions of HTTP.
+//! The limits of a server's connections, its versions of HTTP, and its executor.
 
-use super::{Serve, config::Age, listener::Protocol};
+use super::{
+    Serve,
+    config::Age,
+    executor::{Executor, Task},
+    listener::Protocol,
+};
+use hyper::{
+    rt,
+    server::conn::{http1, http2},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
-
-/// Lasts longer than any connection, and is short enough to be added to the time of day.
-const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl<S, F> Serve<S, F> {
     /// Sets how long a connection may take to send a head, before it is closed. Default: 30 s;
@@ -69,8 +75,6 @@ impl<S, F> Serve<S, F> {
     ///   request.
     pub fn http1_half_close(mut self, allowed: bool) -> Self {
         self.settings.half_close = allowed;
-        self.settings.http.http1().half_close(allowed);
-        self.settings.http1.half_close(allowed);
         self
     }
 
@@ -86,25 +90,82 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Sets how many streams may be open on an HTTP/2 connection. Default: 200.
-    pub fn http2_max_concurrent_streams(mut self, limit: u32) -> Self {
-        self.settings.http.http2().max_concurrent_streams(limit);
-        self.settings.http2.max_concurrent_streams(limit);
+    /// Sets hyper's options for HTTP/1. May be called more than once.
+    ///
+    /// The limits of this type replace hyper's timeout for heads, which is off. hyper's timer is
+    /// tokio's. Use [`http1_half_close`](Self::http1_half_close) for half-closed connections, and
+    /// [`KeepAlive`](super::KeepAlive) to close connections after their response.
+    ///
+    /// ```no_run
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .http1(|http1| {
+    ///         http1.max_headers(200).title_case_headers(true);
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn http1(mut self, set: impl FnOnce(&mut http1::Builder)) -> Self {
+        set(&mut self.settings.http1);
         self
     }
 
-    /// Sends a PING on each HTTP/2 connection on which nothing has come for `interval`, and closes
-    /// it if it does not answer within `timeout`. Default: no PING.
-    pub fn http2_keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
-        let [interval, timeout] = [interval, timeout].map(|duration| duration.min(FOR_EVER));
-        let mut http2 = self.settings.http.http2();
-        http2
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout);
-        let http2 = &mut self.settings.http2;
-        http2
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout);
+    /// Sets hyper's options for HTTP/2: the limit of streams (hyper's default is 200), windows, frame
+    /// sizes, PINGs. May be called more than once.
+    ///
+    /// The extended CONNECT is enabled, for WebSockets. hyper's timer is tokio's.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .http2(|http2| {
+    ///         http2
+    ///             .max_concurrent_streams(1000)
+    ///             // A client that has sent nothing for 30 s gets a PING, and has 10 s to answer it.
+    ///             .keep_alive_interval(Duration::from_secs(30))
+    ///             .keep_alive_timeout(Duration::from_secs(10));
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn http2(mut self, set: impl FnOnce(&mut http2::Builder<Executor>)) -> Self {
+        set(&mut self.settings.http2);
+        self
+    }
+
+    /// Sets how the tasks of connections and of HTTP/2 streams are spawned. Default: `tokio::spawn`.
+    ///
+    /// A task that the executor drops closes its connection, or resets its stream. Tasks need a tokio
+    /// runtime with its time and IO drivers.
+    ///
+    /// ```no_run
+    /// use tower_graceful::server::Task;
+    ///
+    /// /// Spawns the tasks on a runtime of their own.
+    /// struct On(tokio::runtime::Handle);
+    ///
+    /// impl hyper::rt::Executor<Task> for On {
+    ///     fn execute(&self, task: Task) {
+    ///         self.0.spawn(task);
+    ///     }
+    /// }
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router, runtime: tokio::runtime::Handle) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app).executor(On(runtime)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is called twice.
+    pub fn executor(self, executor: impl rt::Executor<Task> + Send + Sync + 'static) -> Self {
+        let is_first = self.settings.executor.replace(executor);
+        assert!(is_first, "the executor of this server is set already");
         self
     }
 }

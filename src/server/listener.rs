@@ -206,8 +206,6 @@ impl<'a> ConnectionInfo<'a> {
 /// Names the version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Lets the first bytes decide.
-    Either,
     Http1,
     Http2,
 }
@@ -227,8 +225,9 @@ pub(super) trait Handshake<T>: Clone + Send + 'static {
     /// Returns the error of a connection that the peer has reset; see [`net::error`].
     fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
 
-    fn protocol(_: &Self::Io) -> Protocol {
-        Protocol::Either
+    /// Returns the protocol that the handshake has negotiated, if it negotiates one.
+    fn protocol(_: &Self::Io) -> Option<Protocol> {
+        None
     }
 
     fn info<'a>(

@@ -33,7 +33,7 @@ impl Tls {
         let served = |name: &Vec<u8>| match protocol {
             Some(Protocol::Http1) => name != b"h2",
             Some(Protocol::Http2) => name == b"h2",
-            Some(Protocol::Either) | None => true,
+            None => true,
         };
         let offer = &mut Arc::make_mut(&mut config).alpn_protocols;
         if offer.is_empty() {
@@ -70,13 +70,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
         net::error(io.stream.get_ref().0, cx)
     }
 
-    fn protocol(io: &Self::Io) -> Protocol {
-        match io.stream.get_ref().1.alpn_protocol() {
+    fn protocol(io: &Self::Io) -> Option<Protocol> {
+        Some(match io.stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             // Also without a negotiated protocol: HTTP/2 over TLS has to be negotiated (RFC 9113,
             // section 3.2).
             _ => Protocol::Http1,
-        }
+        })
     }
 
     fn info<'a>(

@@ -221,6 +221,10 @@ impl Http1 {
         }
     }
 
+    pub(super) fn saw_request(&self) -> bool {
+        self.saw_request
+    }
+
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgraded
     }

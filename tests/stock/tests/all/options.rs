@@ -1,18 +1,25 @@
-//! The options of the sockets that are accepted.
+//! The options of the sockets that are accepted, and those of hyper.
 
 use crate::{
-    client::Client,
+    client::{Client, frames},
     guarded,
-    server::{Shared, app, bind},
+    server::{Server, Shared, app, bind},
 };
 use axum::serve::ListenerExt;
 use futures_util::StreamExt;
 use std::{
-    sync::{Arc, Mutex},
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::net::TcpStream;
-use tower_graceful::{Drain, server::Serve};
+use tower_graceful::{
+    Drain,
+    server::{Serve, Task},
+};
 
 /// Whether TCP_NODELAY and SO_KEEPALIVE are set, of each connection that was accepted.
 type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
@@ -139,4 +146,84 @@ async fn i67_options_of_accepted_sockets_can_be_set() {
         let seen = options_of(way, Some((false, Some(Duration::from_secs(60))))).await;
         assert_eq!(seen, [(false, true); 2], "{way:?}");
     }
+}
+
+/// hyper's own, for each version.
+#[tokio::test]
+async fn options_of_hyper_are_passed_on() {
+    let server = Server::serve(Drain::new(), |tcp, app| {
+        tower_graceful::serve(tcp, app)
+            .http1(|http1| {
+                http1.title_case_headers(true);
+            })
+            .http2(|http2| {
+                http2.max_concurrent_streams(7);
+            })
+    });
+    let mut client = Client::connect(server.address).await;
+    client.get("/").await;
+    assert!(client.head().await.contains("\r\nContent-Length: 5\r\n"));
+    let mut client = Client::connect(server.address).await;
+    client.pongs = true;
+    client.send(frames::hello()).await;
+    let settings = client.frame_of(frames::SETTINGS).await.payload;
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]);
+    assert_eq!(streams, Some(&[0, 3, 0, 0, 0, 7][..]));
+    server.drain.begin();
+    while client.frame().await.is_some() {}
+    server.drained().await;
+}
+
+/// Spawns what it gets, or drops it.
+#[derive(Clone, Default)]
+struct Spawns {
+    tasks: Arc<AtomicUsize>,
+    drops: Arc<AtomicBool>,
+}
+
+impl hyper::rt::Executor<Task> for Spawns {
+    fn execute(&self, task: Task) {
+        if !self.drops.load(Ordering::SeqCst) {
+            self.tasks.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(task);
+        }
+    }
+}
+
+/// For connections and for streams, and also if the options of HTTP/2 are set before.
+#[tokio::test]
+async fn an_executor_of_ones_own_spawns_the_tasks() {
+    let spawns = Spawns::default();
+    let server = Server::serve(Drain::new(), |tcp, app| {
+        let server = tower_graceful::serve(tcp, app).http2(|http2| {
+            http2.max_concurrent_streams(7);
+        });
+        server.executor(spawns.clone())
+    });
+    let mut client = Client::connect(server.address).await;
+    client.pongs = true;
+    client.send(frames::hello()).await;
+    client.frame_of(frames::SETTINGS).await;
+    assert_eq!(spawns.tasks.load(Ordering::SeqCst), 1);
+    client.send(frames::get(1, "/")).await;
+    client.frame_of(frames::DATA).await;
+    assert_eq!(spawns.tasks.load(Ordering::SeqCst), 2);
+    // What is dropped holds nothing.
+    spawns.drops.store(true, Ordering::SeqCst);
+    client.send(frames::get(3, "/")).await;
+    assert_eq!(client.frame_of(frames::RST_STREAM).await.stream, 3);
+    Client::connect(server.address).await.end().await;
+    server.drain.begin();
+    while client.frame().await.is_some() {}
+    server.drained().await;
+}
+
+#[tokio::test]
+#[should_panic = "the executor of this server is set already"]
+async fn an_executor_is_not_set_twice() {
+    let service = tower::service_fn(async |_: http::Request<hyper::body::Incoming>| {
+        Ok::<_, Infallible>(http::Response::new(String::new()))
+    });
+    let server = Serve::new(service).executor(Spawns::default());
+    let _ = server.executor(Spawns::default());
 }

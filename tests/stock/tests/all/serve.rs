@@ -890,7 +890,6 @@ async fn no_time_is_too_long() {
         let drain = Drain::builder().settle(time).grace(time).build();
         let server = start(drain, |server| {
             server
-                .http2_keep_alive(time, time)
                 .idle_timeout(time)
                 .header_read_timeout(time)
                 .max_connection_age(time, time)
@@ -1255,10 +1254,17 @@ async fn either_http_can_be_asked_for() {
     server.drained().await;
 }
 
+/// Has hyper send PINGs.
+fn keep_alive(server: Serve<Router>) -> Serve<Router> {
+    server.http2(|http2| {
+        http2.keep_alive_interval(SHORT).keep_alive_timeout(SHORT);
+    })
+}
+
 /// A PING that is not answered ends it, drain or not.
 #[tokio::test]
 async fn http2_is_kept_alive_only_while_it_answers() {
-    let server = start(Drain::new(), |server| server.http2_keep_alive(SHORT, SHORT));
+    let server = start(Drain::new(), keep_alive);
     let mut client = Client::connect(server.address).await;
     let began = Instant::now();
     client.send(frames::hello()).await;

@@ -577,7 +577,11 @@ async fn i73_what_takes_too_long_ends_with_a_close_notify() {
 #[tokio::test]
 async fn i73_what_is_idle_or_answers_no_ping_ends_with_a_close_notify() {
     let idle = start_with(Drain::new(), |server| server.idle_timeout(SHORT));
-    let kept = start_with(Drain::new(), |server| server.http2_keep_alive(SHORT, SHORT));
+    let kept = start_with(Drain::new(), |server| {
+        server.http2(|http2| {
+            http2.keep_alive_interval(SHORT).keep_alive_timeout(SHORT);
+        })
+    });
     let mut http1 = Secure::http1(&idle).await;
     http1.get("/").await;
     http1.read_until("hello").await;
