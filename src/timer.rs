@@ -47,7 +47,7 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut poll = |seconds, waker: &mut task::Spawn<()>| {
-            waker.enter(|cx, ()| timer.poll(after(seconds), cx))
+            waker.enter(|cx, _| timer.poll(after(seconds), cx))
         };
         let mut task = task::spawn(());
         assert_pending!(poll(5, &mut task));
