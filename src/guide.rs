@@ -3,10 +3,10 @@
     not(all(feature = "metrics", feature = "server", feature = "signal", feature = "tonic-health")),
     doc = include_str!("guide/links.md")
 )]
-// Pages, and nothing else: compiled when the docs are made, by nobody else (see `lib.rs`). Their programs
-// are compiled by `tests/guide`, with the dependencies that they need. What a page links to and what a
-// feature may lack, it links as [`path`] or [text][`path`], and `guide/links.md` has it: without all
-// features, these links lead to docs.rs.
+// Only pages. They are compiled when the docs are made, and not otherwise (see `lib.rs`). `tests/guide`
+// compiles their programs, with the dependencies that they need. A page links to an item that needs a
+// feature as [`path`] or [text][`path`], and `guide/links.md` lists that path: without all features, the
+// link leads to docs.rs.
 
 #[cfg(feature = "net")]
 #[allow(unused_imports, reason = "for the links of the pages")]
@@ -41,5 +41,9 @@ pages! {
     nginx: "nginx",
     haproxy: "haproxy",
     envoy: "envoy",
+    supervisors: "supervisors",
     troubleshooting: "troubleshooting",
+    moving_from: "moving_from",
+    coming_from_go: "coming_from_go",
+    measurements: "measurements",
 }

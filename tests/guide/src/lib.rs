@@ -21,5 +21,9 @@ pages! {
     Nginx: "nginx",
     Haproxy: "haproxy",
     Envoy: "envoy",
+    Supervisors: "supervisors",
     Troubleshooting: "troubleshooting",
+    MovingFrom: "moving_from",
+    ComingFromGo: "coming_from_go",
+    Measurements: "measurements",
 }

@@ -1,7 +1,7 @@
 //! The hang matrix: what one bad client does to a shutdown, with and without the connection side.
 //!
-//! The matrix is in the README. Without the connection side, the test checks which servers hang. So
-//! it shows that the attacks work, and when a server is fixed.
+//! The guide's page `measurements` has the matrix. Without the connection side, the test checks
+//! which servers hang. So it shows that the attacks work, and when a server is fixed.
 
 use crate::{
     client::{Client, frames, get},
@@ -183,8 +183,8 @@ async fn without(kind: Kind, bad: Bad) -> String {
     }
 }
 
-/// What has been found of axum 0.8.9 and tonic 0.14.9. Where it does not hold any more, a server
-/// has changed: then the README is to be changed, too.
+/// Returns what was found of axum 0.8.9 and tonic 0.14.9. If it does not hold any more, a server
+/// has changed: change `src/guide/measurements.md`, too.
 fn known(kind: Kind, bad: Bad) -> &'static str {
     match (kind, bad) {
         (_, WebSocket | PoliteWebSocket) => "forgets it",
