@@ -43,39 +43,8 @@
 //!
 //! `examples/restart` replaces a server under load without refusing or losing anything.
 //!
-//! # Coming from Go
-//!
-//! | Go's `http.Server` | here | |
-//! |---|---|---|
-//! | `ListenAndServe()` | [`Serve::new`]`(service).`[`bind`](Serve::bind)`(address)` | a port in use is an error that names the address |
-//! | `Serve(l)` | [`serve`]`(listener, service)` | any number of [listeners](Serve::listen), TCP, Unix, inherited |
-//! | `ServeTLS`, `ListenAndServeTLS` | `Serve::listen_rustls` | feature `rustls`; the handshake never holds up the next accept |
-//! | `Shutdown(ctx)` | [`Drain::shutdown`]`(timeout)`, or the [signal](Serve::shutdown_on) | Go polls every 1 to 500 ms until all is done; here the end of the last request wakes the waiter |
-//! | … closes the listeners | accepts what is in the accept queue, then closes | Go resets what is in the queue |
-//! | … closes idle connections | after the [settling](crate::DrainBuilder::settle), if there are no unread bytes | Go closes those whose next request has just arrived |
-//! | … waits up to 7 s for silent connections | [`grace`](crate::DrainBuilder::grace), from their accept: 1 s | |
-//! | … misses a late HTTP/2 connection, and hangs ([go#81153](https://github.com/golang/go/issues/81153)) | it gets its GOAWAY once it has sent its preface | |
-//! | … leaves open what is left when `ctx` ends | aborts it | |
-//! | the error of `Shutdown` | [`DrainTimeout`] | it lists what was left |
-//! | `ErrServerClosed` | `Ok(`[`Drained`]`)` | |
-//! | `Close()` | [`Drain::force`], the second signal; or drop the server | |
-//! | `RegisterOnShutdown` | [`Drain::on_shutdown`] | the drain waits for it; it gets the deadline; a late one is run |
-//! | `ConnState` | [`Drain::left`]`().`[`connections`](crate::report::Counts::connections) | `StateNew`: silent, reading; `StateActive`: handling, streaming, stalled; `StateIdle`: idle; `StateHijacked`: upgraded, and counted |
-//! | `SetKeepAlivesEnabled` | [`KeepAlive`] | |
-//! | a handler that sets `Connection: close` | over HTTP/1 the same, over HTTP/2 [`ConnectionHandle::close`] | |
-//! | `BaseContext`, `ConnContext` | [`on_connect`](Serve::on_connect), [`Serve::per_connection`] | |
-//! | `ReadHeaderTimeout` | [`header_read_timeout`](Serve::header_read_timeout) | default: 30 s; in Go, none |
-//! | `IdleTimeout` | [`idle_timeout`](Serve::idle_timeout) | |
-//! | `ReadTimeout`, `WriteTimeout` | tower-http's `RequestBodyTimeoutLayer` and `TimeoutLayer`, `ResponseBodyTimeoutLayer` | they answer (408, 503), and do not take a slow body for a silent one |
-//! | `MaxHeaderBytes` | [`http1`](Serve::http1), [`http2`](Serve::http2) | hyper's defaults: some 400 kB and 100 headers, then 431; over HTTP/2, 16 kB |
-//! | `TLSConfig`, `TLSNextProto` | the `ServerConfig` of rustls, its ALPN | |
-//! | `Protocols`, `HTTP2` | [`http1_only`](Serve::http1_only), [`http2_only`](Serve::http2_only), [`http1`](Serve::http1), [`http2`](Serve::http2) | all of hyper's options |
-//! | `netutil.LimitListener` | [`max_connections`](Serve::max_connections) | |
-//! | – (gRPC's `MaxConnectionAge`) | [`max_connection_age`](Serve::max_connection_age) | |
-//! | `Handler` | any `Service<Request<Incoming>>` | |
-//! | `ErrorLog` | feature `tracing`, and the panic hook | errors of accept and of the service at level `ERROR`, failed handshakes and connections at `DEBUG`; a panic of a handler ends its connection, over HTTP/2 its stream, as in Go |
-//! | – (a client that has closed its half is answered) | [`http1_half_close`](Serve::http1_half_close) | default: off |
-//! | `DisableGeneralOptionsHandler` | – | `OPTIONS *` goes to the service |
+//! [`guide::coming_from_go`](crate::guide::coming_from_go) has the counterpart of each part of Go's
+//! `http.Server`.
 
 mod accept;
 mod config;

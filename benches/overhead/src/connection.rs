@@ -2,6 +2,7 @@
 //! go nowhere.
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{
@@ -9,8 +10,9 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
     server::conn::http1,
 };
-use hyper_util::service::TowerToHyperService;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use std::{
+    convert::Infallible,
     error::Error,
     future::Future,
     io::{IoSlice, Result},
@@ -18,9 +20,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 use tower::Service;
+use tower_graceful::Drain;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n";
 
+/// Serves a connection as hyper does by itself.
 #[inline(never)]
 pub(crate) fn serve<S, B>(service: &S, requests: u64)
 where
@@ -28,12 +32,36 @@ where
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    let client = Client {
-        requests,
-        waits: false,
-    };
+    drive(Client::new(requests), service, requests);
+}
+
+/// Serves a connection that a drain's listener has accepted.
+#[inline(never)]
+pub(crate) fn serve_listened<S, B>(service: &S, requests: u64)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+{
+    let drain = Drain::new();
+    let client = Ok::<_, Infallible>(TokioIo::new(Client::new(requests)));
+    let mut incoming = pin!(drain.incoming(stream::iter([client])));
+    let mut cx = Context::from_waker(Waker::noop());
+    match incoming.as_mut().poll_next(&mut cx) {
+        Poll::Ready(Some(Ok(io))) => drive(TokioIo::new(io), service, requests),
+        _ => panic!("a connection is there"),
+    }
+}
+
+fn drive<T, S, B>(io: T, service: &S, requests: u64)
+where
+    T: Read + Write + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+{
     let service = TowerToHyperService::new(service.clone());
-    let mut connection = pin!(http1::Builder::new().serve_connection(client, service));
+    let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
     let mut cx = Context::from_waker(Waker::noop());
     // Pending: the client waits for a flush. So a connection that makes progress is polled at most
     // once for a request, and once for the end.
@@ -49,6 +77,15 @@ where
 struct Client {
     requests: u64,
     waits: bool,
+}
+
+impl Client {
+    fn new(requests: u64) -> Self {
+        Self {
+            requests,
+            waits: false,
+        }
+    }
 }
 
 impl Read for Client {

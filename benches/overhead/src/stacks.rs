@@ -38,6 +38,8 @@ pub enum Loop {
     Kept,
     /// On one HTTP/1 connection of hyper. (A refusal ends it: not for a layer that refuses.)
     Connection,
+    /// The same, and a drain's listener has accepted the connection.
+    Listened,
 }
 
 /// Returns the stacks in the order of the table. The first has no layer, the second tower-http's.
@@ -86,6 +88,7 @@ impl Stack {
                     Loop::Cloned => Box::new(move |n| requests::cloned(&service, n)),
                     Loop::Kept => Box::new(move |n| requests::kept(&mut service, n)),
                     Loop::Connection => Box::new(move |n| connection::serve(&service, n)),
+                    Loop::Listened => Box::new(move |n| connection::serve_listened(&service, n)),
                 }
             }),
         }

@@ -18,7 +18,8 @@ use std::{
 pub(crate) const DRIVE: &str = "drive";
 
 pub(crate) fn drive(name: &str, how: &str, requests: u64) -> Result<()> {
-    let mut loops = [Loop::Cloned, Loop::Kept, Loop::Connection].into_iter();
+    let all = [Loop::Cloned, Loop::Kept, Loop::Connection, Loop::Listened];
+    let mut loops = all.into_iter();
     let how = loops.find(|known| format!("{known:?}") == how);
     let stack = stacks().into_iter().find(|stack| stack.name == name);
     let (how, stack) = how.zip(stack).ok_or("no such loop or stack")?;
