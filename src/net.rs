@@ -1,9 +1,9 @@
 //! Counts connections and closes them in a drain, under any server.
 
-// `listener` and `incoming` are the two types from which servers accept. `closing` decides when they
-// stop listening, and `backlog` empties their accept queues. `drain_io` wraps each connection and acts
-// on what `sniff` finds in its bytes. `linger` reads what a peer still sends after the connection was
-// closed.
+// `listener` and `incoming` are the two types from which servers accept. `closing` is the state
+// machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io` wraps
+// each connection and acts on what `sniff` finds in its bytes. `linger` reads what a peer still
+// sends after the connection was closed.
 
 mod backlog;
 mod closing;

@@ -11,7 +11,7 @@
 use socket2::{SockRef, Socket};
 #[cfg(feature = "axum")]
 use std::any::TypeId;
-use std::{any::Any, io, net};
+use std::{any::Any, io, net, task::Poll};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use {
@@ -39,8 +39,8 @@ impl Backlog {
         listener == TypeId::of::<TcpListener>()
     }
 
-    /// Refuses new connections while those in the queue are accepted. Returns `false` if the system
-    /// does not allow that.
+    /// Refuses new connections while those in the queue are accepted, and returns the port of the
+    /// socket. Returns `None` if the system does not allow that.
     ///
     /// This binds the socket to a network interface that does not exist. On the interfaces of new
     /// clients nothing listens then, and the kernel refuses them at once. Handshakes that have
@@ -54,7 +54,7 @@ impl Backlog {
     /// If another process has the socket too, this must not be called: it would get no connections
     /// either.
     #[cfg(target_os = "linux")]
-    pub(super) fn refuse_new(listener: &TcpListener) -> bool {
+    pub(super) fn refuse_new(listener: &TcpListener) -> Option<u16> {
         use socket2::SockFilter;
         use std::num::NonZeroU32;
 
@@ -80,12 +80,13 @@ impl Backlog {
         let socket = SockRef::from(listener);
         let refuses = socket.bind_device_by_index_v4(NO_INTERFACE).is_ok();
         let drops = socket.attach_filter(&dropping_syns).is_ok();
-        refuses || drops
+        let address = listener.local_addr().ok()?;
+        (refuses || drops).then(|| address.port())
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn refuse_new(_: &TcpListener) -> bool {
-        false
+    pub(super) fn refuse_new(_: &TcpListener) -> Option<u16> {
+        None
     }
 
     /// Takes the queue of a listener. Fails with the listener if its queue cannot be read, and with
@@ -107,9 +108,15 @@ impl Backlog {
         Err(Some(listener))
     }
 
-    /// Accepts the next connection. Returns an error of the kind
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the queue is empty.
-    pub(super) fn take<C: Any>(&self) -> io::Result<C> {
+    /// Accepts the next connection. Pending if the queue is empty: nothing wakes the task then.
+    pub(super) fn poll_take<C: Any>(&self) -> Poll<io::Result<C>> {
+        match self.take() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            taken => Poll::Ready(taken),
+        }
+    }
+
+    fn take<C: Any>(&self) -> io::Result<C> {
         let other = || io::Error::other("another kind of connection than the listener's");
         match self {
             Self::Tcp(listener) => {

@@ -1,20 +1,37 @@
-//! Decides when a listener stops listening, and when a server learns of it.
+//! Accepts connections until the end of listening: the state machine of every listener and stream.
+//!
+//! Its steps, in the order of this file:
+//!
+//! 1. [Open](ListenerState::poll_open): connections are accepted until the end of LameDuck.
+//! 2. [Stop](ListenerState::stop): an exclusive socket refuses new SYNs, and the accept queue is
+//!    taken from tokio.
+//! 3. [Accept](ListenerState::poll_accept): what is in the queue is accepted.
+//! 4. [Rest](ListenerState::poll_rest): once the queue is empty, half-done handshakes may end until
+//!    the settling is over.
+//! 5. [Close](ListenerState::close): the socket has been closed, and the drain knows it.
+//! 6. [End](ListenerState::poll_ended): servers get their shutdown signal, and streams end.
 
-use super::backlog::has_half_done_handshake;
+use super::{
+    backlog::{Backlog, has_half_done_handshake},
+    socket::SocketOptions,
+};
 use crate::{
-    drain::{Drain, Reached, Shared, Stage},
+    drain::{ConnectionGuard, Drain, Reached, Shared, Stage},
     log,
 };
 use std::{
+    any::Any,
     fmt,
     future::{Future, poll_fn},
-    io,
+    io, mem,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
+    net::TcpListener,
     task::{JoinHandle, spawn_blocking, unconstrained},
     time::{Instant, Sleep, sleep},
 };
@@ -23,49 +40,55 @@ use tokio::{
 /// as empty. It also limits the wait for handshakes if the kernel does not list them.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// Delays the next accept from a queue, after an empty queue or an error. By then a handshake may
-/// have ended, or file descriptors may be free.
+/// Delays the next look at an empty queue, in which a handshake may end.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Tracks how far a listener of any type is on its way to be closed.
-///
-/// At the end of LameDuck the listener empties its accept queue. It closes after that, or at the
-/// end of the settling if handshakes may still be going on that began before.
+/// Delays the next accept after the first error. The delay doubles with each error, as in Go's
+/// `Server.Serve`.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+const LAST_DELAY: Duration = Duration::from_secs(1);
+
+/// Holds what connections are accepted from.
+#[derive(Debug)]
+pub(super) enum Listening<L> {
+    Inner(L),
+    Backlog(Backlog),
+    Closed,
+}
+
+/// Tracks how far a listener of any type is on its way to be closed, and delays its accepts.
 pub(super) struct ListenerState {
+    pub(super) options: SocketOptions,
     shared: Arc<Shared>,
     stage: ListenerStage,
     /// Completes at the end of LameDuck, then at the end of the settling, then when servers get
     /// their shutdown signal.
     next: Reached,
-    pause: Option<Pin<Box<Sleep>>>,
     /// Says whether the drain has recorded that the queue is empty.
     emptied: bool,
-    handshakes: Handshakes,
+    /// Delays the next accept after one that has failed. Zero after any other.
+    delay: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// Names the stages of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(super) enum ListenerStage {
+/// Names the stages of a listener, in their order.
+#[derive(Debug)]
+enum ListenerStage {
     Open,
-    /// Empties the accept queue.
-    Backlog,
+    /// Polls an inner listener whose queue cannot be read, until the end of the settling. It may
+    /// hold connections that it has accepted and not yet returned, in the middle of a TLS handshake
+    /// for example.
+    Inner,
+    /// Takes the queue. If new clients are refused, half-done handshakes with this port may end.
+    Backlog(Option<u16>),
+    /// Reads the kernel's list of handshakes on a thread for blocking work. The list has a line for
+    /// each socket of the machine, and ten thousand lines take the kernel 40 ms.
+    Handshakes(JoinHandle<Option<bool>>),
+    /// Takes connections whose handshakes end until this instant, if there is one.
+    HalfDone(Option<Instant>),
     Closed,
     /// Has closed, and servers have got their shutdown signal.
     Ended,
-}
-
-/// Tells what is known of handshakes that may still end in the queue, if no new ones can begin.
-enum Handshakes {
-    /// Ignores handshakes: new ones can begin, or none is half done.
-    Ignored,
-    /// Names the port to look for in the kernel's list, which has not been read.
-    Unknown(u16),
-    /// Reads the kernel's list on a thread for blocking work. The list has a line for each socket
-    /// of the machine, and ten thousand lines take the kernel 40 ms.
-    Reading(JoinHandle<Option<bool>>),
-    HalfDone,
-    /// Waits for handshakes until this instant, as the kernel does not list them.
-    Until(Instant),
 }
 
 impl ListenerState {
@@ -74,180 +97,144 @@ impl ListenerState {
         shared.listener_opened();
         let next = Reached::stage(shared.clone(), Stage::Backlog);
         Self {
+            options: SocketOptions::default(),
             shared,
             stage: ListenerStage::Open,
             next,
-            pause: None,
             emptied: false,
-            handshakes: Handshakes::Ignored,
+            delay: Duration::ZERO,
+            pause: None,
         }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Polls for the end of LameDuck, and returns the stage. In the stage `Backlog`, the caller
-    /// empties the queue and then calls [`close`](Self::close).
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> ListenerStage {
-        if self.stage == ListenerStage::Open && self.poll_next(cx).is_ready() {
-            self.stage = ListenerStage::Backlog;
+    /// Returns whether LameDuck has not ended. Called before each [`stop`](Self::stop) and
+    /// [`poll_accept`](Self::poll_accept).
+    pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
+        if matches!(self.stage, ListenerStage::Open) && self.poll_next(cx).is_ready() {
             self.next = Reached::stage(self.shared.clone(), Stage::LastRead);
+            self.stage = ListenerStage::Inner;
+            // File descriptors may be free before a long delay ends.
+            self.delay = Duration::ZERO;
+            self.pause = None;
         }
-        self.stage
+        matches!(self.stage, ListenerStage::Open)
     }
 
-    pub(super) fn stage(&self) -> ListenerStage {
-        self.stage
+    /// Refuses new clients of an exclusive socket, and takes the queue if it can be read.
+    pub(super) fn stop<L: Any>(
+        &mut self,
+        listening: &mut Listening<L>,
+        exclusive: &mut Option<fn(&L) -> Option<&TcpListener>>,
+    ) {
+        *listening = match mem::replace(listening, Listening::Closed) {
+            Listening::Inner(listener) => {
+                // Once: a listener without a readable queue gets here again.
+                let tcp = exclusive.take().and_then(|tcp| tcp(&listener));
+                let port = tcp.and_then(Backlog::refuse_new);
+                match Backlog::of(listener) {
+                    Ok(queue) => {
+                        self.stage = ListenerStage::Backlog(port);
+                        Listening::Backlog(queue)
+                    }
+                    Err(Some(listener)) => Listening::Inner(listener),
+                    Err(None) => {
+                        self.close();
+                        Listening::Closed
+                    }
+                }
+            }
+            stopped => stopped,
+        };
     }
 
-    /// Keeps the listener open for handshakes that have begun, until the settling is over at the
-    /// latest. Called when new clients are kept out, before the queue is emptied.
-    pub(super) fn wait_for_handshakes(&mut self, port: u16) {
-        self.handshakes = Handshakes::Unknown(port);
-    }
-
-    /// Takes the next connection out of the queue. Returns `None` when the listener has to be
-    /// closed.
-    pub(super) fn poll_backlog<T>(
+    /// Accepts the next connection; `accept` returns `None` if it has failed. Returns `None` when
+    /// the listener has to be closed.
+    pub(super) fn poll_accept<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut take: impl FnMut() -> io::Result<T>,
+        mut accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
     ) -> Poll<Option<T>> {
+        let is_open = matches!(self.stage, ListenerStage::Open);
         loop {
-            if self.must_close() {
+            if self.shared.stage() >= Stage::ClosingConnections {
                 return Poll::Ready(None);
             }
             // Before the accept, so that the last accept comes after the end of the settling.
-            let is_last = self.settling_is_over(cx);
-            match take() {
-                Ok(connection) => return Poll::Ready(Some(connection)),
-                Err(error) if is_of_the_connection(&error) => continue,
-                Err(_) if is_last => return Poll::Ready(None),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let reads_list = matches!(
-                        self.handshakes,
-                        Handshakes::Unknown(_) | Handshakes::Reading(_)
-                    );
-                    match ready!(self.poll_handshakes(cx)) {
-                        true => self.record_emptied(),
-                        // A handshake may have ended after the accept and before the list was read.
-                        // Its connection is in the queue then.
-                        false if reads_list => continue,
-                        false => return Poll::Ready(None),
+            let is_last = !is_open && self.settling_is_over(cx);
+            if !self.delay.is_zero() && !is_last {
+                ready!(self.poll_pause(cx, self.delay));
+            }
+            let accepted = match is_open {
+                true => accept(cx),
+                // Unconstrained: otherwise a used-up task budget would look like an empty queue.
+                false => pin!(unconstrained(poll_fn(&mut accept))).poll(cx),
+            };
+            self.delay = match accepted {
+                Poll::Ready(None) => (self.delay * 2).clamp(FIRST_DELAY, LAST_DELAY),
+                _ => Duration::ZERO,
+            };
+            if accepted.is_ready() {
+                self.pause = None;
+            }
+            match accepted {
+                Poll::Ready(Some(connection)) => return Poll::Ready(Some(connection)),
+                Poll::Pending if is_open => return Poll::Pending,
+                _ if is_last => return Poll::Ready(None),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    if !ready!(self.poll_rest(cx)) {
+                        return Poll::Ready(None);
                     }
                 }
-                Err(error) => log::accept_error(&error),
             }
-            ready!(self.poll_pause(cx, RETRY));
         }
     }
 
-    /// Returns whether a handshake may still end in the empty queue. While a connection is open,
-    /// the settling takes its full time anyway, so the kernel's list is not read.
-    fn poll_handshakes(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Handshakes::Unknown(port) = self.handshakes {
-            if self.shared.has_connections() {
+    /// Waits until an empty queue has to be polled again. Returns `false` if nothing may come.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &mut self.stage {
+            ListenerStage::Inner => {
+                if !self.emptied {
+                    ready!(self.poll_pause(cx, QUIET));
+                    // If this ends the settling too, it wakes the task.
+                    self.record_emptied();
+                }
+                return Poll::Pending;
+            }
+            // While a connection is open, the settling takes its full time anyway, so the kernel's
+            // list is not read.
+            ListenerStage::Backlog(Some(_)) if self.shared.has_connections() => {}
+            ListenerStage::Backlog(Some(port)) => {
+                let port = *port;
+                let list = spawn_blocking(move || has_half_done_handshake(port));
+                self.stage = ListenerStage::Handshakes(list);
                 return Poll::Ready(true);
             }
-            let list = spawn_blocking(move || has_half_done_handshake(port));
-            self.handshakes = Handshakes::Reading(list);
+            ListenerStage::Handshakes(list) => {
+                // It errs if the runtime shuts down.
+                let half_done = ready!(Pin::new(list).poll(cx)).unwrap_or_default();
+                self.stage = ListenerStage::HalfDone(match half_done {
+                    Some(true) => None,
+                    // A handshake may have ended after the accept and before the list was read.
+                    // Its connection is in the queue then.
+                    Some(false) => Some(Instant::now()),
+                    None => Some(Instant::now() + QUIET),
+                });
+                return Poll::Ready(true);
+            }
+            ListenerStage::HalfDone(until) if until.is_none_or(|at| Instant::now() < at) => {}
+            _ => return Poll::Ready(false),
         }
-        if let Handshakes::Reading(list) = &mut self.handshakes {
-            // It errs if the runtime shuts down.
-            let half_done = ready!(Pin::new(list).poll(cx)).unwrap_or_default();
-            self.handshakes = match half_done {
-                Some(true) => Handshakes::HalfDone,
-                Some(false) => Handshakes::Ignored,
-                None => Handshakes::Until(Instant::now() + QUIET),
-            };
-        }
-        Poll::Ready(match self.handshakes {
-            Handshakes::HalfDone => true,
-            Handshakes::Until(at) => Instant::now() < at,
-            Handshakes::Ignored | Handshakes::Unknown(_) | Handshakes::Reading(_) => false,
-        })
-    }
-
-    /// Accepts the next connection from an inner listener whose queue cannot be read. Returns
-    /// `None` when the listener has to be closed.
-    ///
-    /// If it accepts nothing for a while, the queue counts as empty. It is polled until the end of
-    /// the settling all the same: it may hold connections that it has accepted and not yet
-    /// returned, in the middle of a TLS handshake for example.
-    pub(super) fn poll_inner<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        accept: impl FnMut(&mut Context<'_>) -> Poll<Option<T>>,
-    ) -> Poll<Option<T>> {
-        if self.must_close() {
-            return Poll::Ready(None);
-        }
-        // Before the accept, so that the last accept comes after the end of the settling.
-        let is_last = self.settling_is_over(cx);
-        // Unconstrained: otherwise a used-up task budget would look like an empty queue.
-        let accept = pin!(unconstrained(poll_fn(accept)));
-        if let Poll::Ready(connection) = accept.poll(cx) {
-            self.pause = None;
-            return Poll::Ready(connection);
-        }
-        if is_last {
-            return Poll::Ready(None);
-        }
-        if !self.emptied {
-            ready!(self.poll_pause(cx, QUIET));
-            // If this ends the settling too, it wakes the task.
-            self.record_emptied();
-        }
-        Poll::Pending
-    }
-
-    /// Wakes the task for another accept after one that failed. Returns `true` if it was the last
-    /// one.
-    pub(super) fn retry(&mut self, cx: &mut Context<'_>) -> bool {
-        self.pause = None;
-        let _ = self.poll_pause(cx, RETRY);
-        self.settling_is_over(cx)
-    }
-
-    /// Returns whether the settling is over. The next accept is the last one then.
-    fn settling_is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drain_stage() >= Stage::LastRead || self.poll_next(cx).is_ready()
-    }
-
-    fn record_emptied(&mut self) {
-        if !self.emptied {
-            self.emptied = true;
-            self.shared.listener_emptied();
-            self.shared.advance();
-        }
-    }
-
-    fn drain_stage(&self) -> Stage {
-        self.shared.stage()
-    }
-
-    /// Returns whether the listener has to close even if its queue is not empty.
-    fn must_close(&self) -> bool {
-        self.drain_stage() >= Stage::ClosingConnections
-    }
-
-    fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
-        let sleep = self.pause.get_or_insert_with(|| Box::pin(sleep(pause)));
-        ready!(sleep.as_mut().poll(cx));
-        self.pause = None;
-        Poll::Ready(())
+        self.record_emptied();
+        self.poll_pause(cx, RETRY).map(|()| true)
     }
 
     /// Records that the listener has been dropped.
     pub(super) fn close(&mut self) {
-        if self.stage < ListenerStage::Closed {
+        if !matches!(self.stage, ListenerStage::Closed | ListenerStage::Ended) {
             self.stage = ListenerStage::Closed;
             self.next = Reached::stage(self.shared.clone(), Stage::ClosingConnections);
-            if !self.emptied {
-                self.emptied = true;
-                self.shared.listener_emptied();
-            }
+            self.record_emptied();
             self.shared.listener_closed();
             self.shared.advance();
         }
@@ -256,10 +243,40 @@ impl ListenerState {
     /// Waits, once closed, until servers get their shutdown signal. A stream that ends before that
     /// makes tonic close its connections.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.stage != ListenerStage::Ended {
+        if !matches!(self.stage, ListenerStage::Ended) {
             ready!(self.poll_next(cx));
             self.stage = ListenerStage::Ended;
         }
+        Poll::Ready(())
+    }
+
+    /// Counts an accepted connection, and sets its options. Returns `None` if the drain admits none.
+    pub(super) fn admit<T: 'static>(
+        &self,
+        io: &T,
+        peer: Option<SocketAddr>,
+    ) -> Option<ConnectionGuard> {
+        let registered = ConnectionGuard::enter(&self.shared, peer)?;
+        self.options.set(io);
+        Some(registered)
+    }
+
+    /// Returns whether the settling is over. The next accept is the last one then.
+    fn settling_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.shared.stage() >= Stage::LastRead || self.poll_next(cx).is_ready()
+    }
+
+    fn record_emptied(&mut self) {
+        if !mem::replace(&mut self.emptied, true) {
+            self.shared.listener_emptied();
+            self.shared.advance();
+        }
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Duration) -> Poll<()> {
+        let sleep = self.pause.get_or_insert_with(|| Box::pin(sleep(pause)));
+        ready!(sleep.as_mut().poll(cx));
+        self.pause = None;
         Poll::Ready(())
     }
 
@@ -282,14 +299,50 @@ impl fmt::Debug for ListenerState {
     }
 }
 
-/// Returns whether an accept failed because of one connection, which was gone before it was
-/// accepted. The next accept may succeed.
-pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
+/// Accepts the next connection, and skips those that were gone before they were accepted. Logs any
+/// other error, and returns `None` then.
+pub(super) fn poll_logged<T>(mut accept: impl FnMut() -> Poll<io::Result<T>>) -> Poll<Option<T>> {
+    loop {
+        let error = match ready!(accept()) {
+            Ok(accepted) => return Poll::Ready(Some(accepted)),
+            Err(error) => error,
+        };
+        let is_of_the_connection = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+        );
+        if !is_of_the_connection {
+            log::accept_error(&error);
+            return Poll::Ready(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise a lack of file descriptors is logged every few milliseconds.
+    #[tokio::test(start_paused = true)]
+    async fn an_accept_that_fails_while_closing_is_retried_with_growing_delays() {
+        let drain = Drain::builder().settle(Duration::from_millis(100)).build();
+        let mut state = ListenerState::new(&drain);
+        drain.begin();
+        let began = Instant::now();
+        let mut attempts = Vec::new();
+        let accepted: Option<()> = poll_fn(|cx| {
+            state.poll_open(cx);
+            state.poll_accept(cx, |_| {
+                attempts.push(began.elapsed().as_millis());
+                Poll::Ready(None)
+            })
+        })
+        .await;
+        assert!(accepted.is_none());
+        // The last one at the end of the settling, which follows 100 ms for the queue.
+        assert_eq!(attempts, [0, 5, 15, 35, 75, 155, 200]);
+    }
 }

@@ -1,9 +1,5 @@
-use super::{
-    closing::{ListenerStage, ListenerState},
-    drain_io::DrainIo,
-    socket::{self, SocketOptions},
-};
-use crate::drain::{ConnectionGuard, Drain};
+use super::{closing::ListenerState, drain_io::DrainIo, socket};
+use crate::drain::Drain;
 use futures_core::Stream;
 use pin_project_lite::pin_project;
 use std::{
@@ -48,7 +44,6 @@ pin_project! {
         // `None` once it is closed.
         #[pin]
         incoming: Option<S>,
-        options: SocketOptions,
         state: ListenerState,
     }
 }
@@ -57,7 +52,6 @@ impl<S> DrainIncoming<S> {
     pub(super) fn new(incoming: S, drain: &Drain) -> Self {
         Self {
             incoming: Some(incoming),
-            options: SocketOptions::default(),
             state: ListenerState::new(drain),
         }
     }
@@ -66,14 +60,14 @@ impl<S> DrainIncoming<S> {
     ///
     /// Connections of other types keep the options that their stream has given them.
     pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-        self.options.nodelay = nodelay;
+        self.state.options.nodelay = nodelay;
         self
     }
 
     /// Sets after how long without traffic a connection that is a `TcpStream` is probed by TCP
     /// keep-alive. Default: `None`, no keep-alive.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
-        self.options.keepalive = keepalive.into();
+        self.state.options.keepalive = keepalive.into();
         self
     }
 }
@@ -88,28 +82,22 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut this = self.project();
         if let Some(mut incoming) = this.incoming.as_mut().as_pin_mut() {
-            let next = match this.state.poll(cx) {
-                ListenerStage::Open => ready!(incoming.poll_next(cx)),
-                _ => {
-                    let accept = |cx: &mut Context<'_>| incoming.as_mut().poll_next(cx);
-                    ready!(this.state.poll_inner(cx, accept))
-                }
+            let is_open = this.state.poll_open(cx);
+            let accept = |cx: &mut Context<'_>| {
+                incoming.as_mut().poll_next(cx).map(|next| match next {
+                    // While closing, an error is not returned: the next connection may succeed.
+                    Some(Err(_)) if !is_open => None,
+                    next => Some(next),
+                })
             };
-            match next {
-                Some(Err(error)) if this.state.stage() == ListenerStage::Open => {
-                    return Poll::Ready(Some(Err(error)));
-                }
-                // While closing, an error is not returned: the next connection may succeed.
-                Some(Err(_)) if !this.state.retry(cx) => return Poll::Pending,
+            match ready!(this.state.poll_accept(cx, accept)).flatten() {
                 Some(Ok(io)) => {
-                    let peer = socket::peer(&io);
-                    if let Some(registered) = ConnectionGuard::enter(this.state.shared(), peer) {
-                        this.options.set(&io);
-                        let io = DrainIo::accepted(io, registered);
-                        return Poll::Ready(Some(Ok(io)));
+                    if let Some(registered) = this.state.admit(&io, socket::peer(&io)) {
+                        return Poll::Ready(Some(Ok(DrainIo::accepted(io, registered))));
                     }
                 }
-                Some(Err(_)) | None => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {}
             }
             this.incoming.set(None);
             this.state.close();

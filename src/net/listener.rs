@@ -1,31 +1,30 @@
-use super::{
-    backlog::Backlog,
-    closing::{ListenerStage, ListenerState, is_of_the_connection},
-    drain_io::DrainIo,
-    socket::SocketOptions,
-};
-use crate::{
-    drain::{ConnectionGuard, Drain},
-    log,
-};
-use futures_core::Stream;
 #[cfg(feature = "axum")]
-use std::pin::pin;
+use super::backlog::Backlog;
+#[cfg(feature = "server")]
+use super::socket::SocketOptions;
+use super::{
+    closing::{ListenerState, Listening, poll_logged},
+    drain_io::DrainIo,
+};
+use crate::drain::{ConnectionGuard, Drain};
+use futures_core::Stream;
 use std::{
     any::Any,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
+#[cfg(feature = "axum")]
+use std::{
+    future::{Future, pending},
+    pin::pin,
+};
+use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream, unix};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Sleep, sleep},
-};
 
 /// Accepts connections and counts them for a drain; made by [`Drain::listener`].
 ///
@@ -86,30 +85,17 @@ use tokio::{
 #[derive(Debug)]
 pub struct DrainListener<L> {
     listening: Listening<L>,
-    exclusive: bool,
-    /// Returns the TCP listener inside of a custom listener, if it has one.
-    tcp: fn(&L) -> Option<&TcpListener>,
-    options: SocketOptions,
+    /// Returns the socket, if no other process has it. `None` too once it refuses new clients.
+    exclusive: Option<fn(&L) -> Option<&TcpListener>>,
     state: ListenerState,
-    backoff: Backoff,
-}
-
-#[derive(Debug)]
-enum Listening<L> {
-    Inner(L),
-    Backlog(Backlog),
-    Closed,
 }
 
 impl<L> DrainListener<L> {
     pub(super) fn new(listener: L, drain: &Drain) -> Self {
         Self {
             listening: Listening::Inner(listener),
-            exclusive: false,
-            tcp: |_| None,
-            options: SocketOptions::default(),
+            exclusive: None,
             state: ListenerState::new(drain),
-            backoff: Backoff::default(),
         }
     }
 
@@ -136,7 +122,7 @@ impl<L> DrainListener<L> {
     /// With `false`, a small write may wait for the acknowledgement of the one before, which a
     /// client may delay by 40 ms.
     pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-        self.options.nodelay = nodelay;
+        self.state.options.nodelay = nodelay;
         self
     }
 
@@ -145,7 +131,7 @@ impl<L> DrainListener<L> {
     ///
     /// The number of probes and the time between them are settings of the system.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
-        self.options.keepalive = keepalive.into();
+        self.state.options.keepalive = keepalive.into();
         self
     }
 
@@ -156,9 +142,8 @@ impl<L> DrainListener<L> {
         tcp: fn(&L) -> Option<&TcpListener>,
         options: SocketOptions,
     ) -> Self {
-        self.exclusive = exclusive;
-        self.tcp = tcp;
-        self.options = options;
+        self.exclusive = exclusive.then_some(tcp);
+        self.state.options = options;
         self
     }
 
@@ -187,7 +172,7 @@ impl DrainListener<TcpListener> {
     /// reset. To avoid that, keep a duplicate of the socket in the other process, which accepts
     /// those connections.
     pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
+        self.exclusive = Some(|tcp| Some(tcp));
         self
     }
 
@@ -269,7 +254,7 @@ impl<L: 'static> DrainListener<L> {
     /// Returns whether the listener is neither being emptied nor closed.
     #[cfg(feature = "server")]
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
-        self.state.poll(cx) == ListenerStage::Open
+        self.state.poll_open(cx)
     }
 
     /// Accepts the next connection, and counts it. Returns `None` once the listener is closed.
@@ -278,56 +263,19 @@ impl<L: 'static> DrainListener<L> {
         cx: &mut Context<'_>,
         accept: impl Fn(&mut L, &mut Context<'_>) -> Poll<io::Result<(T, A)>>,
     ) -> Poll<Option<(T, A, ConnectionGuard)>> {
-        self.poll_stop(cx);
-        let Self {
-            listening,
-            state,
-            backoff,
-            ..
-        } = self;
-        let next = match listening {
-            Listening::Inner(listener) if state.stage() == ListenerStage::Open => {
-                Some(ready!(backoff.poll(cx, |cx| accept(listener, cx))))
-            }
-            Listening::Inner(listener) => ready!(state.poll_inner(cx, |cx| {
-                backoff.poll(cx, |cx| accept(listener, cx)).map(Some)
-            })),
-            Listening::Backlog(queue) => ready!(state.poll_backlog(cx, || queue.take())),
+        if !self.state.poll_open(cx) {
+            self.state.stop(&mut self.listening, &mut self.exclusive);
+        }
+        let next = match &mut self.listening {
+            Listening::Inner(listener) => self
+                .state
+                .poll_accept(cx, |cx| poll_logged(|| accept(listener, cx))),
+            Listening::Backlog(queue) => self
+                .state
+                .poll_accept(cx, |_| poll_logged(|| queue.poll_take())),
             Listening::Closed => return Poll::Ready(None),
         };
-        Poll::Ready(self.admit(next))
-    }
-
-    /// Refuses new clients and takes the accept queue at the end of LameDuck, as far as possible.
-    fn poll_stop(&mut self, cx: &mut Context<'_>) {
-        if self.state.poll(cx) != ListenerStage::Backlog
-            || !matches!(self.listening, Listening::Inner(_))
-        {
-            return;
-        }
-        if let Listening::Inner(listener) =
-            std::mem::replace(&mut self.listening, Listening::Closed)
-        {
-            // Once: a listener without a readable queue gets here again.
-            if std::mem::take(&mut self.exclusive) {
-                self.refuse_new(&listener);
-            }
-            self.listening = match Backlog::of(listener) {
-                Ok(queue) => Listening::Backlog(queue),
-                Err(Some(listener)) => Listening::Inner(listener),
-                Err(None) => return self.state.close(),
-            };
-        }
-    }
-
-    fn refuse_new(&mut self, listener: &L) {
-        let tcp = (listener as &dyn Any).downcast_ref();
-        let Some(tcp) = tcp.or_else(|| (self.tcp)(listener)) else {
-            return;
-        };
-        if let (true, Ok(address)) = (Backlog::refuse_new(tcp), tcp.local_addr()) {
-            self.state.wait_for_handshakes(address.port());
-        }
+        next.map(|next| self.admit(next))
     }
 
     /// Counts an accepted connection. Closes the listener if there is none, or if the drain admits
@@ -338,8 +286,7 @@ impl<L: 'static> DrainListener<L> {
     ) -> Option<(T, A, ConnectionGuard)> {
         let admitted = next.and_then(|(io, address)| {
             let peer = (&address as &dyn Any).downcast_ref().copied();
-            let registered = ConnectionGuard::enter(self.state.shared(), peer)?;
-            self.options.set(&io);
+            let registered = self.state.admit(&io, peer)?;
             Some((io, address, registered))
         });
         if admitted.is_none() {
@@ -388,77 +335,31 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            poll_fn(|cx| {
-                self.poll_stop(cx);
-                Poll::Ready(())
-            })
-            .await;
-            let Self {
-                listening, state, ..
-            } = self;
-            let next = match listening {
-                Listening::Inner(listener) => {
-                    let mut accept = pin!(listener.accept());
-                    let next = poll_fn(|cx| match state.poll(cx) {
-                        ListenerStage::Open => accept.as_mut().poll(cx).map(Some).map(Ok),
-                        _ if Backlog::is_of::<L>() => Poll::Ready(Err(())),
-                        // The same future goes on, as it may be in the middle of a handshake.
-                        _ => state
-                            .poll_inner(cx, |cx| accept.as_mut().poll(cx).map(Some))
-                            .map(Ok),
-                    });
-                    let Ok(next) = next.await else { continue };
-                    next
-                }
-                Listening::Backlog(queue) => {
-                    poll_fn(|cx| state.poll_backlog(cx, || queue.take())).await
-                }
-                Listening::Closed => return std::future::pending().await,
+        if let Listening::Inner(listener) = &mut self.listening {
+            let accepted = {
+                let mut accept = pin!(listener.accept());
+                let state = &mut self.state;
+                poll_fn(|cx| match state.poll_open(cx) {
+                    // The queue is taken below.
+                    false if Backlog::is_of::<L>() => Poll::Ready(None),
+                    // The same future goes on after LameDuck, as it may be in the middle of a
+                    // handshake.
+                    _ => state.poll_accept(cx, |cx| accept.as_mut().poll(cx).map(Some)),
+                })
+                .await
             };
-            if let Some((io, address, registered)) = self.admit(next) {
+            let admitted = accepted.and_then(|accepted| self.admit(Some(accepted)));
+            if let Some((io, address, registered)) = admitted {
                 return (DrainIo::accepted(io, registered), address);
             }
+        }
+        match poll_fn(|cx| self.poll_accept(cx, |_, _| Poll::Pending)).await {
+            Some(accepted) => accepted,
+            None => pending().await,
         }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.open()?.local_addr()
-    }
-}
-
-/// Retries an accept that fails, with the delays of Go's `Server.Serve`.
-#[derive(Debug, Default)]
-struct Backoff {
-    last: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Backoff {
-    fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<T> {
-        const FIRST: Duration = Duration::from_millis(5);
-        const LAST: Duration = Duration::from_secs(1);
-        loop {
-            if let Some(sleep) = &mut self.sleep {
-                ready!(sleep.as_mut().poll(cx));
-                self.sleep = None;
-            }
-            match ready!(accept(cx)) {
-                Ok(accepted) => {
-                    self.last = Duration::ZERO;
-                    return Poll::Ready(accepted);
-                }
-                Err(error) if is_of_the_connection(&error) => {}
-                Err(error) => {
-                    log::accept_error(&error);
-                    self.last = (self.last * 2).clamp(FIRST, LAST);
-                    self.sleep = Some(Box::pin(sleep(self.last)));
-                }
-            }
-        }
     }
 }

@@ -175,3 +175,36 @@ async fn i74_handshakes_inside_of_the_drains_listener_have_the_settling() {
     are_served(axum_with_tls_inside(drain()).await).await;
     are_served(serve_with_tls_inside(drain())).await;
 }
+
+/// Makes a handshake in the future of its `accept`, which the server must not drop.
+struct Slow {
+    accepts_started: usize,
+}
+
+impl axum::serve::Listener for Slow {
+    type Io = tokio::io::DuplexStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Self::Io, ()) {
+        self.accepts_started += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (tokio::io::duplex(1).0, ())
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i74_the_future_of_an_accept_goes_on_while_closing() {
+    let drain = Drain::new();
+    let mut listener = drain.listener(Slow { accepts_started: 0 });
+    {
+        let mut accept = std::pin::pin!(axum::serve::Listener::accept(&mut listener));
+        assert!(futures_util::poll!(accept.as_mut()).is_pending());
+        drain.begin();
+        guarded(accept).await;
+    }
+    assert_eq!(listener.get_ref().expect("open").accepts_started, 1);
+}
