@@ -11,6 +11,7 @@ mod drain_io;
 mod incoming;
 mod linger;
 mod listener;
+mod monitor;
 mod sniff;
 mod socket;
 

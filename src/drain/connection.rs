@@ -142,10 +142,13 @@ impl Deref for Connection {
 
 #[cfg(all(test, feature = "server"))]
 mod tests {
-    use super::*;
+    use super::{super::wakers::RegisteredWaker, *};
     use crate::Drain;
     use std::{
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
         task::Wake,
         time::Duration,
     };
@@ -155,12 +158,15 @@ mod tests {
     struct PolledAtOnce {
         connection: Arc<Connection>,
         wakes: AtomicUsize,
+        last: Mutex<RegisteredWaker>,
     }
 
     impl Wake for PolledAtOnce {
         fn wake(self: Arc<Self>) {
             self.wakes.fetch_add(1, Ordering::SeqCst);
-            self.connection.register_driver(&self.clone().into());
+            let mut last = self.last.lock().expect("no panic");
+            self.connection
+                .register_driver(&self.clone().into(), &mut last);
         }
     }
 
@@ -169,8 +175,11 @@ mod tests {
             let polled = Arc::new(Self {
                 connection,
                 wakes: AtomicUsize::new(0),
+                last: Mutex::default(),
             });
-            polled.connection.register_driver(&polled.clone().into());
+            polled
+                .connection
+                .register_driver(&polled.clone().into(), &mut RegisteredWaker::default());
             polled
         }
 
@@ -186,7 +195,7 @@ mod tests {
         let polled = PolledAtOnce::new(registered.handle());
         registered
             .connection()
-            .register_reader(&polled.clone().into());
+            .register_reader(&polled.clone().into(), &mut RegisteredWaker::default());
         drain.wake_connections();
         // As the reader, and as the driver.
         assert_eq!(polled.wakes(), 2);

@@ -7,8 +7,8 @@
 use super::{
     registry::{Emptied, Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Counts},
+    wakers::{RegisteredWaker, Role, Wakers},
 };
-use atomic_waker::AtomicWaker;
 use std::{
     net::SocketAddr,
     sync::{
@@ -63,10 +63,7 @@ pub(crate) struct ConnectionEntry {
     named_peer: OnceLock<Option<SocketAddr>>,
     /// Counts the written bytes.
     sent: AtomicU64,
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-    /// Wakes the task that drives the connection, under `serve`.
-    driver: AtomicWaker,
+    wakers: Wakers,
     /// Counts the HTTP/1 calls that have started. Only `serve` counts calls.
     calls_started: AtomicU64,
     calls_finished: AtomicU64,
@@ -109,9 +106,7 @@ impl ConnectionList {
             peer,
             named_peer: OnceLock::new(),
             sent: AtomicU64::new(0),
-            reader: AtomicWaker::new(),
-            writer: AtomicWaker::new(),
-            driver: AtomicWaker::new(),
+            wakers: Wakers::new(),
             calls_started: AtomicU64::new(0),
             calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
@@ -180,9 +175,7 @@ impl ConnectionList {
         all.sort_unstable_by_key(Arc::as_ptr);
         // Outside of the locks: a waker may run any code.
         for connection in all {
-            connection.reader.wake();
-            connection.writer.wake();
-            connection.driver.wake();
+            connection.wakers.wake_all();
         }
     }
 
@@ -264,18 +257,20 @@ impl ConnectionEntry {
 
     /// Wakes the task that reads.
     pub(crate) fn wake_reader(&self) {
-        self.reader.wake();
+        self.wakers.wake(Role::Reads);
     }
 
     /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
     /// at the schedule after this call: an earlier change does not wake it.
-    pub(crate) fn register_reader(&self, waker: &Waker) {
-        self.reader.register(waker);
+    #[inline]
+    pub(crate) fn register_reader(&self, waker: &Waker, last: &mut RegisteredWaker) {
+        self.wakers.register(Role::Reads, waker, last);
     }
 
     /// Registers the task that writes; see [`register_reader`](Self::register_reader).
-    pub(crate) fn register_writer(&self, waker: &Waker) {
-        self.writer.register(waker);
+    #[inline]
+    pub(crate) fn register_writer(&self, waker: &Waker, last: &mut RegisteredWaker) {
+        self.wakers.register(Role::Writes, waker, last);
     }
 
     /// Counts written bytes. Not atomic as a whole, so only one task at a time may call it.
@@ -326,13 +321,14 @@ impl ConnectionEntry {
 
     /// Registers the task that drives the connection; see
     /// [`register_reader`](Self::register_reader).
-    pub(crate) fn register_driver(&self, waker: &Waker) {
-        self.driver.register(waker);
+    #[inline]
+    pub(crate) fn register_driver(&self, waker: &Waker, last: &mut RegisteredWaker) {
+        self.wakers.register(Role::Drives, waker, last);
     }
 
     /// Wakes the task that drives the connection.
     pub(crate) fn wake_driver(&self) {
-        self.driver.wake();
+        self.wakers.wake(Role::Drives);
     }
 
     /// Counts the start of an HTTP/1 call.

@@ -5,7 +5,7 @@
 //! destroys the part of the response that the peer has not read.
 
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, Stage},
+    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
     timer::Timer,
 };
 use std::{
@@ -144,9 +144,9 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     };
     let connection = registered.connection();
     connection.publish(ConnectionState::Opaque, false);
-    let mut linger = Linger::http1();
+    let (mut linger, mut reader) = (Linger::http1(), RegisteredWaker::default());
     poll_fn(|cx| {
-        connection.register_reader(cx.waker());
+        connection.register_reader(cx.waker(), &mut reader);
         // After the registration: a later change of the stage wakes the task.
         if connection.stage() >= Stage::Forced {
             return Poll::Ready(());

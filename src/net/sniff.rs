@@ -117,11 +117,6 @@ impl Sniffer {
         }
     }
 
-    /// Returns whether this is HTTP/1 and not upgraded.
-    pub(super) fn is_in_request(&self) -> bool {
-        matches!(self, Self::Http1(_))
-    }
-
     /// Returns whether requests may come at any time until the connection is closed.
     pub(super) fn is_multiplexed(&self) -> bool {
         matches!(self, Self::Http2(_) | Self::Opaque)

@@ -9,7 +9,7 @@ use super::{
     service::{ConnectionService, HttpService, Refuse},
 };
 use crate::{
-    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Stage},
+    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
     log,
     net::DrainIo,
     timer::Timer,
@@ -138,6 +138,7 @@ struct Driver<'a> {
     /// Says when the connection is too old.
     retires_at: Option<Instant>,
     timer: Timer,
+    waker: RegisteredWaker,
 }
 
 /// Names what to do with a connection that is pending.
@@ -163,6 +164,7 @@ impl<'a> Driver<'a> {
             shutdown_sent: false,
             retires_at,
             timer: Timer::default(),
+            waker: RegisteredWaker::default(),
         }
     }
 
@@ -236,7 +238,7 @@ impl<'a> Driver<'a> {
     #[inline]
     fn watch_stage(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.register_driver(cx.waker());
+        connection.register_driver(cx.waker(), &mut self.waker);
         // After the registration: a later change of the stage wakes the task.
         connection.stage()
     }

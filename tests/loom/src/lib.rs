@@ -1,6 +1,7 @@
-//! Loom tests of the in-flight counter.
+//! Loom tests of the in-flight counter, and of the wakers of a connection.
 //!
-//! `counter.rs`, `token.rs` and `block.rs` of `src/drain` are compiled here as they stand, over loom's atomics in place of std's:
+//! `counter.rs`, `token.rs`, `block.rs` and `wakers.rs` of `src/drain` are compiled here as they
+//! stand, over loom's atomics in place of std's:
 //! every interleaving of a few threads is tried, and every value that a load may return. No
 //! `cfg(loom)` is needed in the crate, and `cargo test --workspace` runs these with the others.
 //!
@@ -17,6 +18,9 @@ mod sync;
 #[path = "../../../src/drain/token.rs"]
 #[allow(dead_code)]
 mod token;
+#[path = "../../../src/drain/wakers.rs"]
+#[allow(dead_code)]
+mod wakers;
 
 #[cfg(test)]
 mod tests {
@@ -25,12 +29,16 @@ mod tests {
         counter::{Admission, Counter, CounterHandle},
         sync::stand_on,
         token::Token,
+        wakers::{RegisteredWaker, Role, Wakers},
     };
     use loom::{
         sync::atomic::{AtomicBool, AtomicUsize, Ordering},
         thread,
     };
-    use std::sync::Arc;
+    use std::{
+        sync::Arc,
+        task::{Wake, Waker},
+    };
 
     /// What the crate's `Shared` is: it owns the counter.
     struct Drain {
@@ -544,6 +552,55 @@ mod tests {
             drop(drain);
             leaves.join().unwrap();
             assert_eq!(data.emptied.load(Ordering::Relaxed), 1, "said once");
+        });
+    }
+
+    /// Is woken, and remembers that.
+    struct Task(AtomicBool);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.swap(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A task that registers at each poll, and looks at a stage after that, misses no change,
+    /// though it registers the same waker only once.
+    ///
+    /// Fails if a wake-up does not count itself, or counts itself outside of the lock.
+    #[test]
+    fn each_change_wakes_the_task_or_is_seen() {
+        model(|| {
+            let wakers = Arc::new(Wakers::new());
+            let stage = Arc::new(AtomicUsize::new(0));
+            let task = Arc::new(Task(AtomicBool::new(true)));
+            let waker = Waker::from(task.clone());
+            let changes = {
+                let (wakers, stage) = (wakers.clone(), stage.clone());
+                move || {
+                    for next in 1..=2 {
+                        stage.store(next, Ordering::Relaxed);
+                        wakers.wake_all();
+                    }
+                }
+            };
+            let changes = thread::spawn(changes);
+            let mut last = RegisteredWaker::default();
+            let mut seen = 0;
+            let mut poll = |seen: &mut usize| {
+                if task.0.swap(false, Ordering::SeqCst) {
+                    wakers.register(Role::Reads, &waker, &mut last);
+                    *seen = stage.load(Ordering::Relaxed);
+                }
+            };
+            poll(&mut seen);
+            // Polled for another reason, too. (A runtime changes the state of a task by RMWs, too.)
+            task.0.swap(true, Ordering::SeqCst);
+            poll(&mut seen);
+            changes.join().unwrap();
+            // What has woken it is a poll to come.
+            poll(&mut seen);
+            assert_eq!(seen, 2);
         });
     }
 }

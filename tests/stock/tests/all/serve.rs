@@ -184,9 +184,8 @@ async fn a_body_that_looks_like_a_response_holds_nothing() {
             .await;
         let answers = client.read_until("\r\nhello").await;
         assert!(answers.contains(body), "{answers:?}");
-        let _ = server
-            .drain
-            .set_deadline(tokio::time::Instant::now() + LONG);
+        let long = tokio::time::Instant::now() + LONG;
+        server.drain.set_deadline(long);
         server.drain.begin();
         assert_eq!(client.rest().await, "");
         server.drained().await;
