@@ -518,9 +518,8 @@ impl Schedule {
         add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
     }
 
-    /// Returns when to close an HTTP/2 connection that has not answered the PING, and that has had
-    /// no streams since the given instant.
-    pub(crate) fn pong_until(&self, since: Option<Instant>) -> Option<Instant> {
+    /// Returns when to close an HTTP/2 connection that has had no streams since the given instant.
+    pub(crate) fn idle_until(&self, since: Option<Instant>) -> Option<Instant> {
         // `None` is less than any instant.
         add(self.closing_at.max(since), HEAD_LIMIT)
     }

@@ -24,8 +24,10 @@ pin_project! {
     /// # What it does during a drain
     ///
     /// * It closes if the peer has sent nothing when its [grace](crate::DrainBuilder::grace) is
-    ///   over; if the peer has not sent the rest of a head for 5 s; or if an HTTP/2 peer has no
-    ///   streams and has not answered the server's PING for 5 s. The server reads an end of file.
+    ///   over; if the peer has not sent the rest of a head for 5 s; or if the server has ended all
+    ///   streams of HTTP/2 for 5 s and the connection is still open. Then the peer does not answer
+    ///   a PING, or a task of the server still holds a request body. The server reads an end of
+    ///   file.
     ///   After a part of the HTTP/2 preface, it gets an error of the kind
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of

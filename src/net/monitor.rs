@@ -234,11 +234,11 @@ impl Monitor {
 
     #[cold]
     fn saw_closing(&mut self) {
-        if !self.sniffer.waits_for_pong() {
+        if !self.sniffer.is_without_streams() {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
-            // The last stream has ended. Only now does the limit for the PONG apply: wake the task
-            // that reads, to set its timer.
+            // The last stream has ended. Only now does the limit apply: wake the task that reads, to
+            // set its timer.
             self.idle_since = Some(Instant::now());
             self.registered.connection().wake_reader();
         }
@@ -401,8 +401,9 @@ impl Monitor {
                 schedule.first_byte_until(accepted)
             }
             ConnectionState::Reading if in_drain && began.is_some() => schedule.head_until(),
-            _ if self.is_closing(stage) && self.sniffer.waits_for_pong() => {
-                schedule.pong_until(self.idle_since)
+            // The peer does not answer the PING, or the server still holds a part of a request.
+            _ if self.is_closing(stage) && self.sniffer.is_without_streams() => {
+                schedule.idle_until(self.idle_since)
             }
             _ => None,
         });

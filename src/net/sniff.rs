@@ -122,10 +122,9 @@ impl Sniffer {
         matches!(self, Self::Http2(_) | Self::Opaque)
     }
 
-    /// Returns whether this is HTTP/2 without streams, and the final GOAWAY has not been sent. The
-    /// server sends it when the peer has answered its PING.
-    pub(super) fn waits_for_pong(&self) -> bool {
-        matches!(self, Self::Http2(http2) if !http2.has_streams() && !http2.goaway_sent())
+    /// Returns whether this is HTTP/2, and the server has ended all streams.
+    pub(super) fn is_without_streams(&self) -> bool {
+        matches!(self, Self::Http2(http2) if !http2.has_streams())
     }
 
     /// Returns whether the peer is in the middle of an HTTP/1 request.

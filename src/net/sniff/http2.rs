@@ -176,10 +176,6 @@ impl Http2 {
             .is_some_and(|frame| frame.kind == HEADERS && frame.stream > self.last);
         comes || self.head.is_some()
     }
-
-    pub(super) fn goaway_sent(&self) -> bool {
-        self.goaway_sent.is_some()
-    }
 }
 
 fn end(open: &mut Vec<u32>, tunnels: &mut Option<Box<Tunnels>>, stream: u32) {

@@ -310,21 +310,6 @@ fn http2_a_head_that_is_rejected_before_its_end_is_not_waited_for() {
     assert_eq!(after(&other), ConnectionState::Reading);
 }
 
-#[test]
-fn http2_waits_for_the_second_goaway() {
-    let sniffer = |goaways: &[[u8; 4]]| {
-        let mut sniffer = run(&[('>', PREFACE)], usize::MAX);
-        for last in goaways {
-            let payload = [&last[..], &[0; 4]].concat();
-            sniffer.wrote(&frame(7, 0, 0, &payload));
-        }
-        sniffer
-    };
-    assert!(sniffer(&[]).waits_for_pong());
-    assert!(sniffer(&[[0x7f, 0xff, 0xff, 0xff]]).waits_for_pong());
-    assert!(!sniffer(&[[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 3]]).waits_for_pong());
-}
-
 /// SETTINGS_ENABLE_CONNECT_PROTOCOL after another one.
 const ENABLES: &[u8] = &[0, 3, 0, 0, 0, 200, 0, 8, 0, 0, 0, 1];
 /// `:protocol: websocket`, with a plain name and with one in Huffman code.

@@ -135,12 +135,21 @@ pub mod frames {
 
     /// A GET that is complete.
     pub fn get(stream: u32, path: &str) -> Vec<u8> {
-        // :method GET, :scheme http, then literals without indexing: :path, :authority.
-        let mut block = vec![0x82, 0x86, 0x04, path.len() as u8];
+        frame(HEADERS, 0x4 | END_STREAM, stream, &head(0x82, path))
+    }
+
+    /// A POST whose body is to come.
+    pub fn post(stream: u32, path: &str) -> Vec<u8> {
+        frame(HEADERS, 0x4, stream, &head(0x83, path))
+    }
+
+    fn head(method: u8, path: &str) -> Vec<u8> {
+        // :method, :scheme http, then literals without indexing: :path, :authority.
+        let mut block = vec![method, 0x86, 0x04, path.len() as u8];
         block.extend(path.as_bytes());
         block.extend([0x01, 4]);
         block.extend(b"test");
-        frame(HEADERS, 0x4 | END_STREAM, stream, &block)
+        block
     }
 
     /// A CONNECT that asks for a tunnel.

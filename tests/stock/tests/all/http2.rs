@@ -48,6 +48,24 @@ impl Client {
     }
 }
 
+/// The response has ended. A task of the server's still reads the request, which does not end.
+#[tokio::test]
+async fn c24_a_request_that_goes_on_after_its_response_is_not_waited_for() {
+    let ends = async |kind: Kind| {
+        let drain = Drain::builder().timeout(Duration::from_secs(3600)).build();
+        let server = Server::start(kind, drain).await;
+        let mut client = Client::http2(&server).await;
+        client.send(frames::post(1, "/keeps")).await;
+        assert_eq!(client.answer(1).await, "hello");
+        server.drain.begin();
+        client.pongs = true;
+        while client.frame().await.is_some() {}
+        assert_eq!(client.goaways.len(), 2, "{kind:?}");
+        server.drained().await;
+    };
+    tokio::join!(ends(Kind::Axum), ends(Kind::Tonic2), ends(Kind::Serve));
+}
+
 #[tokio::test]
 async fn c24_idle_connections_part_in_two_steps() {
     for kind in ALL {

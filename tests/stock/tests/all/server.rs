@@ -232,6 +232,7 @@ pub fn app(shared: Shared) -> Router {
         .route("/trailers", get(trailers))
         .route("/upload", post(upload))
         .route("/echo", post(echo))
+        .route("/keeps", post(keeps))
         .route("/reject", any(reject))
         .route("/stuck", any(stuck))
         .route("/drain", post(drain))
@@ -294,6 +295,16 @@ async fn trailers(State(shared): State<Shared>) -> ([(&'static str, &'static str
 async fn upload(State(shared): State<Shared>, body: Bytes) -> String {
     shared.handle();
     body.len().to_string()
+}
+
+/// Answers at once, and has a task of its own read the request.
+async fn keeps(State(shared): State<Shared>, body: Body) -> &'static str {
+    shared.handle();
+    tokio::spawn(async move {
+        let mut body = body.into_data_stream();
+        while let Some(Ok(_)) = body.next().await {}
+    });
+    "hello"
 }
 
 /// Answers with the body, after a write that has the head alone.
