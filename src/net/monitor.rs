@@ -41,8 +41,9 @@ pub(super) struct Monitor {
     multiplexed: bool,
     /// Says whether nothing more is read: the peer has closed its half, or a limit has passed.
     ended: bool,
-    /// Limits the lingering, while the connection lingers.
-    linger: Option<Linger>,
+    /// Limits the lingering, while the connection lingers. Boxed, as most connections are open and
+    /// do not linger.
+    linger: Option<Box<Linger>>,
     /// Fires at the next limit, for a task that reads or lingers.
     reading_timer: Timer,
     /// Fires at the next step of the schedule, for a task that waits for something else.
@@ -433,11 +434,13 @@ impl Monitor {
                 None
             }
             Sniffer::Http2(_) => {
-                self.linger = Some(Linger::http2());
+                self.linger = Some(Box::new(Linger::http2()));
                 return;
             }
             _ if self.ended => None,
-            sniffer => (sniffer.is_mid_request() || has_unread_bytes).then(Linger::http1),
+            sniffer => {
+                (sniffer.is_mid_request() || has_unread_bytes).then(|| Box::new(Linger::http1()))
+            }
         };
         if self.linger.is_some() {
             // No more requests are served. The peer may still be reading its response.

@@ -24,43 +24,97 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tower::BoxError;
 
 /// Serves a connection until it ends or is upgraded.
-pub(super) async fn serve<T, H, S>(
-    // First, so that it is dropped last: the socket is closed before the connection is uncounted.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps each argument twice, as long as the connection is open"
+)]
+pub(super) fn serve<T, H, S>(
     registered: ConnectionGuard,
     io: T,
-    mut peer: Peer,
+    peer: Peer,
     handshake: H,
     service: S,
     refusal: Option<Arc<dyn Refuse<S>>>,
     shared: Arc<ServerShared>,
-) where
+) -> impl Future<Output = ()> + Send
+where
+    T: Send + 'static,
     H: Handshake<T>,
     S: HttpService,
 {
-    let settings = &shared.settings;
-    let connection = registered.handle();
-    let mut driver = Driver::new(connection.clone(), &shared);
-    let (io, named) = {
-        let mut handshake = pin!(handshake.start(io, &peer, connection.clone()));
-        match poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await {
-            Some(Ok(done)) => done,
+    async move {
+        // Dropped last: the socket is closed before the connection is uncounted.
+        let registered = registered;
+        let connection = registered.connection();
+        let mut driver = Driver::new(registered.handle(), &shared);
+        let handshake = handshake.start(io, &peer, registered.handle());
+        let shaken = {
+            let mut handshake = pin!(handshake);
+            poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await
+        };
+        let (io, calls, protocol) = match shaken {
+            Some(Ok((io, named))) => {
+                if let Some(named) = &named {
+                    connection.set_peer(named.tcp());
+                }
+                let peer = named.unwrap_or(peer);
+                prepare::<T, H, S>(io, &peer, &registered, service, refusal, &shared)
+            }
             // The handshake's own protocol has told the peer why.
-            Some(Err(error)) => return log::handshake_error(peer.tcp(), &error),
+            Some(Err(error)) => return log::handshake_error(connection.peer(), &error),
             None if shared.is_dropped() => return,
-            None => return log::handshake_error(peer.tcp(), &"it took too long"),
+            None => return log::handshake_error(connection.peer(), &"it took too long"),
+        };
+        let (io, protocol) = match protocol {
+            Some(protocol) => (io, protocol),
+            None => match driver.drive(pin!(io.read_protocol()), |_| {}).await {
+                Some(Ok(Some(read))) => read,
+                Some(Err(error)) => return log::connection_error(connection.peer(), &error),
+                Some(Ok(None)) | None => return,
+            },
+        };
+        let settings = &shared.settings;
+        let end = match protocol {
+            Protocol::Http1 => {
+                let connection = settings.http1.serve_connection(io, calls).with_upgrades();
+                driver
+                    .drive(pin!(connection), |http1| http1.graceful_shutdown())
+                    .await
+            }
+            Protocol::Http2 => {
+                let connection = settings.http2.serve_connection(io, calls);
+                driver
+                    .drive(pin!(connection), |http2| http2.graceful_shutdown())
+                    .await
+            }
+        };
+        if let Some(Err(error)) = end {
+            log::connection_error(connection.peer(), &error);
         }
-    };
-    if let Some(named) = named {
-        connection.set_peer(named.tcp());
-        peer = named;
     }
+}
+
+/// Returns what hyper needs of a connection whose handshake is done, and the protocol that the
+/// settings or the handshake say.
+fn prepare<T, H, S>(
+    io: H::Io,
+    peer: &Peer,
+    registered: &ConnectionGuard,
+    service: S,
+    refusal: Option<Arc<dyn Refuse<S>>>,
+    shared: &ServerShared,
+) -> (Rewound<H::Io>, ConnectionService<S>, Option<Protocol>)
+where
+    H: Handshake<T>,
+{
+    let settings = &shared.settings;
     let protocol = settings.protocol.or_else(|| H::protocol(&io));
     let mut extensions = Extensions::new();
+    let connection = registered.handle();
     let handle = ConnectionHandle::new(&connection);
-    let connection_info = H::info(&io, &peer, &handle);
+    let connection_info = H::info(&io, peer, &handle);
     info::insert(connection_info, &mut extensions);
     H::insert_info(&io, &mut extensions);
     if let Some(on_connect) = &settings.on_connect {
@@ -77,41 +131,11 @@ pub(super) async fn serve<T, H, S>(
         refusal,
     };
     let mut io =
-        DrainIo::new(io, registered, H::has_unread_bytes).limit_heads(settings.limits.head);
+        DrainIo::new(io, registered.clone(), H::has_unread_bytes).limit_heads(settings.limits.head);
     if settings.half_close {
         io = io.notice_errors(H::error);
     }
-    let served = async {
-        let io = Rewound::new(io);
-        let (io, protocol) = match protocol {
-            Some(protocol) => (io, protocol),
-            None => {
-                let read = driver.drive(pin!(io.read_protocol()), |_| {}).await;
-                match read.transpose()?.flatten() {
-                    Some(read) => read,
-                    None => return Ok(()),
-                }
-            }
-        };
-        let end = match protocol {
-            Protocol::Http1 => {
-                let connection = settings.http1.serve_connection(io, calls).with_upgrades();
-                driver
-                    .drive(pin!(connection), |http1| http1.graceful_shutdown())
-                    .await
-            }
-            Protocol::Http2 => {
-                let connection = settings.http2.serve_connection(io, calls);
-                driver
-                    .drive(pin!(connection), |http2| http2.graceful_shutdown())
-                    .await
-            }
-        };
-        end.unwrap_or(Ok(())).map_err(BoxError::from)
-    };
-    if let Err(error) = served.await {
-        log::connection_error(peer.tcp(), &*error);
-    }
+    (Rewound::new(io), calls, protocol)
 }
 
 /// Sets how often to look for a reset during a call. The runtime does not wake for a reset if the
