@@ -17,10 +17,7 @@ use greeter::{
 use std::{env, error::Error, pin::Pin, process::ExitCode, time::Duration};
 use tokio::time::interval;
 use tokio_stream::wrappers::IntervalStream;
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, transport::Server};
 use tower_graceful::{Drain, signal};
 
 type GreeterService = GreeterServer<Polite>;
@@ -30,22 +27,24 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     // First: before it, SIGTERM ends the process.
     let stop = signal::terminate();
     let address = env::args().nth(1);
-    let incoming = TcpIncoming::bind(address.as_deref().unwrap_or("127.0.0.1:50051").parse()?)?;
-    println!("listening on {}", incoming.local_addr()?);
 
     let drain = Drain::builder()
-        // What is served on after the signal, until clients and balancers have moved elsewhere.
+        // For so long after the signal all is still served, until clients and balancers have
+        // noticed it.
         .lame_duck(Duration::from_secs(5))
         // For everything, the lame duck included. Kubernetes kills at 30 s.
         .timeout(Duration::from_secs(25))
         .build();
+    let listener = drain
+        .bind(address.as_deref().unwrap_or("127.0.0.1:50051"))
+        .await?;
+    println!("listening on {}", listener.local_addr()?);
 
-    // From the signal on it says NOT_SERVING for all services, and ends who watches.
+    // From the signal on it says NOT_SERVING for all services, and ends each watch.
     let (health, _) = tonic_health::server::health_reporter();
     health.set_serving::<GreeterService>().await;
 
-    // A probe is answered to the very end. Not so a health `Watch`: it is a stream like any other,
-    // which nobody shall open any more.
+    // `Check` is answered to the end. `Watch` is a stream, and a new one is refused while draining.
     let probes =
         |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     let server = Server::builder()
@@ -54,17 +53,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .add_service(GreeterServer::new(Polite {
             drain: drain.clone(),
         }))
-        // Closes the door and sends GOAWAY. Not at the signal: the lame duck still serves.
-        .serve_with_incoming_shutdown(drain.incoming(incoming), drain.shutdown_signal());
+        // Sends GOAWAY when the listener has closed: not at the signal, but after the lame duck.
+        .serve_with_incoming_shutdown(listener, drain.shutdown_signal());
 
-    // The second signal forces: what is left then, or at the deadline, is cut.
+    // What is left at the second signal, or at the deadline, is aborted.
     match drain.run(server, stop).await {
         Ok(drained) => {
             println!("{drained}");
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{error:#}"); // what was aborted, one by one
             Ok(ExitCode::FAILURE)
         }
     }
@@ -76,7 +75,7 @@ struct Polite {
 
 #[tonic::async_trait]
 impl Greeter for Polite {
-    // Nothing to do in here: a call that was admitted is waited for.
+    // Needs no change: a call that was admitted is waited for.
     async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<Greeting>, Status> {
         Ok(Response::new(greeting(request.get_ref())))
     }
@@ -87,8 +86,8 @@ impl Greeter for Polite {
         &self,
         request: Request<GreetRequest>,
     ) -> Result<Response<Self::KeepGreetingStream>, Status> {
-        // A stream without an end would be cut at the deadline. This one says goodbye in time:
-        // UNAVAILABLE is what tells a client to come again, elsewhere.
+        // A stream without an end would be cut at the deadline. UNAVAILABLE tells the client to
+        // call again.
         let greetings = IntervalStream::new(interval(Duration::from_secs(1)))
             .map(move |_| Ok(greeting(request.get_ref())));
         let greetings = self

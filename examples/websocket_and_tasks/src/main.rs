@@ -17,7 +17,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt};
 use std::{convert::Infallible, error::Error, time::Duration};
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 use tokio_stream::wrappers::IntervalStream;
 use tower_graceful::{Drain, Phase, Refused, signal};
 
@@ -106,8 +106,11 @@ async fn echo(mut socket: WebSocket, drain: Drain) {
         code: close_code::AWAY,
         reason: "the server is shutting down".into(),
     };
-    if socket.send(Message::Close(Some(going_away))).await.is_ok() {
-        // Until the client has said Close, too. One that never does meets the deadline.
-        while let Some(Ok(_)) = socket.recv().await {}
-    }
+    let close = async {
+        if socket.send(Message::Close(Some(going_away))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    // Without a limit, one client that never answers holds the drain to its deadline.
+    let _ = timeout(Duration::from_secs(2), close).await;
 }
