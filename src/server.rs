@@ -17,6 +17,8 @@
 //! * An HTTP/2 connection gets two GOAWAYs as soon as the listeners are closed ([RFC 9113, section
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
 //!   two are served.
+//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before it has
+//!   its client go elsewhere at a moment of its own. New connections are served.
 //! * A connection that is silent, or in the middle of a head or a handshake, has a time limit: see
 //!   [`DrainIo`](crate::net::DrainIo).
 //!

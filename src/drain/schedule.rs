@@ -508,6 +508,25 @@ impl Schedule {
         }
     }
 
+    /// Returns when a connection has its client go elsewhere, within LameDuck; `None` in any other
+    /// stage, and for a connection that was accepted after the drain began. `share` is a random
+    /// number, so that the clients do not all connect anew in one instant.
+    ///
+    /// A GOAWAY loses nothing. An HTTP/1 connection that is closed may lose a request that is on
+    /// its way. So it has a third of the time to carry one more request first: after that it is one
+    /// that is seldom used.
+    #[cfg(feature = "server")]
+    pub(crate) fn moves_at(&self, accepted: Instant, http2: bool, share: u16) -> Option<Instant> {
+        let begun = self.begun.filter(|begun| accepted < *begun)?;
+        if self.stage != Stage::LameDuck || !self.has_lame_duck() {
+            return None;
+        }
+        let all = self.settings.lame_duck;
+        let start = if http2 { Duration::ZERO } else { all / 3 };
+        let after = (all - start) / (1 << u16::BITS) * u32::from(share);
+        begun.checked_add(start + after)
+    }
+
     /// Returns when to close a connection that has sent nothing since its accept.
     pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
         accepted.checked_add(self.settings.grace)

@@ -287,7 +287,12 @@ impl Shared {
         if starts_last_read {
             self.connections.start_last_read();
         }
-        if changed && self.stage() >= Stage::Settling {
+        let wakes = match self.stage() {
+            // `serve` has clients go elsewhere then.
+            Stage::LameDuck => self.look(Schedule::has_lame_duck),
+            stage => stage >= Stage::Settling,
+        };
+        if changed && wakes {
             self.connections.wake_all();
         }
         if self.stage() == Stage::Done {

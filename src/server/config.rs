@@ -93,9 +93,7 @@ impl Limits {
     /// connected together do not reconnect together.
     pub(super) fn retirement(&self, accepted: Instant) -> Option<Instant> {
         let limit = self.age?.limit;
-        // The one source of randomness in the standard library.
-        let random = RandomState::new().hash_one(0) as u32;
-        let share = f64::from(random) / f64::from(u32::MAX) * 0.2 + 0.9;
+        let share = f64::from(random()) / f64::from(u16::MAX) * 0.2 + 0.9;
         let limit = Duration::try_from_secs_f64(limit.as_secs_f64() * share).unwrap_or(limit);
         accepted.checked_add(limit)
     }
@@ -109,4 +107,9 @@ impl Limits {
     pub(super) fn is_overdue(&self, retired: Instant, now: Instant) -> bool {
         self.overdue_at(retired).is_some_and(|at| at <= now)
     }
+}
+
+/// Returns a random number, from the one source of randomness in the standard library.
+pub(super) fn random() -> u16 {
+    RandomState::new().hash_one(0) as u16
 }

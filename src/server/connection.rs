@@ -1,7 +1,7 @@
 //! Serves one connection, from its handshake to its end, in a task of its own.
 
 use super::{
-    config::ServerShared,
+    config::{ServerShared, random},
     handle::ConnectionHandle,
     info,
     listener::{Handshake, Peer, Protocol},
@@ -161,6 +161,8 @@ struct Driver<'a> {
     shutdown_sent: bool,
     /// Says when the connection is too old.
     retires_at: Option<Instant>,
+    /// Says when the connection tells its client to go elsewhere, once LameDuck has been seen.
+    moves_at: Option<Option<Instant>>,
     timer: Timer,
     waker: RegisteredWaker,
 }
@@ -187,6 +189,7 @@ impl<'a> Driver<'a> {
             idle: None,
             shutdown_sent: false,
             retires_at,
+            moves_at: None,
             timer: Timer::default(),
             waker: RegisteredWaker::default(),
         }
@@ -268,12 +271,21 @@ impl<'a> Driver<'a> {
     }
 
     /// Returns whether the connection closes once it is idle.
-    fn closes(&self, stage: Stage) -> bool {
-        let is_old = self.retires_at.is_some_and(|at| at <= Instant::now());
-        if is_old || !self.shared.settings.keep_alive.is_enabled() {
-            self.connection.retire();
+    fn closes(&mut self, stage: Stage) -> bool {
+        let connection = &self.connection;
+        if stage == Stage::LameDuck && self.moves_at.is_none() {
+            let (accepted, http2) = (connection.accepted(), connection.speaks_http2());
+            let at = connection.schedule(|schedule| schedule.moves_at(accepted, http2, random()));
+            self.moves_at = Some(at);
         }
-        stage >= Stage::Settling || self.connection.retires()
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+        if is_due(self.retires_at)
+            || is_due(self.moves_at.flatten())
+            || !self.shared.settings.keep_alive.is_enabled()
+        {
+            connection.retire();
+        }
+        stage >= Stage::Settling || connection.retires()
     }
 
     /// Returns what to do with a connection that is pending. `DrainIo` limits the time of silent
@@ -295,8 +307,10 @@ impl<'a> Driver<'a> {
         let http2 = connection.speaks_http2();
         let checks_reset = self.shared.settings.half_close && calls.is_active();
         let reset = checks_reset.then(|| Instant::now() + RESET_CHECK);
-        let wait =
-            |until: Option<Instant>| Action::Wait([until, age, reset].into_iter().flatten().min());
+        let moves_at = self.moves_at.flatten().filter(|_| !closes);
+        let wait = |until: Option<Instant>| {
+            Action::Wait([until, age, moves_at, reset].into_iter().flatten().min())
+        };
         let over = |at: Option<Instant>, next: Action| match at {
             Some(at) if at <= Instant::now() => next,
             at => wait(at),

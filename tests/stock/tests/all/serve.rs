@@ -25,6 +25,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 use tower_graceful::{
     Drain, Phase,
@@ -735,6 +736,70 @@ async fn g49_a_lame_duck_serves_everything_and_says_so() {
     server.drained().await;
     assert!(began.elapsed() >= lame_duck, "{:?}", began.elapsed());
     assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+/// They are told to go elsewhere one after the other, and lose nothing.
+#[tokio::test]
+async fn g49_clients_move_within_the_lame_duck() {
+    const CLIENTS: usize = 300;
+    let lame_duck = Duration::from_secs(4);
+    let server = start(Drain::builder().lame_duck(lame_duck).build(), |server| {
+        server
+    });
+    let mut http1 = Vec::new();
+    let mut http2 = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(server.address).await;
+        client.hello().await;
+        http1.push(client);
+        let mut client = Client::connect(server.address).await;
+        client.pongs = true;
+        client.send(frames::hello()).await;
+        client.frame_of(frames::SETTINGS).await;
+        http2.push(client);
+    }
+    let began = Instant::now();
+    server.drain.begin();
+    let address = server.address;
+    // What was told to go connects anew, and is served to its end.
+    let again = async move || {
+        let moved = began.elapsed();
+        let mut new = Client::connect(address).await;
+        new.get("/").await;
+        assert!(new.rest().await.ends_with("hello"));
+        moved
+    };
+    let mut moves = [JoinSet::new(), JoinSet::new()];
+    for mut client in http1 {
+        moves[0].spawn(async move {
+            assert_eq!(client.rest().await, "");
+            again().await
+        });
+    }
+    for mut client in http2 {
+        moves[1].spawn(async move {
+            client.frame_of(GOAWAY).await;
+            // Sent before it has read the GOAWAY.
+            client.send(frames::get(1, "/")).await;
+            client.frame_of(frames::DATA).await;
+            while client.frame().await.is_some() {}
+            assert_eq!(client.goaways.len(), 2);
+            again().await
+        });
+    }
+    for moves in moves {
+        let mut tenths = [0; 10];
+        for moved in moves.join_all().await {
+            assert!(moved < lame_duck, "{moved:?}");
+            tenths[(moved.as_millis() * 10 / lame_duck.as_millis()) as usize] += 1;
+        }
+        assert!(
+            tenths.iter().all(|moved| *moved <= CLIENTS / 5),
+            "{tenths:?}"
+        );
+    }
+    server.drained().await;
+    assert!(began.elapsed() >= lame_duck, "{:?}", began.elapsed());
 }
 
 /// And not a settling, a poll or a deadline later.
