@@ -16,6 +16,7 @@ mod options;
 mod report;
 mod serve;
 mod server;
+mod streams;
 mod tls;
 #[path = "../../../../examples/axum_tls/src/listener.rs"]
 mod tls_listener;
