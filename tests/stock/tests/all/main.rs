@@ -10,6 +10,7 @@ mod handshakes;
 mod hangs;
 mod http1;
 mod http2;
+mod lame_duck;
 mod limits;
 mod lingering;
 mod options;
