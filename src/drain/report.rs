@@ -19,7 +19,8 @@ use std::{borrow::Cow, cmp::Reverse, fmt, net::SocketAddr, panic::Location, time
 /// connection                handling  10.0.0.7:51234  50.0s  312 B
 /// ```
 ///
-/// With the feature `serde` it serialises. `Drain::status` serves it.
+/// The line ends with `last request after 2.9s, last connection after 2.9s` if some came after the
+/// drain began. With the feature `serde` a report serialises. `Drain::status` serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
