@@ -137,10 +137,13 @@ impl CounterHandle {
         if let Some(token) = self.enter_by_index() {
             return Admission::Counted(token);
         }
-        let data = self.data();
-        if let Some(data) = data.filter(|data| data.stage() > Stage::Serving) {
-            // Before the clock is looked at: this request keeps the lame duck from ending early.
-            data.last_request.note(Instant::now());
+        if let Some(data) = self.data() {
+            // Not once the drain is over: its outcome is known, and refusals cost less.
+            if (Stage::LameDuck..Stage::Done).contains(&data.stage()) {
+                // Before the schedule looks at the clock: this request keeps the lame duck from
+                // ending early.
+                data.last_request.note(Instant::now());
+            }
         }
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {

@@ -161,6 +161,10 @@ async fn i14_the_outcome_says_when_the_last_request_came() {
     let drained = drain.wait().await.expect("nothing was left");
     assert_eq!(drained.last_request, Some(6 * SECOND));
     assert_eq!(drained.elapsed, 7 * SECOND);
+    sleep(SECOND).await;
+    assert!(!send(&drain, "/").await);
+    let report = drain.report();
+    assert_eq!((report.refused, report.last_request), (2, Some(6 * SECOND)));
 
     // A drain in the same memory knows nothing of it.
     drop(drain);
