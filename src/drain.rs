@@ -4,6 +4,7 @@
 //! Then come the phases ([`schedule`]) and the state that all clones share ([`shared`]). This file
 //! has the handle, which [`wait`], [`guard`] and [`run`] use. `.ci/arrows` has the whole order.
 
+mod arrival;
 mod block;
 #[cfg(feature = "net")]
 mod connection;
@@ -246,6 +247,8 @@ impl Drain {
     /// | `graceful_drain_phase` | gauge | 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done |
     /// | `graceful_drain_elapsed_seconds` | gauge | since the beginning of the drain, at last its duration |
     /// | `graceful_drain_remaining_seconds` | gauge | until the deadline |
+    /// | `graceful_drain_last_request_seconds` | gauge | from the beginning to the last new request, once one has come |
+    /// | `graceful_drain_last_connection_seconds` | gauge | the same for connections |
     /// | `graceful_in_flight` | gauge, `kind` = `request`, `guard`, `task`, `server`, `connection` | what a drain waits for, or would |
     /// | `graceful_connections` | gauge, `state` = `silent`, `reading`, `handling`, `streaming`, `stalled`, `upgraded`, `idle`, `opaque` | see [`ConnectionState`] |
     /// | `graceful_refused_total` | counter | requests that were refused |
@@ -349,7 +352,10 @@ impl DrainBuilder {
     /// no and HTTP/1 responses carry `Connection: close`. Default: zero.
     ///
     /// Give it as long as your balancer takes to send its requests elsewhere. In Kubernetes a pod
-    /// still gets new connections for some seconds after its SIGTERM.
+    /// still gets new connections for some seconds after its SIGTERM. The outcome says how long
+    /// that was: [`Drained::last_connection`] and [`Drained::last_request`].
+    ///
+    /// [`quiet`](Self::quiet) ends it early, if nothing new comes.
     ///
     /// Under `serve`, connections that were open before have their clients go
     /// elsewhere meanwhile, each at a moment of its own. Otherwise all of them would connect anew at
@@ -361,6 +367,47 @@ impl DrainBuilder {
     /// terminal, and when the [server](Drain::run) ends by itself.
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
         self.settings.lame_duck = lame_duck;
+        self
+    }
+
+    /// Ends the lame duck early, once nothing new has come for that long. Default: never before its
+    /// time.
+    ///
+    /// The lame duck then takes at least this long, and at most what
+    /// [`lame_duck`](Self::lame_duck) says. Each new request and each new connection starts the
+    /// time anew. Zero is no lame duck.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_graceful::Drain;
+    ///
+    /// // Until nothing has come for 5 s: most deploys take as long as that, and the worst 20 s.
+    /// let drain = Drain::builder()
+    ///     .lame_duck(Duration::from_secs(20))
+    ///     .quiet(Duration::from_secs(5))
+    ///     .timeout(Duration::from_secs(60))
+    ///     .build();
+    /// ```
+    ///
+    /// # What it cannot see
+    ///
+    /// * **A balancer that has not heard of the stop, and by chance has sent nothing.** So make it
+    ///   longer than the period of the balancer's checks, and than the pauses of your traffic.
+    /// * **A client with an idle connection**, which may send its next request after the lame duck.
+    ///
+    /// # What counts as new
+    ///
+    /// All requests count that the drain counts or refuses. Requests that are
+    /// [exempt](crate::GracefulLayer::exempt) do not, such as those of health probes. Of
+    /// connections, all count that a listener of the drain accepts, also those of probes. So probes
+    /// belong on a port of their own: probes that connect more often than this are never quiet.
+    ///
+    /// HTTP/2 clients keep their connection until its GOAWAY. [`lame_duck`](Self::lame_duck) says
+    /// when that is sent. If they go on with requests, the lame duck takes its full time.
+    ///
+    /// A [report](Drain::report) and the [outcome](Drained) say when the last ones came.
+    pub fn quiet(mut self, quiet: Duration) -> Self {
+        self.settings.quiet = Some(quiet);
         self
     }
 
@@ -480,6 +527,7 @@ impl Default for DrainBuilder {
             settings: DrainSettings {
                 name: None,
                 lame_duck: Duration::ZERO,
+                quiet: None,
                 // Kubernetes kills after 30 s by default.
                 timeout: Duration::from_secs(25),
                 settle: Duration::from_millis(100),

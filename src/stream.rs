@@ -90,6 +90,8 @@ impl Drain {
     ///
     /// Use it in a layer around handlers that you do not want to change. An event stream with a
     /// known length is not ended. Nor is one with a `Content-Encoding`, which would be incomplete.
+    /// Nor is one that has an end of its own, and says so by the extension [`Finite`]: the drain
+    /// waits for it, as for any other response.
     ///
     /// ```
     /// use axum::{Router, middleware::map_response, response::Response, routing::get};
@@ -115,7 +117,8 @@ impl Drain {
         };
         let ends = headers.get(CONTENT_TYPE).is_some_and(media_type)
             && !headers.contains_key(CONTENT_LENGTH)
-            && !headers.contains_key(CONTENT_ENCODING);
+            && !headers.contains_key(CONTENT_ENCODING)
+            && response.extensions().get::<Finite>().is_none();
         response.map(|body| {
             let ends = ends && body.size_hint().exact().is_none();
             self.end_body_if(ends, body)
@@ -130,6 +133,30 @@ impl Drain {
         }
     }
 }
+
+/// Marks a response, as one of its extensions, that has an end of its own:
+/// [`Drain::end_response`] does not end it.
+///
+/// For an event stream that a client cannot resume, such as the tokens of a language model, or the
+/// progress of a job. The drain waits for its end, until the deadline.
+///
+/// ```
+/// use axum::{
+///     Extension,
+///     response::{IntoResponse, Sse, sse::Event},
+/// };
+/// use futures_util::stream;
+/// use std::convert::Infallible;
+/// use tower_graceful::stream::Finite;
+///
+/// async fn tokens() -> impl IntoResponse {
+///     let tokens = ["Once", "upon", "a", "time"];
+///     let events = tokens.map(|token| Ok::<_, Infallible>(Event::default().data(token)));
+///     (Extension(Finite), Sse::new(stream::iter(events)))
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Finite;
 
 pin_project! {
     /// Ends the inner stream with the drain; made by [`Drain::end_stream`].

@@ -39,6 +39,7 @@ impl ConnectionGuard {
             entry: shared.connections().add(peer)?,
             shared: shared.clone(),
         };
+        shared.connection_arrived(connection.accepted());
         // The check may have marked all others before this one was in the list. If the stage
         // changes after this look, the marking comes later and finds it in the list.
         if connection.stage() == Stage::LastRead {

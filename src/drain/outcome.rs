@@ -19,6 +19,15 @@ pub struct Drained {
     pub completed: u64,
     /// Counts requests that were refused.
     pub refused: u64,
+    /// Measures the time from the beginning of the drain to its last new request, also one that was
+    /// refused. `None` if none came.
+    ///
+    /// With [`last_connection`](Self::last_connection), it says how long the [lame
+    /// duck](crate::DrainBuilder::lame_duck) has to be.
+    pub last_request: Option<Duration>,
+    /// Measures the time from the beginning of the drain to the last connection that a listener of
+    /// the drain accepted. `None` if it accepted none.
+    pub last_connection: Option<Duration>,
 }
 
 /// Says that the deadline came before the end of the work, and holds the [report](Self::report) of
@@ -184,10 +193,13 @@ mod serialize {
 
     impl Serialize for Drained {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut drained = serializer.serialize_struct("Drained", 3)?;
+            let mut drained = serializer.serialize_struct("Drained", 5)?;
             drained.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
             drained.serialize_field("completed", &self.completed)?;
             drained.serialize_field("refused", &self.refused)?;
+            let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+            drained.serialize_field("last_request_seconds", &seconds(self.last_request))?;
+            drained.serialize_field("last_connection_seconds", &seconds(self.last_connection))?;
             drained.end()
         }
     }

@@ -19,7 +19,8 @@ use std::{borrow::Cow, cmp::Reverse, fmt, net::SocketAddr, panic::Location, time
 /// connection                handling  10.0.0.7:51234  50.0s  312 B
 /// ```
 ///
-/// With the feature `serde` it serialises. `Drain::status` serves it.
+/// The line ends with `last request after 2.9s, last connection after 2.9s` if some came after the
+/// drain began. With the feature `serde` a report serialises. `Drain::status` serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -36,6 +37,13 @@ pub struct Report {
     pub completed: u64,
     /// Counts requests that were refused.
     pub refused: u64,
+    /// Measures the time from the beginning of the drain to its last new request, also one that was
+    /// refused. `None` if none has come. [Exempt](crate::GracefulLayer::exempt) requests do not
+    /// count.
+    pub last_request: Option<Duration>,
+    /// Measures the time from the beginning of the drain to the last connection that a listener of
+    /// the drain accepted. `None` if it has accepted none.
+    pub last_connection: Option<Duration>,
     /// Says what ended the waiting. `None` if nothing has.
     pub forced_by: Option<ForcedBy>,
     /// Counts what the drain waits for, or would wait for.
@@ -428,14 +436,16 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 10)?;
+            let mut report = serializer.serialize_struct("Report", 12)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
-            let remaining = self.remaining.map(|remaining| remaining.as_secs_f64());
-            report.serialize_field("remaining_seconds", &remaining)?;
+            let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+            report.serialize_field("remaining_seconds", &seconds(self.remaining))?;
             report.serialize_field("completed", &self.completed)?;
             report.serialize_field("refused", &self.refused)?;
+            report.serialize_field("last_request_seconds", &seconds(self.last_request))?;
+            report.serialize_field("last_connection_seconds", &seconds(self.last_connection))?;
             report.serialize_field("forced_by", &self.forced_by)?;
             report.serialize_field("left", &self.left)?;
             report.serialize_field("blockers", &self.blockers)?;

@@ -41,6 +41,8 @@ const WIND_UP: Duration = Duration::from_millis(500);
 pub(super) struct DrainSettings {
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) lame_duck: Duration,
+    /// Says how long nothing new may have come for LameDuck to end early, if it may.
+    pub(super) quiet: Option<Duration>,
     pub(super) timeout: Duration,
     /// Limits the wait for requests in transit, after which idle connections are closed.
     pub(super) settle: Duration,
@@ -61,6 +63,9 @@ pub(crate) struct Schedule {
     begun: Option<Instant>,
     /// Says when LameDuck ends; `None` for never.
     draining_at: Option<Instant>,
+    /// Says when LameDuck ends if nothing new comes. An arrival does not move it: the next look at
+    /// the clock does.
+    quiet_at: Option<Instant>,
     /// Says when Forced begins; `None` for never. If set while Serving, it replaces the timeout.
     deadline: Option<Instant>,
     deadline_set: bool,
@@ -110,6 +115,8 @@ pub(super) struct Open {
     pub(super) unchecked: usize,
     /// Counts connections that may deliver requests until they are closed.
     pub(super) multiplexed: usize,
+    /// Records when the last new request or connection came, since the drain began.
+    pub(super) last_arrival: Option<Instant>,
 }
 
 /// Counts what happened during the drain, for its outcome.
@@ -119,6 +126,8 @@ pub(super) struct Figures {
     pub(super) refused: u64,
     /// Counts requests with a handler that waits for this drain.
     pub(super) self_waiting: usize,
+    pub(super) last_request: Option<Instant>,
+    pub(super) last_connection: Option<Instant>,
 }
 
 impl Schedule {
@@ -130,6 +139,7 @@ impl Schedule {
             since: None,
             begun: None,
             draining_at: None,
+            quiet_at: None,
             deadline: None,
             deadline_set: false,
             last_read_at: None,
@@ -174,6 +184,7 @@ impl Schedule {
         self.begun = Some(now);
         // An instant that cannot be represented never comes.
         self.draining_at = now.checked_add(self.settings.lame_duck);
+        self.quiet_at = self.quiet_after(self.begun);
         if !self.deadline_set {
             self.deadline = now.checked_add(self.settings.timeout);
         }
@@ -237,7 +248,10 @@ impl Schedule {
         // The deadline ends each of these stages.
         let past_deadline = due(self.deadline, now);
         let waited = |since: Option<Instant>, limit| due(add(since, limit), now);
-        if self.stage == Stage::LameDuck && (past_deadline || due(self.draining_at, now)) {
+        if self.stage == Stage::LameDuck && due(self.quiet_at, now) {
+            self.quiet_at = self.quiet_after(open.last_arrival.max(self.begun));
+        }
+        if self.stage == Stage::LameDuck && (past_deadline || due(self.lame_duck_until(), now)) {
             self.enter(Stage::Backlog, now);
         }
         if self.stage == Stage::Backlog
@@ -311,8 +325,10 @@ impl Schedule {
                 elapsed: self.elapsed(now),
                 completed: figures.completed,
                 refused: figures.refused,
+                last_request: self.since_begin(figures.last_request),
+                last_connection: self.since_begin(figures.last_connection),
             }),
-            Some(aborted) => Err(self.timed_out(now, aborted, figures.refused)),
+            Some(aborted) => Err(self.timed_out(now, aborted, figures)),
         };
         self.end(outcome, now);
     }
@@ -354,7 +370,7 @@ impl Schedule {
             return;
         }
         let aborted = self.aborted.take().unwrap_or(now_left);
-        let outcome = Err(self.timed_out(now, aborted, figures.refused));
+        let outcome = Err(self.timed_out(now, aborted, figures));
         self.end(outcome, now);
     }
 
@@ -367,7 +383,7 @@ impl Schedule {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
             Stage::Forced => return add(self.since, WIND_UP),
-            Stage::LameDuck => self.draining_at,
+            Stage::LameDuck => self.lame_duck_until(),
             Stage::Backlog => add(self.since, BACKLOG_LIMIT),
             Stage::Settling => add(self.since, self.settings.settle),
             Stage::LastRead => match self.last_read {
@@ -399,9 +415,21 @@ impl Schedule {
         self.enter(Stage::Done, now);
     }
 
+    /// Returns when LameDuck ends early, if the last arrival was then.
+    fn quiet_after(&self, last: Option<Instant>) -> Option<Instant> {
+        add(last, self.settings.quiet?)
+    }
+
+    /// Returns when LameDuck ends, if nothing new comes until then.
+    fn lame_duck_until(&self) -> Option<Instant> {
+        let ends = [self.draining_at, self.quiet_at];
+        ends.into_iter().flatten().min()
+    }
+
     /// Returns whether LameDuck has a duration. Called after the beginning.
     pub(super) fn has_lame_duck(&self) -> bool {
-        self.draining_at.is_none_or(|at| Some(at) > self.begun)
+        let until = self.lame_duck_until();
+        until.is_none_or(|at| Some(at) > self.begun)
     }
 
     pub(super) fn entered(&self) -> &[Entered] {
@@ -427,11 +455,11 @@ impl Schedule {
         due
     }
 
-    fn timed_out(&self, now: Instant, aborted: Aborted, refused: u64) -> DrainTimeout {
+    fn timed_out(&self, now: Instant, aborted: Aborted, figures: Figures) -> DrainTimeout {
         let figures = Figures {
             completed: aborted.completed,
-            refused,
             self_waiting: aborted.self_waiting,
+            ..figures
         };
         DrainTimeout::new(Report {
             remaining: None,
@@ -463,6 +491,8 @@ impl Schedule {
                 .map(|at| at.saturating_duration_since(now)),
             completed,
             refused: figures.refused,
+            last_request: self.since_begin(figures.last_request),
+            last_connection: self.since_begin(figures.last_connection),
             forced_by: self.forced_by,
             // From Draining on, every server has got its shutdown signal.
             server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
@@ -478,8 +508,11 @@ impl Schedule {
     }
 
     fn elapsed(&self, now: Instant) -> Duration {
-        self.begun
-            .map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
+        self.since_begin(Some(now)).unwrap_or_default()
+    }
+
+    fn since_begin(&self, at: Option<Instant>) -> Option<Duration> {
+        Some(at?.saturating_duration_since(self.begun?))
     }
 }
 

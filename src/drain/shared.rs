@@ -1,6 +1,7 @@
 //! Holds what all clones of a drain share: the schedule, the counts and lists, the figures.
 
 use super::{
+    arrival::LastArrival,
     block::{Owner, Pool},
     connection_list::ConnectionList,
     counter::{self, Counter},
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     completed_late: AtomicU64,
     /// Counts requests with a handler that waits for this drain.
     self_waiting: AtomicUsize,
+    /// Records the last connection that was accepted since the drain began.
+    last_connection: LastArrival,
     reporter: Reporter,
     schedule: watch::Sender<Schedule>,
 }
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
 pub(crate) struct RequestData {
     /// Copies the stage of the schedule, to be read without a lock.
     stage: AtomicU8,
+    /// Records the last request that came since the drain began.
+    last_request: LastArrival,
     /// Lists requests for reports.
     requests: Registry<RequestEntry>,
 }
@@ -100,6 +105,7 @@ impl Owner for Shared {
 
     fn reset(data: &RequestData) {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
+        data.last_request.clear();
     }
 
     fn counter_emptied(self: &Arc<Self>) {
@@ -131,6 +137,14 @@ impl CounterHandle {
         if let Some(token) = self.enter_by_index() {
             return Admission::Counted(token);
         }
+        if let Some(data) = self.data() {
+            // Not once the drain is over: its outcome is known, and refusals cost less.
+            if (Stage::LameDuck..Stage::Done).contains(&data.stage()) {
+                // Before the schedule looks at the clock: this request keeps the lame duck from
+                // ending early.
+                data.last_request.note(Instant::now());
+            }
+        }
         if self.stage() < Stage::Draining {
             if let Some(shared) = self.owner() {
                 // Perhaps no waiter is there to advance the schedule. This stops before the close:
@@ -160,6 +174,7 @@ impl Shared {
             unemptied: AtomicUsize::new(0),
             completed_late: AtomicU64::new(0),
             self_waiting: AtomicUsize::new(0),
+            last_connection: LastArrival::default(),
             reporter: Reporter::default(),
             schedule: watch::Sender::new(Schedule::new(settings)),
         })
@@ -219,6 +234,14 @@ impl Shared {
         self.listeners.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Records when a connection was accepted, if the drain has begun.
+    #[cfg(feature = "net")]
+    pub(super) fn connection_arrived(&self, accepted: Instant) {
+        if self.stage() > Stage::Serving {
+            self.last_connection.note(accepted);
+        }
+    }
+
     #[cfg(feature = "net")]
     pub(super) fn connections(&self) -> &ConnectionList {
         &self.connections
@@ -248,6 +271,8 @@ impl Shared {
             completed: self.counter.ended(in_flight) + late,
             refused: self.counter.refused(),
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
+            last_request: self.counter.data().last_request.get(),
+            last_connection: self.last_connection.get(),
         }
     }
 
@@ -334,6 +359,10 @@ impl Shared {
             },
             unchecked: self.connections.unchecked(),
             multiplexed: self.connections.multiplexed(),
+            last_arrival: self
+                .last_connection
+                .get()
+                .max(self.counter.data().last_request.get()),
         }
     }
 

@@ -38,6 +38,14 @@ impl fmt::Display for Report {
             "; {} completed, {} refused",
             self.completed, self.refused
         )?;
+        for (what, last) in [
+            ("request", self.last_request),
+            ("connection", self.last_connection),
+        ] {
+            if let Some(last) = last {
+                write!(f, ", last {what} after {}", time(last))?;
+            }
+        }
         if let Some(hint) = self.hint() {
             write!(f, "; {hint}")?;
         }

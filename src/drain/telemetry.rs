@@ -115,6 +115,8 @@ mod to_tracing {
                 connections = left.connections(),
                 completed,
                 refused,
+                last_request_seconds = $report.last_request.map(|at| rounded(at, 1000.0)),
+                last_connection_seconds = $report.last_connection.map(|at| rounded(at, 1000.0)),
                 $($($more)*,)?
                 $message
             )
@@ -227,6 +229,12 @@ mod to_metrics {
         if let Some(remaining) = report.remaining {
             gauge!("graceful_drain_remaining_seconds", labels()).set(remaining);
         }
+        if let Some(last) = report.last_request {
+            gauge!("graceful_drain_last_request_seconds", labels()).set(last);
+        }
+        if let Some(last) = report.last_connection {
+            gauge!("graceful_drain_last_connection_seconds", labels()).set(last);
+        }
         for (kind, count) in by_kind(&report.left) {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
@@ -271,6 +279,16 @@ mod to_metrics {
             "graceful_drain_remaining_seconds",
             Unit::Seconds,
             "How long until the drain's deadline."
+        );
+        describe_gauge!(
+            "graceful_drain_last_request_seconds",
+            Unit::Seconds,
+            "How long after the beginning of the drain its last new request came."
+        );
+        describe_gauge!(
+            "graceful_drain_last_connection_seconds",
+            Unit::Seconds,
+            "How long after the beginning of the drain its last new connection came."
         );
         describe_gauge!(
             "graceful_in_flight",

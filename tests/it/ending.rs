@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
-use tower_graceful::Drain;
+use tower_graceful::{Drain, stream::Finite};
 
 /// Yields what is sent.
 struct Items(mpsc::UnboundedReceiver<u32>, #[expect(dead_code)] Arc<()>);
@@ -202,6 +202,27 @@ async fn only_event_streams_are_ended() {
     ] {
         assert!(!ends(others).await, "{others:?}");
     }
+}
+
+/// A layer further out may want to know it, too.
+#[tokio::test]
+async fn i14_an_event_stream_that_says_so_is_not_ended() {
+    let drain = Drain::new();
+    drain.begin();
+    let (mut chunks, body) = Chunks::new(1);
+    let response = http::Response::builder()
+        .header("content-type", "text/event-stream")
+        .extension(Finite)
+        .body(body)
+        .expect("a response");
+    let response = drain.end_response(response);
+    assert!(response.extensions().get::<Finite>().is_some());
+    let mut body = task::spawn(response.into_body());
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    chunks.send_data("last".into()).await.expect("it is there");
+    drop(chunks);
+    let whole = body.into_inner().collect().await.expect("no error");
+    assert_eq!(whole.to_bytes(), "last");
 }
 
 /// On a real server: the client sees the last chunk, and the drain waits for nothing.

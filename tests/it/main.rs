@@ -6,6 +6,7 @@ mod auto_traits;
 mod counting;
 mod ending;
 mod http1;
+mod lame_duck;
 mod outcome;
 mod phases;
 mod refusing;

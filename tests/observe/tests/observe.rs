@@ -105,6 +105,65 @@ async fn each_phase_is_one_event() {
     assert!(log.lines().is_empty(), "it is over");
 }
 
+/// That is how long the lame duck has to be.
+#[tokio::test(start_paused = true)]
+async fn i14_events_and_figures_say_when_the_last_request_came() {
+    let (log, _guard) = Log::of_this_thread();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let drain = Drain::builder().lame_duck(5 * SECOND).build();
+    let guard = drain.guard().expect("serving");
+    let service = drain
+        .layer()
+        .layer(service_fn(async |_: Request<Empty<Bytes>>| {
+            Ok::<_, Infallible>(Response::new(Body::new(1).1))
+        }));
+    drain.begin();
+    let waiting = tokio::spawn(drain.wait());
+    sleep(SECOND).await;
+    drain.record_metrics();
+    let name = "graceful_drain_last_request_seconds{}";
+    assert!(!snapshot(&snapshotter).contains_key(name), "none has come");
+    for _ in 0..2 {
+        sleep(1500 * Duration::from_millis(1)).await;
+        let request = Request::new(Empty::new());
+        drop(service.clone().oneshot(request).await);
+    }
+    sleep(2 * SECOND).await;
+    let lines = log.lines();
+    let [begins, draining] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(!begins.contains("last"), "{begins}");
+    let last = " completed=2 refused=0 last_request_seconds=4.0 phase=\"draining\"";
+    assert!(draining.contains(last), "{draining}");
+    assert_eq!(snapshot(&snapshotter)[name], 4.0);
+    // Too late, and so the lame duck was too short.
+    drop(service.oneshot(Request::new(Empty::new())).await);
+    sleep(SECOND).await;
+    drop(guard);
+    let drained = waiting.await.expect("no panic").expect("nothing was left");
+    let lines = log.lines().concat();
+    assert!(
+        lines.contains(" refused=1 last_request_seconds=6.0 phase=\"done\""),
+        "{lines}"
+    );
+    assert_eq!(snapshot(&snapshotter)[name], 6.0);
+    assert_eq!(
+        serde_json::to_value(&drained).expect("it serialises"),
+        json!({
+            "elapsed_seconds": 7.0,
+            "completed": 2,
+            "refused": 1,
+            "last_request_seconds": 6.0,
+            "last_connection_seconds": null,
+        })
+    );
+    let report = serde_json::to_value(drain.report()).expect("it serialises");
+    assert_eq!(report["last_request_seconds"], 6.0);
+}
+
 /// Without a lame duck there is a moment between the beginning and Draining, too, if there is a
 /// listener.
 #[tokio::test(start_paused = true)]
@@ -492,6 +551,8 @@ async fn it_serialises_and_is_served_as_json() {
         "forced_by": null,
         "completed": 0,
         "refused": 0,
+        "last_request_seconds": null,
+        "last_connection_seconds": null,
         "left": {
             "requests": 1,
             "guards": 1,

@@ -10,12 +10,14 @@ mod handshakes;
 mod hangs;
 mod http1;
 mod http2;
+mod lame_duck;
 mod limits;
 mod lingering;
 mod options;
 mod report;
 mod serve;
 mod server;
+mod streams;
 mod tls;
 #[path = "../../../../examples/axum_tls/src/listener.rs"]
 mod tls_listener;
