@@ -35,6 +35,10 @@ impl Drain {
 /// | [`LameDuck`](crate::Phase::LameDuck) | is counted, and a final HTTP/1 response carries `Connection: close` |
 /// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
 ///
+/// Each request is either counted or refused: never neither and never both, even if it comes at
+/// the same time as the signal. A refusal is an answer in the protocol of its request: by default
+/// a 503 with `Retry-After` and `Connection: close`, or gRPC's UNAVAILABLE ([`Unavailable`]).
+///
 /// Where the drain also tracks connections, a request that arrived on one of them in time is still
 /// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests for an
 /// upgrade: they would open a tunnel that the drain is about to close.
