@@ -41,10 +41,11 @@ impl Drain {
     /// let check =
     ///     |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     /// let listener = drain.bind("[::]:50051").await?;
+    /// let health = drain.grpc_health(reporter);
+    /// // With other services: `.add_service(greeter).add_service(health)`, as tonic has it.
     /// let server = Server::builder()
     ///     .layer(drain.layer().exempt(check))
-    ///     .add_service(drain.grpc_health(reporter)) // and `.add_service(greeter)`
-    ///     .serve_with_incoming_shutdown(listener, drain.shutdown_signal());
+    ///     .serve_with_incoming_shutdown(health, listener, drain.shutdown_signal());
     /// drain.run(server, signal).await?; // `signal::terminate()`
     /// # Ok(())
     /// # }

@@ -17,8 +17,8 @@
 //!
 #![cfg_attr(all(feature = "server", feature = "signal"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "server", feature = "signal")), doc = "```ignore")]
-//! # use axum::{Router, routing::get};
-//! # use tower_graceful::{Serve, signal};
+//! use axum::{Router, routing::get};
+//! use tower_graceful::{Serve, signal};
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stop = signal::terminate(); // first in `main`: before it, SIGTERM ends the process
@@ -28,15 +28,15 @@
 //! # }
 //! ```
 //!
-//! Other servers get the layer, the listener and the shutdown signal of one `Drain`:
+//! Another server gets its layer, its listener and its shutdown signal from one `Drain`:
 //!
 #![cfg_attr(all(feature = "axum", feature = "signal"), doc = "```no_run")]
 #![cfg_attr(not(all(feature = "axum", feature = "signal")), doc = "```ignore")]
-//! # use axum::{Router, routing::get};
-//! # use tower_graceful::{Drain, signal};
+//! use axum::{Router, routing::get};
+//! use tower_graceful::{Drain, signal};
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let stop = signal::terminate();
+//! let stop = signal::terminate();
 //! let drain = Drain::new();
 //! let app = Router::new().route("/", get("hello")).layer(drain.layer());
 //! let listener = drain.bind("[::]:3000").await?; // feature "axum"
@@ -54,8 +54,9 @@
 //!   [`serve`] closes each connection as soon as that loses nothing; see [`server`].
 //! * **The layer alone sees requests, not connections.** It counts a response as ended when the
 //!   *server* has it. It aborts nothing. You need the listener or `serve` for that.
-//! * **The listener alone sees bytes, not requests.** No response says `Connection: close`.
-//! * A client may find its idle connection closed while its request is on the way.
+//! * **The listener alone sees bytes, not requests.** Without the layer, no response says
+//!   `Connection: close`, so clients learn of the shutdown when their connection closes.
+//! * An idle connection may be closed while a request is on its way.
 //! * A handler that blocks its thread cannot be aborted. It ends with the process.
 //!
 //! # Modules
@@ -71,8 +72,8 @@
 //! | [`refusal`], [`call`] | | other refusals; services that are not HTTP |
 //! | [`body`], [`future`] | | the types of bodies and futures |
 //!
-//! `axum` and `tonic` let their servers take the listener, `rustls` is TLS for `serve`, `tracing`
-//! and `metrics` tell how a drain goes on, and with `serde` reports serialise.
+//! `axum` and `tonic` let their servers take the listener. `rustls` is TLS for `serve`. `tracing`
+//! and `metrics` say how a drain goes on. With `serde`, reports serialise.
 #![cfg_attr(
     not(all(feature = "server", feature = "signal", feature = "tonic-health")),
     doc = include_str!("guide/links.md")

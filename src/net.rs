@@ -7,17 +7,17 @@
 //!   request of a connection that was accepted a moment ago. The response says `Connection: close`
 //!   if there is a [layer](Drain::layer).
 //! * **No connection holds the drain for ever.** A silent one is closed a
-//!   [second](crate::DrainBuilder::grace) after its accept, half a head after 5 s, and so is an
-//!   HTTP/2 client that answers no PING. All others are aborted at the deadline. Sockets are closed
-//!   within a second, even if the server has detached their connections.
+//!   [second](crate::DrainBuilder::grace) after its accept. One with half a head is closed after
+//!   5 s, and so is an HTTP/2 connection whose client answers no PING. All others are aborted at
+//!   the deadline. Sockets are closed within a second, even if the server has detached their
+//!   connections.
 //! * **Done means written.** A connection is counted until its server drops it. By then the kernel
 //!   has its last byte, and the process may exit.
 //! * **WebSockets and tunnels are counted.** The drain waits for them, aborts them at the deadline,
 //!   and [reports](crate::report::ConnectionState::Upgraded) them. [`Drain::reached`] tells them of
 //!   [`Draining`](crate::Phase::Draining).
 //! * **A response is not destroyed by the close.** When the server closes in the middle of a
-//!   request, the drain reads and discards the rest of it, for up to 5 s and 16 MiB (HTTP/2: 4
-//!   MiB).
+//!   request, the drain reads and discards the rest. It stops after 5 s or 16 MiB (HTTP/2: 4 MiB).
 //!
 //! # What is not promised
 //!
