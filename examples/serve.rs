@@ -1,7 +1,7 @@
-//! axum on `tower_graceful::serve`, with what a server on the internet wants to have set.
+//! An axum router on `serve`, with the settings that a server on the internet needs.
 //!
 //! `cargo run --example serve`, then `curl localhost:3000/slow` in one terminal and Ctrl-C here: the
-//! request is answered first. With `kill` in place of Ctrl-C, which skips the lame duck at a terminal,
+//! request is answered first. A Ctrl-C at a terminal skips the lame duck. With `kill` in its place,
 //! `curl localhost:3000/readyz` says 503 from the signal on, until the listener closes.
 
 use axum::{Router, extract::ConnectInfo, routing::get};
@@ -11,15 +11,15 @@ use tower_graceful::{Drain, Serve, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let drain = Drain::builder()
-        // As long as the balancer takes to ask /readyz and to send requests elsewhere.
+        // The balancer needs this long to ask /readyz and to send requests elsewhere.
         .lame_duck(Duration::from_secs(2))
-        // For everything, the lame duck included. Kubernetes kills after 30 s.
+        // The limit of the whole drain, with the lame duck. Kubernetes kills after 30 s.
         .timeout(Duration::from_secs(25))
         .build();
-    // Is waited for, as a request is.
+    // The drain waits for this hook.
     drain.on_shutdown(async |_deadline| println!("the listener has closed"));
 
     let app = Router::new()
@@ -33,9 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = server
         .with_drain(drain)
         .shutdown_on(stop)
-        // The rest waits in the accept queue.
+        // More connections wait in the accept queue.
         .max_connections(10_000)
-        // Longer than that of a proxy in front, so that it is the proxy who closes.
+        // Longer than that of a proxy in front, so that the proxy closes idle connections.
         .idle_timeout(Duration::from_secs(75))
         .on_connect(|connection, extensions| {
             if let Some(peer) = connection.peer().tcp() {

@@ -1,4 +1,4 @@
-//! A Unix socket, as for a proxy on the same machine, and TCP beside it, under one drain.
+//! A server on a Unix socket, for a proxy on the same machine, and on TCP, under one drain.
 //!
 //! `cargo run --example serve_unix -- app.sock`, then `curl --unix-socket app.sock http://localhost`
 //! or `curl localhost:3000`, and Ctrl-C here.
@@ -22,15 +22,15 @@ mod unix {
 
     #[tokio::main]
     pub async fn main() -> Result<(), Box<dyn Error>> {
-        // First: before it, SIGTERM ends the process.
+        // First in `main`: before this call, SIGTERM ends the process.
         let stop = signal::terminate();
         let path = match env::args_os().nth(1) {
             Some(path) => PathBuf::from(path),
             None => env::temp_dir().join("serve_unix.sock"),
         };
         let unix = bind(&path)?;
-        // Who may write to the file may connect: here its owner and its group. Until this line the
-        // umask said who, so where that matters, let it lie in a directory that only they may enter.
+        // Lets the owner of the file and its group connect. Before this line the umask decides. If
+        // that is too early, put the file into a directory that only they may enter.
         fs::set_permissions(&path, Permissions::from_mode(0o660))?;
         let tcp = TcpListener::bind("127.0.0.1:3000").await?;
         println!(
@@ -39,8 +39,8 @@ mod unix {
         );
 
         let drain = Drain::new();
-        // When nobody listens any more, not at the end of `main`: what lies there by then may be the
-        // file of a successor.
+        // Removes the file when the listener has closed. At the end of `main`, the file may already
+        // be that of a new process.
         drain.on_shutdown(async move |_deadline| {
             if let Err(error) = fs::remove_file(&path) {
                 eprintln!("{}: {error}", path.display());
@@ -59,7 +59,7 @@ mod unix {
         Ok(())
     }
 
-    /// Binds it, in place of the file that a process left behind which could not remove it.
+    /// Binds the socket. Replaces the file of a process that has ended without removing it.
     fn bind(path: &Path) -> io::Result<UnixListener> {
         match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path)? => {
@@ -70,7 +70,8 @@ mod unix {
         }
     }
 
-    /// A socket, which connecting to any other file does not tell, and nobody listens.
+    /// Returns whether the file is a socket on which no process listens. A connect to a file of
+    /// another kind is refused, too.
     fn is_stale(path: &Path) -> io::Result<bool> {
         let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         Ok(fs::symlink_metadata(path)?.file_type().is_socket()

@@ -1,4 +1,4 @@
-//! Response bodies that are counted until they are dropped.
+//! Counts each request until its response body is dropped.
 
 use crate::drain::InFlight;
 use http_body::{Body, Frame, SizeHint};

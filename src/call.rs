@@ -1,4 +1,4 @@
-//! Counts and refuses the calls of services that are not HTTP.
+//! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
 
 use crate::{
     drain::{Admission, CounterHandle, Drain, InFlight, Refused},
@@ -19,25 +19,30 @@ use tower_service::Service;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Drain {
-    /// Returns a layer for any tower service: it counts each call until its future ends, and
-    /// refuses new ones with [`Refused`] as error once draining.
+    /// Returns a layer that counts the calls of any tower service, and refuses new ones once
+    /// draining.
     ///
-    /// For HTTP services there is [`layer`](Self::layer), which answers with a response.
+    /// A refused call ends with the error [`Refused`]. For HTTP services there is
+    /// [`layer`](Self::layer), which answers with a response.
     ///
     /// ```
     /// use tower::{ServiceBuilder, ServiceExt, service_fn};
     /// use tower_graceful::{Drain, Refused};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     /// let drain = Drain::new();
     /// let double = ServiceBuilder::new()
     ///     .layer(drain.call_layer())
     ///     .service(service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n)));
     ///
-    /// assert_eq!(double.clone().oneshot(21).await.unwrap(), 42);
+    /// assert_eq!(double.clone().oneshot(21).await?, 42);
     /// drain.begin();
-    /// assert!(double.oneshot(21).await.unwrap_err().is::<Refused>());
+    /// match double.oneshot(21).await {
+    ///     Err(error) if error.is::<Refused>() => println!("{error}"),
+    ///     _ => unreachable!("the drain has begun"),
+    /// }
+    /// # Ok(())
     /// # }
     /// ```
     pub fn call_layer(&self) -> GracefulLayer {
@@ -48,9 +53,18 @@ impl Drain {
 /// Counts the calls of any tower service and refuses new ones once draining; from
 /// [`Drain::call_layer`].
 ///
-/// A call is counted until its future is dropped or ends. What
-/// [`GracefulLayer`](crate::GracefulLayer) says of `poll_ready`, of its place among other layers and of
-/// capacity holds here, too.
+/// A call is counted until its future ends or is dropped. What
+/// [`GracefulLayer`](crate::GracefulLayer#where-to-put-it) says of `poll_ready`, of its place among
+/// other layers and of capacity holds here, too.
+///
+/// ```
+/// use tower::ServiceBuilder;
+/// use tower_graceful::{Drain, call::GracefulLayer};
+///
+/// let drain = Drain::new();
+/// let one = ServiceBuilder::new().layer(GracefulLayer::new(&drain));
+/// let same = ServiceBuilder::new().layer(drain.call_layer());
+/// ```
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<E = NoExemptions> {
@@ -108,7 +122,18 @@ impl<E> fmt::Debug for GracefulLayer<E> {
 
 /// Counts the calls of a service, and refuses new ones once draining; from [`GracefulLayer`].
 ///
-/// Its error is a box, which holds the service's own error or [`Refused`].
+/// ```
+/// use tower::service_fn;
+/// use tower_graceful::{Drain, call::Graceful};
+///
+/// let drain = Drain::new();
+/// let double = service_fn(async |n: u32| Ok::<_, std::io::Error>(2 * n));
+/// let double = Graceful::new(double, &drain);
+/// ```
+///
+/// # Errors
+///
+/// The error is a box. It holds the error of the service, or [`Refused`].
 pub struct Graceful<S, E = NoExemptions> {
     inner: S,
     handle: CounterHandle,
@@ -124,12 +149,12 @@ impl<S> Graceful<S> {
 }
 
 impl<S, E> Graceful<S, E> {
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -219,6 +244,8 @@ impl<S: fmt::Debug, E> fmt::Debug for Graceful<S, E> {
 
 pin_project! {
     /// Completes with the response of [`Graceful`], or with its error.
+    ///
+    /// Dropping it drops the call and ends its count.
     #[must_use = "futures do nothing unless polled"]
     pub struct CallFuture<F> {
         #[pin]

@@ -98,6 +98,51 @@ use tokio::time::Instant;
 /// # }
 /// ```
 ///
+/// # What it promises
+///
+/// * **Done is exact and prompt.** The last request, guard or connection to end wakes the waiters.
+///   No timer and no polling is needed for that.
+/// * **It ends.** It ends at the [deadline](Self::set_deadline), or at once at
+///   [`force`](Self::force) and at the [second signal](crate::signal::SecondSignal). Servers and
+///   idle connections without work, and connections that are aborted, get another 0.5 s to end.
+/// * **All waiters get the same outcome**: [`Drained`], or [`DrainTimeout`] with a
+///   [report](DrainTimeout::report).
+///
+/// A task that blocks its thread cannot be aborted. The report lists it as left, and it ends with
+/// the process. The third signal that `signal::terminate()` gets ends the process, whatever its
+/// threads do.
+///
+/// # Phases
+///
+/// | [`Phase`] | from | new requests | readiness |
+/// |---|---|---|---|
+/// | `Serving` | the start | served | 200 |
+/// | `LameDuck` | [`begin`](Self::begin), if there is a [lame duck](DrainBuilder::lame_duck) or a listener | served, HTTP/1 with `Connection: close` | 503 |
+/// | `Draining` | the end of the lame duck; the listeners have closed | refused, except those that arrived in time | 503 |
+/// | `Forced` | the deadline, [`force`](Self::force), the second signal | refused; what is left is aborted | 503 |
+/// | `Done` | nothing is left, or the drain was given up | refused | 503 |
+///
+/// # Which method?
+///
+/// | | |
+/// |---|---|
+/// | [`run`](Self::run) | runs a server until a signal, and returns the outcome |
+/// | [`layer`](Self::layer), [`call_layer`](Self::call_layer) | count and refuse requests, or calls of a service that is not HTTP |
+#[cfg_attr(
+    feature = "net",
+    doc = "| [`bind`](Self::bind), [`listener`](Self::listener), [`incoming`](Self::incoming) | count and close connections, for `axum::serve`, tonic and loops by hand |"
+)]
+/// | [`shutdown_signal`](Self::shutdown_signal) | tells a server when to stop |
+/// | [`reached`](Self::reached) | tells handlers, streams and tasks when to stop |
+/// | [`guard`](Self::guard), [`track`](Self::track) | have the drain wait for work that is no request |
+#[cfg_attr(
+    feature = "net",
+    doc = "| [`on_shutdown`](Self::on_shutdown) | runs work when the drain begins, and waits for it |"
+)]
+/// | [`end_stream`](Self::end_stream), [`end_response`](Self::end_response) | end streams and bodies with the drain, instead of aborting them |
+/// | [`report`](Self::report) | lists what holds the drain, at any time |
+/// | [`readiness`](Self::readiness), [`liveness`](Self::liveness), [`status`](Self::status) | answer `/readyz`, `/livez`, and with the report |
+///
 /// # Without a driver
 ///
 /// A drain spawns nothing. It looks at the clock when it is used: a waiter ([`wait`](Self::wait),

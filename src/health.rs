@@ -22,36 +22,44 @@ impl Drain {
     /// service](https://github.com/grpc/grpc/blob/master/doc/health-checking.md) that follows the
     /// drain. Use it in place of the service that tonic-health returns with its reporter.
     ///
-    /// It answers what the reporter was told, until [`Phase::LameDuck`]. From then on each service
-    /// that the reporter knows is NOT_SERVING, and so is the server as a whole (`""`). Later
-    /// updates of the reporter change nothing. Watching clients get the new status, and their watch
-    /// ends at [`Phase::Draining`], as the drain would wait for it.
+    /// It answers with the status that the reporter has set, until [`Phase::LameDuck`]. From then
+    /// on each service that the reporter knows is NOT_SERVING, and so is the server as a whole
+    /// (`""`). Later updates of the reporter change nothing. Each `Watch` sends the new status, and
+    /// ends at [`Phase::Draining`], because the drain would wait for it.
     ///
-    /// As with tonic-health, a `Watch` of a service that the reporter does not know gets NOT_FOUND.
-    /// (The protocol has SERVICE_UNKNOWN for that.)
-    ///
-    /// Exempt its `Check` from the layer, as probes call it until the end. A `Watch` that comes
-    /// while draining is refused like any other request.
+    /// Exempt its `Check` from the layer, because probes call it until the end. A `Watch` that
+    /// comes while draining is refused like any other request.
     ///
     /// ```no_run
     /// use tonic::transport::Server;
     /// use tower_graceful::Drain;
     ///
-    /// # async fn f(drain: Drain) -> Result<(), Box<dyn std::error::Error>> {
-    /// let (health, _) = tonic_health::server::health_reporter();
-    /// # type MyService = tonic_health::pb::health_server::HealthServer<()>;
-    /// // health.set_serving::<MyService>().await;
-    /// let probes =
+    /// # async fn f(signal: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::new();
+    /// let (reporter, _) = tonic_health::server::health_reporter();
+    /// // reporter.set_serving::<GreeterServer<MyGreeter>>().await;
+    /// let check =
     ///     |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     /// let listener = drain.bind("[::]:50051").await?;
-    /// let service = drain.grpc_health(health);
-    /// // With other services: `.add_service(greeter).add_service(service)`, as tonic has it.
+    /// let health = drain.grpc_health(reporter);
+    /// // With other services: `.add_service(greeter).add_service(health)`, as tonic has it.
     /// let server = Server::builder()
-    ///     .layer(drain.layer().exempt(probes))
-    ///     .serve_with_incoming_shutdown(service, listener, drain.shutdown_signal());
+    ///     .layer(drain.layer().exempt(check))
+    ///     .serve_with_incoming_shutdown(health, listener, drain.shutdown_signal());
+    /// drain.run(server, signal).await?; // `signal::terminate()`
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors of the service
+    ///
+    /// Both `Check` and `Watch` answer NOT_FOUND for a service that the reporter does not know. For
+    /// a `Watch` the protocol has SERVICE_UNKNOWN, but tonic-health answers NOT_FOUND.
+    ///
+    /// # Panics
+    ///
+    /// The service's `Watch` panics when polled outside of a tokio runtime with its time driver,
+    /// once the drain has begun.
     pub fn grpc_health(&self, reporter: HealthReporter) -> HealthServer<GrpcHealth> {
         HealthServer::new(GrpcHealth {
             inner: HealthService::from_health_reporter(reporter),
@@ -103,7 +111,8 @@ fn not_serving() -> HealthCheckResponse {
     }
 }
 
-/// Sends the status of a service to a watching client, as a stream.
+/// Sends the status of a service to a watching client, and ends at [`Phase::Draining`]; from
+/// [`GrpcHealth`].
 pub struct HealthWatch {
     /// Yields the reporter's updates; `None` once the drain has begun.
     updates: Option<WatchStream>,

@@ -7,7 +7,8 @@ use std::fmt;
 use tower_layer::Layer;
 
 impl Drain {
-    /// Returns a layer that counts the requests of an HTTP service and refuses new ones once draining.
+    /// Returns a layer that counts the requests of an HTTP service, and refuses new ones once
+    /// draining.
     ///
     /// For other services there is [`call_layer`](Self::call_layer).
     ///
@@ -25,7 +26,8 @@ impl Drain {
     }
 }
 
-/// Counts the requests of an HTTP service and refuses new ones once draining; from [`Drain::layer`].
+/// Counts the requests of an HTTP service, and refuses new ones once draining; from
+/// [`Drain::layer`].
 ///
 /// # What it does
 ///
@@ -35,37 +37,41 @@ impl Drain {
 /// | [`LameDuck`](crate::Phase::LameDuck) | is counted, and a final HTTP/1 response carries `Connection: close` |
 /// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
 ///
-/// Where the drain also tracks connections, a request that arrived on one of them in time is still
-/// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests for an
-/// upgrade: they would open a tunnel that the drain is about to close.
+/// Each request is either counted or refused: never neither and never both, even if it comes at
+/// the same time as the signal. A refusal is an answer in the protocol of its request: by default
+/// a 503 with `Retry-After` and `Connection: close`, or gRPC's UNAVAILABLE ([`Unavailable`]).
+///
+/// If the drain also counts connections, a request that arrived on one of them in time is still
+/// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests
+/// for an upgrade: they would open a tunnel that the drain is about to close.
 ///
 /// A count ends once: when the response body is dropped, when the response future is dropped, at an
 /// error of the service, or at a panic. A server drops a body at its end, once it is buffered.
 ///
 /// # What it does not
 ///
-/// The layer sees requests, not connections. Its count falls to 0 when the *server* has the last byte,
-/// not when the client has it. It does not see a request on a connection that the server closes before
-/// it reads the request, nor a WebSocket after its upgrade. For these, add the drain's listener
+/// The layer sees requests, not connections. Its count falls to 0 when the *server* has the last
+/// byte, not when the client has it. It aborts no connection. It does not see a request that its
+/// server never reads, nor a WebSocket after its upgrade. For these, add the drain's listener
 /// (`Drain::listener`, feature `net`), or at least the server's own graceful shutdown, as
 /// [`Drain::run`] does.
 ///
 /// # Where to put it
 ///
 /// Put it outside of layers that may hold a request back (`Timeout`, `ConcurrencyLimit`, `Buffer`):
-/// then waiting requests are refused in time. Put it inside of layers that look at responses (`Trace`):
-/// then refusals are logged like other responses.
+/// then waiting requests are refused in time. Put it inside of layers that look at responses
+/// (`Trace`): then refusals are logged like other responses.
 ///
 /// `poll_ready` is the inner service's, with one exception: once the drain admits nothing more, the
 /// layer is ready, because a refusal needs no capacity.
 ///
-/// A request that waits for capacity has not been called, so it is not counted. If the inner service
-/// becomes ready while the drain still admits requests, the request is served, otherwise it is refused.
-/// The same holds for requests in a `Buffer` outside of the layer. The layer never calls an inner
-/// service that has not said that it is ready. To have waiting requests counted and served, put a
-/// `Buffer` between the layer and the limit, or use `serve`, which counts a request before it waits.
-/// tonic's own limits (`Server::timeout`, `concurrency_limit_per_connection`, `load_shed`) are outside
-/// of all layers that `Server::layer` gets.
+/// A request that waits for capacity has not been called, so it is not counted. If the inner
+/// service becomes ready while the drain still admits requests, the request is served, otherwise it
+/// is refused. The same holds for requests in a `Buffer` outside of the layer. The layer never
+/// calls an inner service that is not ready. To have waiting requests counted and served, put a
+/// `Buffer` between the layer and the limit, or use `serve`, which counts a request before it
+/// waits. tonic's own limits (`Server::timeout`, `concurrency_limit_per_connection`, `load_shed`)
+/// are outside of all layers that `Server::layer` gets.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -109,8 +115,8 @@ impl<R, E> GracefulLayer<R, E> {
     /// `Connection: close` is added where it belongs.
     ///
     /// Takes an [`Unavailable`] with other values, a closure from `&Request<_>` to a response of
-    /// the inner service's kind, or your own [`Refusal`](crate::refusal::Refusal). It is cloned with
-    /// the service, in most servers for each request: make the clone cheap.
+    /// the inner service's kind, or your own [`Refusal`](crate::refusal::Refusal). It is cloned
+    /// with the service, in most servers for each request: make the clone cheap.
     ///
     /// ```
     /// use axum::{Router, extract::Request, http::StatusCode, response::IntoResponse, routing::get};
@@ -135,7 +141,8 @@ impl<R, E> GracefulLayer<R, E> {
     }
 
     /// Exempts the requests for which `exempt` returns true: they are neither refused nor counted.
-    /// For health probes and metrics.
+    ///
+    /// Use it for health probes and metrics.
     ///
     /// They still need the inner service's capacity: if it has none during the drain, they are
     /// refused with the others. A probe that has to be answered in any case is better routed around
@@ -164,10 +171,10 @@ impl<R, E> GracefulLayer<R, E> {
     /// Lists each request in flight in [reports](Drain::report): its method, path, peer, age, and
     /// whether its response has begun.
     ///
-    /// Without this, a report has only the number of requests. With it, a request costs an allocation
-    /// and an entry in a list, added and removed under the lock of one of 16 shards;
-    /// `benches/overhead/run` shows both. The process keeps 128 bytes for each request that was listed
-    /// at the busiest moment.
+    /// Without this, a report has only the number of requests. With it, a request costs an
+    /// allocation and an entry in a list, added and removed under the lock of one of 16 shards;
+    /// `benches/overhead/run` shows both. The process keeps 128 bytes for each request that was
+    /// listed at the busiest moment.
     ///
     /// The peer is known where tonic's server puts it into the request (feature `tonic`), or axum's
     /// `ConnectInfo<SocketAddr>` (feature `axum`: `into_make_service_with_connect_info`, over

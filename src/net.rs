@@ -1,4 +1,35 @@
 //! Counts connections and closes them in a drain, under any server.
+//!
+//! # What is promised
+//!
+//! * **What has arrived is served**: the connections in the accept queue, and requests in the
+//!   buffer of a kept connection. So are the rest of a head that has begun to arrive, and the first
+//!   request of a connection that was accepted a moment ago. The response says `Connection: close`
+//!   if there is a [layer](Drain::layer).
+//! * **No connection holds the drain for ever.** A silent one is closed a
+//!   [second](crate::DrainBuilder::grace) after its accept. One with half a head is closed after
+//!   5 s, and so is an HTTP/2 connection whose client answers no PING. All others are aborted at
+//!   the deadline. Sockets are closed within a second, even if the server has detached their
+//!   connections.
+//! * **Done means written.** A connection is counted until its server drops it. By then the kernel
+//!   has its last byte, and the process may exit.
+//! * **WebSockets and tunnels are counted.** The drain waits for them, aborts them at the deadline,
+//!   and [reports](crate::report::ConnectionState::Upgraded) them. [`Drain::reached`] tells them of
+//!   [`Draining`](crate::Phase::Draining).
+//! * **A response is not destroyed by the close.** When the server closes in the middle of a
+//!   request, the drain reads and discards the rest. It stops after 5 s or 16 MiB (HTTP/2: 4 MiB).
+//!
+//! # What is not promised
+//!
+//! * **A listener sees bytes, not requests.** From them it learns the
+//!   [state](crate::report::ConnectionState) of a connection, unless they are encrypted. TLS around
+//!   the listener loses nothing ([`guide::axum`](crate::guide::axum) has the program). Its
+//!   connections are reported as [`Opaque`](crate::report::ConnectionState::Opaque).
+//! * **The kernel may reset a client** that connects in the microsecond in which the listener
+//!   closes, or whose TCP handshake is half done then. On Linux it does not if the process alone
+//!   has the listener ([`Drain::bind`], [`DrainListener::exclusive`]).
+//! * **An idle connection is closed** once the [settling](crate::DrainBuilder::settle) is over. A
+//!   client that sends a request on it later finds it closed.
 
 // `listener` and `incoming` are the two types from which servers accept. `closing` is the state
 // machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io` wraps

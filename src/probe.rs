@@ -1,4 +1,25 @@
-//! Services that answer probes of balancers and kubelets, and questions of people.
+//! Answers the probes of balancers and kubelets, and shows people what a drain waits for.
+//!
+//! Each type here is a tower service that never fails and is always ready. Serve them on a port of
+//! their own, without the drain's listener: such a server answers until the process ends.
+//!
+//! ```no_run
+//! use axum::Router;
+//! use tokio::net::TcpListener;
+//! use tower_graceful::Drain;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let drain = Drain::new();
+//! let admin: Router = Router::new()
+//!     .route_service("/readyz", drain.readiness())
+//!     .route_service("/livez", drain.liveness())
+//!     .route_service("/drainz", drain.status()); // curl localhost:9000/drainz
+//! let listener = TcpListener::bind("127.0.0.1:9000").await?;
+//! tokio::spawn(async move { axum::serve(listener, admin).await });
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::drain::{Drain, Phase};
 use bytes::Bytes;
@@ -18,19 +39,23 @@ use std::{
 use tower_service::Service;
 
 impl Drain {
-    /// Returns a service for `/readyz`: 200 in [`Phase::Serving`], and 503 from then on.
+    /// Returns a service for `/readyz`: 200 in [`Phase::Serving`], and 503 afterwards.
+    ///
+    /// [`probe`](crate::probe) has an example with all three services. See [`Readiness`] for where
+    /// to put it.
     pub fn readiness(&self) -> Readiness {
         Readiness {
             drain: self.clone(),
         }
     }
 
-    /// Returns a service for `/livez`: 200 in every phase.
+    /// Returns a service for `/livez`: 200 in every phase. See [`Liveness`].
     pub fn liveness(&self) -> Liveness {
         Liveness
     }
 
-    /// Returns a service that answers with the [report](Self::report), as text or JSON.
+    /// Returns a service that answers with the [report](Self::report), as text or JSON. See
+    /// [`Status`].
     pub fn status(&self) -> Status {
         Status {
             drain: self.clone(),
@@ -38,13 +63,13 @@ impl Drain {
     }
 }
 
-/// Answers `/readyz`: 200 `ready` in [`Phase::Serving`], 503 `draining` from [`Phase::LameDuck`]
-/// on; from [`Drain::readiness`].
+/// Answers `/readyz`; from [`Drain::readiness`].
 ///
-/// Put it where no [`GracefulLayer`](crate::GracefulLayer) counts or refuses it: outside of the
-/// layer, or [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is closed,
-/// and a refused connection says the same as a 503. A server of its own for probes, without the
-/// drain's listener, answers to the end.
+/// It answers 200 `ready` in [`Phase::Serving`], and 503 `draining` from [`Phase::LameDuck`] on.
+///
+/// Put it where no [`GracefulLayer`](crate::GracefulLayer) counts or refuses the probe: outside of
+/// the layer, or [exempt](crate::GracefulLayer::exempt). After the lame duck the listener is
+/// closed, and a refused connection says the same as a 503.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -62,11 +87,22 @@ pub struct Readiness {
     drain: Drain,
 }
 
-/// Answers `/livez`: 200 `alive`, whatever the drain does; from [`Drain::liveness`].
+/// Answers `/livez` with 200 `alive` in every phase; from [`Drain::liveness`].
 ///
-/// A drain changes [readiness](Readiness) and not liveness: a server that drains is alive, and
-/// restarting it would lose what it drains. Kubernetes stops asking once a pod is being deleted;
-/// others do not. Put it where readiness is.
+/// A drain changes [readiness](Readiness) and not liveness: a server that drains is alive, and a
+/// restart would lose its requests. Kubernetes stops asking once a pod is being deleted; other
+/// supervisors go on. Put it where readiness is.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_graceful::Drain;
+///
+/// let drain = Drain::new();
+/// let app: Router = Router::new()
+///     .route("/", get("hello"))
+///     .layer(drain.layer())
+///     .route_service("/livez", drain.liveness());
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Liveness;
@@ -74,28 +110,19 @@ pub struct Liveness;
 /// Answers with the drain's [report](Drain::report); from [`Drain::status`].
 ///
 /// The answer is text, a line and a table. With the feature `serde` it is JSON for a client that
-/// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists a
-/// thousand blockers at the most, the likely ones first, and the number of the others.
+/// [accepts](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1) `application/json`. It lists at
+/// most a thousand blockers, the likely ones first, and says how many it leaves out.
 ///
-/// It names peers and, if [requests are listed](crate::GracefulLayer::report_requests), paths. So
-/// do not serve it to the public. Put it beside readiness on a server of its own, which stays while
-/// the other one drains:
+/// The report names peers and, if [requests are listed](crate::GracefulLayer::report_requests),
+/// paths. So do not serve it to the public. Put it on a port of its own, as the example of
+/// [`probe`](crate::probe) does: that server stays while the other one drains.
 ///
-/// ```no_run
-/// use axum::{Router, routing::get};
+/// ```
+/// use axum::Router;
 /// use tower_graceful::Drain;
-/// use tokio::net::TcpListener;
 ///
-/// # async fn f() -> std::io::Result<()> {
 /// let drain = Drain::new();
-/// let admin = Router::new()
-///     .route_service("/readyz", drain.readiness())
-///     .route_service("/livez", drain.liveness())
-///     .route_service("/drainz", drain.status()); // curl localhost:9000/drainz
-/// let listener = TcpListener::bind("127.0.0.1:9000").await?;
-/// tokio::spawn(axum::serve(listener, admin).into_future());
-/// # Ok(())
-/// # }
+/// let admin: Router = Router::new().route_service("/drainz", drain.status());
 /// ```
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -209,7 +236,7 @@ impl From<ProbeAnswer> for Response<ProbeBody> {
     }
 }
 
-/// Holds the body of an answer of [`Readiness`], [`Liveness`] or [`Status`].
+/// Holds the body of a response of [`Readiness`], [`Liveness`] or [`Status`].
 #[derive(Debug)]
 pub struct ProbeBody(Option<Bytes>);
 

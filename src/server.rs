@@ -22,6 +22,10 @@
 //! * A connection that is silent, or in the middle of a head or a handshake, has a time limit: see
 //!   [`DrainIo`](crate::net::DrainIo).
 //!
+//! What [`net`](crate::net#what-is-promised) promises holds here, too. A handshake is a part of
+//! its connection: it is counted, has a limit, and is never in the way of another one. With the
+//! feature `rustls`, [`serve`] sees the requests over TLS.
+//!
 //! # Without a drain
 //!
 //! A handshake and a head may each take [30 s](Serve::header_read_timeout). You can limit the

@@ -1,4 +1,7 @@
-//! Signals that begin a drain, and force it when they come again.
+//! Waits for the signal that begins a drain, and for the second one, which forces it.
+//!
+//! `terminate` (feature `signal`) waits for SIGTERM and SIGINT. A future of your own may end with a
+//! [`SecondSignal`], or with `()` if there is none.
 
 #[cfg(feature = "signal")]
 mod requests;

@@ -1,4 +1,4 @@
-//! The load: clients in a closed loop, on hyper's client, each until it is told to go elsewhere.
+//! The clients: each sends its next request when it has a response, until the server refuses.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -45,13 +45,13 @@ impl Route {
 pub enum Fate {
     /// 200, and the body to its end.
     Answered,
-    /// 503: told so, and free to go elsewhere.
+    /// 503: the client can send the request elsewhere.
     Refused,
-    /// Nothing was sent: also free to go elsewhere.
+    /// Nothing was sent: the client can send the request elsewhere.
     NotConnected,
-    /// Sent, and the connection ended without an answer.
+    /// Sent, and the connection ended without a response.
     NoAnswer,
-    /// The answer ended before its end.
+    /// The response broke off.
     CutAnswer,
 }
 
@@ -134,7 +134,7 @@ async fn client(address: SocketAddr, number: usize, counters: Arc<Counters>) -> 
             // To another replica, if there were one.
             break;
         }
-        // Half of them think a little, so that connections are also idle at times.
+        // Half of them wait a little, so that some connections are idle.
         if number % 4 >= 2 {
             sleep(Duration::from_millis(turn % 4)).await;
         }
@@ -169,7 +169,7 @@ async fn ask(
             Fate::CutAnswer
         }
     };
-    // Longer than any answer takes; a server that forgot a client shall not hang the demo.
+    // Longer than any response takes: a server that forgot a client must not hang the demo.
     timeout(Duration::from_secs(30), answer)
         .await
         .unwrap_or(Fate::NoAnswer)

@@ -1,10 +1,10 @@
-//! A real server under real load is told to stop: what becomes of its requests?
+//! Counts what clients see of a SIGTERM under load, with and without this crate.
 //!
 //! `cargo run --release --example demo` starts an axum server with fast, slow and streaming routes,
-//! lets clients loose on it, sends itself a SIGTERM half way, and ends with a table of what the
-//! clients saw. `--without` does the same to the same server without this crate.
+//! and clients. It sends itself a SIGTERM, and ends with a table of what the clients saw.
+//! `-- --without` stops the same server without this crate.
 //!
-//! It fails if a request was lost: one that was sent, even in part, and got no whole answer.
+//! It fails if a request was lost: one that was sent, even in part, and got no whole response.
 
 mod load;
 mod options;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     terminate_self();
     watch_until(&stopping, &load, |_| server.has_ended());
     let stopped_after = signalled.elapsed();
-    // As when a process ends: what is still open is closed now.
+    // Closes what is still open, as the end of a process would.
     let (executed, outcome) = server.exit();
     let seen = load.finish();
 
@@ -100,14 +100,14 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Shows the live line until it is over.
+/// Shows the figures until the server has stopped.
 fn watch_until(stopping: &Arc<Stopping>, load: &Load, over: impl Fn(Duration) -> bool) {
     let live = std::io::stdout().is_terminal();
     let start = Instant::now();
     let mut shown = None::<Instant>;
     loop {
         let over = over(start.elapsed());
-        // A log gets a line now and then, a terminal one line that moves.
+        // A log gets a line now and then, a terminal one line that changes.
         let pause = Duration::from_millis(if live { 100 } else { 500 });
         if over || shown.is_none_or(|shown| shown.elapsed() >= pause) {
             shown = Some(Instant::now());

@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The options of the command line.
 
 use lexopt::{Arg, Error, Parser, ValueExt};
 use std::{str::FromStr, time::Duration};
@@ -24,7 +24,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// `None` if it was help that was asked for.
+    /// Returns `None` after `--help`.
     pub fn of_command_line() -> Result<Option<Self>, Error> {
         let mut options = Self {
             clients: 32,

@@ -59,7 +59,7 @@ impl Stopping {
                     Err(error) => error.to_string(),
                 }
             }
-            // What one finds in many a main function.
+            // As in many programs.
             Self::Without { timeout, stopping } => {
                 let (tell, told) = oneshot::channel();
                 let server = axum::serve(listener, app)
@@ -115,7 +115,7 @@ impl Server {
                 let _ = tell.send(listener.local_addr()?);
                 io::Result::Ok(stopping.serve(listener, app).await)
             });
-            // What still runs is not waited for, as when `main` returns.
+            // Does not wait for tasks, as when `main` returns.
             runtime.shutdown_background();
             outcome.unwrap_or_else(|error| error.to_string())
         });

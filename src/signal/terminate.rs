@@ -22,17 +22,19 @@ use tokio::sync::watch::Receiver;
 ///
 /// Call it first in `main`. It listens from the call on, not from the first poll. Before the call,
 /// SIGTERM and SIGINT end the process at once. Process 1 of a container ignores them before the
-/// call, and is killed at the end of its grace period. If a server connects to its database before
-/// it calls `terminate`, this lasts for as long as the connect takes.
+/// call, and is killed at the end of its grace period. So call it before the server connects to its
+/// database.
 ///
 /// ```
+/// use tower_graceful::{Drain, signal};
+///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let server = std::future::ready(());
-/// let terminate = tower_graceful::signal::terminate(); // before all that takes time
-/// let drain = tower_graceful::Drain::new();
+/// let stop = signal::terminate(); // before all that takes time
+/// let drain = Drain::new();
 /// // … configuration, connections, the server …
-/// drain.run(server, terminate).await?;
+/// println!("{}", drain.run(server, stop).await?);
 /// # Ok(())
 /// # }
 /// ```
@@ -42,7 +44,7 @@ use tokio::sync::watch::Receiver;
 /// All signals within 500 ms of the first one, of either kind and in any number, are one request to
 /// stop. A process often gets more than one signal. A terminal and `docker compose` signal the
 /// whole process group. A wrapper (npm, `nodemon`, `cargo watch`, a shell script) passes the signal
-/// on to its child, which has got it already.
+/// on to its child, which has got it before.
 ///
 /// The same holds for the second request and its copies. So a forwarded second Ctrl-C forces the
 /// drain, and does not end the process. A "second signal" comes more than 500 ms after the first
@@ -80,6 +82,11 @@ use tokio::sync::watch::Receiver;
 /// On Unix, the first call starts a thread that sleeps until there is a signal. A handler that
 /// blocks its thread can stop a runtime from seeing signals, if that thread was about to poll the
 /// kernel. A thread outside of the runtime can wake another worker.
+///
+/// # Cancel safety
+///
+/// Polled by reference in a `select!`, the future loses no signal. The handlers stay when it is
+/// dropped: then SIGTERM does nothing, and on Unix the third signal ends the process.
 ///
 /// # Panics
 ///

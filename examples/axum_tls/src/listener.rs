@@ -1,8 +1,8 @@
 //! A TLS listener for `axum::serve`, around a listener of the drain.
 //!
-//! A connection is counted from its accept on, so the drain waits for its handshake, for the
-//! [grace](tower_graceful::DrainBuilder::grace) of the connection. Handshakes run side by side: a slow
-//! one holds up no other.
+//! A connection is counted from its accept on, so the drain waits for its handshake: at most for the
+//! [grace](tower_graceful::DrainBuilder::grace) of the connection. Handshakes run side by side, so a
+//! slow one delays no other.
 
 use axum::serve::Listener;
 use std::{io, net::SocketAddr};
@@ -38,7 +38,7 @@ impl Listener for TlsListener {
 
     async fn accept(&mut self) -> Connection {
         loop {
-            // Both are cancel safe. Once the drain has closed `tcp`, only the handshakes go on.
+            // Both branches are cancel safe. Once the drain has closed `tcp`, only handshakes go on.
             tokio::select! {
                 (io, peer) = Listener::accept(&mut self.tcp) => {
                     let handshake = self.acceptor.accept(io);

@@ -1,7 +1,7 @@
 //! TLS by rustls on `axum::serve`, which stops without losing a request or a handshake.
 //!
-//! `cargo run -p example-axum-tls`, then `curl -k https://localhost:3000/slow`, and Ctrl-C here: it is
-//! answered first. (`tower_graceful::serve` has TLS of its own: see `examples/serve_tls`.)
+//! `cargo run -p example-axum-tls`, then `curl -k https://localhost:3000/slow`, and Ctrl-C here: the
+//! request is answered first. (`serve` has TLS of its own: see `examples/serve_tls`.)
 
 mod listener;
 
@@ -14,6 +14,7 @@ use tower_graceful::{Drain, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let names = vec!["localhost".to_owned()];
     let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;

@@ -20,11 +20,11 @@ use tower_graceful::{Drain, net::DrainListener, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let drain = Drain::new();
     let service = ServiceBuilder::new()
-        // Outside, so that refusals are logged like any other response.
+        // Outside of the layer, so that refusals are logged like other responses.
         .map_response(log)
         .layer(drain.layer())
         .service(service_fn(hello));
@@ -48,8 +48,8 @@ async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
     Ok(Response::new(Full::new(Bytes::from("hello\n"))))
 }
 
-/// Accepts until the drain has closed the listener. The connections need not be waited for: the
-/// drain counts them, and cuts them at its deadline.
+/// Accepts until the drain has closed the listener. The drain counts the connections, waits for
+/// them, and aborts them at its deadline.
 async fn serve<S, B>(mut listener: DrainListener<TcpListener>, service: S, drain: Drain)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -58,14 +58,14 @@ where
 {
     while let Some((io, peer)) = listener.accept().await {
         let service = TowerToHyperService::new(service.clone());
-        let told = drain.shutdown_signal();
+        let shutdown = drain.shutdown_signal();
         tokio::spawn(async move {
             let connections = auto::Builder::new(TokioExecutor::new());
             let connection = connections.serve_connection_with_upgrades(TokioIo::new(io), service);
             let mut connection = pin!(connection);
             let result = tokio::select! {
                 result = &mut connection => result,
-                () = told => {
+                () = shutdown => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -1,4 +1,4 @@
-//! What the person on call sees: is it draining, how long still, what holds it, was anything lost.
+//! What a person on call sees of a drain: its phase, what holds it, for how long, and what was lost.
 //!
 //! `cargo run -p example-operations`, then
 //!
@@ -12,11 +12,10 @@
 //! curl -i localhost:9000/livez                                200 to the end
 //! ```
 //!
-//! The admin port is there as long as the process: that of the app closes when the lame duck is over, and
-//! with it all that is asked there.
+//! The app's port closes at the end of the lame duck. The admin port is open until the process ends.
 //!
-//! The seconds are Kubernetes': they come from `TERMINATION_GRACE_PERIOD_SECONDS` and `PRE_STOP_SECONDS`,
-//! which a manifest sets to what it says itself.
+//! The deadline and the lame duck come from `TERMINATION_GRACE_PERIOD_SECONDS` and
+//! `PRE_STOP_SECONDS`. A manifest of Kubernetes sets both to its own values.
 
 use axum::{
     Router,
@@ -42,9 +41,9 @@ use tower_graceful::{Drain, Phase, signal};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
-    // Each phase, what is left every five seconds, and what was cut.
+    // Logs each phase, every five seconds what is left, and what was aborted.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -65,9 +64,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("http://{}", public.local_addr()?);
     println!("http://{}", private.local_addr()?);
 
-    // Not drained, and not waited for: it ends with the process.
-    tokio::spawn(axum::serve(private, admin(&drain, prometheus)).into_future());
-    // In the report by this name, with this line.
+    // Not part of the drain: it serves until the process ends.
+    let admin = admin(&drain, prometheus);
+    tokio::spawn(async move { axum::serve(private, admin).await });
+    // The report lists this task by its name and this line.
     tokio::spawn(
         drain
             .track(flush_the_outbox(drain.clone()))?
@@ -76,7 +76,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     let server = tower_graceful::serve(public, app(&drain))
         .with_drain(drain)
-        // In the report by method, path and peer.
+        // The report lists requests by method, path and peer.
         .report_requests()
         .exclusive()
         .shutdown_on(stop);
@@ -132,7 +132,7 @@ async fn slow() -> &'static str {
     "that took a while\n"
 }
 
-/// Says goodbye at the drain, and ends with its last chunk.
+/// Ends at the drain with a last event, and not in the middle.
 fn events(drain: &Drain) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
     let ticks = IntervalStream::new(interval(Duration::from_secs(1)))
         .map(|_| Ok(Event::default().data("tick")));
@@ -142,6 +142,6 @@ fn events(drain: &Drain) -> impl Stream<Item = Result<Event, Infallible>> + use<
 
 async fn flush_the_outbox(drain: Drain) {
     drain.reached(Phase::Draining).await;
-    // Here one sends what is left to send.
+    // Send here what is left to send.
     sleep(Duration::from_millis(100)).await;
 }

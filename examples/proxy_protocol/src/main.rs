@@ -2,7 +2,7 @@
 //! `send-proxy-v2`, a network load balancer of AWS, nginx's `proxy_protocol on`).
 //!
 //! `cargo run -p example-proxy-protocol`, then
-//! `curl --haproxy-protocol localhost:3000` or, with a client of its own choice,
+//! `curl --haproxy-protocol localhost:3000` or, with an invented client,
 //! `printf 'PROXY TCP4 192.0.2.1 198.51.100.1 5000 80\r\nGET / HTTP/1.0\r\n\r\n' | nc localhost 3000`.
 
 use axum::{Router, extract::ConnectInfo, routing::get};
@@ -19,6 +19,7 @@ use tower_graceful::{
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let tcp = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://localhost:3000, Ctrl-C to stop");
@@ -32,7 +33,7 @@ fn server(tcp: TcpListener) -> Serve<Router> {
     Serve::new(Router::new().route("/", get(hello))).listen_with(tcp, of_the_balancer)
 }
 
-/// Reads the header. Nothing limits its time here: the server does.
+/// Reads the header and names the client as the peer. The server limits the time of a handshake.
 async fn of_the_balancer(mut io: TcpStream, peer: Peer) -> io::Result<Handshaken<TcpStream>> {
     let client = client(&read_header(&mut io).await?)?;
     let peer = client.map_or(peer, Peer::from);
@@ -108,7 +109,8 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = tcp.local_addr().expect("bound");
         let drain = Drain::new();
-        tokio::spawn(server(tcp).with_drain(drain.clone()).into_future());
+        let server = server(tcp).with_drain(drain.clone());
+        tokio::spawn(async move { server.await });
         (drain, address)
     }
 

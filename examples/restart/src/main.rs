@@ -1,16 +1,17 @@
 //! A restart that no client notices.
 //!
-//! `cargo run -p example-restart`, and `kill -HUP` the process that it names: it starts its
-//! executable once more, as what lies there now may be a new version, hands it the listening socket,
-//! and drains when that says that it is ready. If it never does, nothing has happened. The port is
-//! open all the time, and each connection is served by whoever accepted it:
-//! `curl localhost:3000/sleep/5000` is answered by the old process, `curl localhost:3000` meanwhile by
-//! the new one. Then `kill` the last one: it has left your terminal's foreground.
+//! `cargo run -p example-restart`, and `kill -HUP` the process that it names. The process starts its
+//! executable again, which may be a new version by now, and hands it the listening socket. When the
+//! new process says that it is ready, the old one drains. If it never says so, the old one goes on.
 //!
-//! The protocol is that of systemd's socket activation (`LISTEN_FDS`), so the first process may have
-//! its socket from there: `systemd-socket-activate -l 3000 target/debug/example-restart`. A service of
-//! systemd's needs no SIGHUP: it ends with its main process, but the socket unit holds the socket, in
-//! which those wait who come while `systemctl restart` has the old one drain and starts the new one.
+//! The port is open all the time, and each connection is served by the process that accepted it. The
+//! old process answers `curl localhost:3000/sleep/5000`, and meanwhile the new one answers
+//! `curl localhost:3000`. End the last process by `kill`: Ctrl-C does not reach it.
+//!
+//! The socket is handed over as in systemd's socket activation (`LISTEN_FDS`), so the first process
+//! can get it from there: `systemd-socket-activate -l 3000 target/debug/example-restart`. A service
+//! of systemd with a socket unit needs no SIGHUP: during `systemctl restart`, clients wait in the
+//! socket.
 
 mod succession;
 
@@ -21,7 +22,7 @@ use tokio::time::sleep;
 use tower_graceful::{Drain, signal};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // First of all: it changes the environment, and a runtime has threads that may read it.
+    // Before there is a runtime: this changes the environment, which other threads may read.
     serve(Inheritance::take()?)
 }
 
@@ -35,15 +36,16 @@ async fn serve(mut inheritance: Inheritance) -> Result<(), Box<dyn Error>> {
     let address = socket.local_addr()?;
     let listener = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
 
-    // From here on signals wait for `stop`.
+    // Signals are received from here on.
     let mut terminate = signal::terminate();
     let successors = Successors::of(socket)?;
-    // Without a lame duck, which is for balancers: this address stays in service. And without hurry:
-    // a client that keeps its connection, and is slow, may have its next request on the way.
+    // No lame duck: the address stays in service, so no balancer has to notice. A longer settling: a
+    // slow client may have its next request on the way.
     let drain = Drain::builder().settle(Duration::from_secs(1)).build();
     let begin = drain.clone();
     let stop = async move {
-        // Whichever it is, by now nothing of the socket is here, where a drain would not close it.
+        // `successors` has a duplicate of the socket. Both branches drop it before the drain, or the
+        // socket would stay open.
         tokio::select! {
             again = &mut terminate => return again,
             () = successors.one_is_ready() => begin.begin(),
@@ -52,14 +54,15 @@ async fn serve(mut inheritance: Inheritance) -> Result<(), Box<dyn Error>> {
     };
 
     let app = Router::new()
-        .route("/", get(who))
+        .route("/", get(process_id))
         .route("/sleep/{millis}", get(doze));
-    // Not `exclusive`: that would make the socket deaf for the successor.
+    // Not `exclusive`: the new process has the socket, too.
     let server = tower_graceful::serve(listener, app)
         .with_drain(drain)
         .shutdown_on(stop);
 
-    // What can fail belongs before this, and what takes time: a configuration, a pool of connections.
+    // Load the configuration and connect to the database before this line. After it, the old process
+    // drains.
     let me = process::id();
     inheritance.ready()?;
     println!("{me} serves http://{address}, kill -HUP {me} to restart");
@@ -67,11 +70,11 @@ async fn serve(mut inheritance: Inheritance) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn who() -> String {
+async fn process_id() -> String {
     process::id().to_string()
 }
 
 async fn doze(Path(millis): Path<u64>) -> String {
     sleep(Duration::from_millis(millis)).await;
-    who().await
+    process_id().await
 }

@@ -1,6 +1,5 @@
-//! How a listening socket passes from one process to the next: as from systemd, `LISTEN_FDS` of them
-//! from descriptor 3 on. The second one is no listener, but where the new process says to the old
-//! that it is ready.
+//! Hands a listening socket to the next process, as systemd does: `LISTEN_FDS` sockets, from
+//! descriptor 3 on. Over the second one, the new process tells the old one that it is ready.
 
 use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
@@ -21,14 +20,15 @@ use tokio::{
     time::timeout,
 };
 
-/// What a process is given, by its predecessor, by systemd (which gives no second one), or by nobody.
+/// What a process has got from its predecessor or from systemd, if anything. systemd gives no second
+/// socket.
 pub struct Inheritance {
     pub socket: Option<TcpListener>,
     predecessor: Option<net::UnixStream>,
 }
 
 impl Inheritance {
-    /// Takes it from the environment, so that nobody else takes it for theirs.
+    /// Takes the sockets, and removes the variables from the environment.
     pub fn take() -> io::Result<Self> {
         let mut fds = ListenFd::from_env();
         Ok(Self {
@@ -37,7 +37,7 @@ impl Inheritance {
         })
     }
 
-    /// From here on the predecessor drains, so nothing may fail after this. An error if it is gone.
+    /// Has the predecessor drain, so nothing may fail after this. Fails if the predecessor has ended.
     pub fn ready(self) -> io::Result<()> {
         match self.predecessor {
             Some(mut predecessor) => predecessor.write_all(b"\n"),
@@ -46,14 +46,14 @@ impl Inheritance {
     }
 }
 
-/// Starts one at each SIGHUP, until one is ready.
+/// Starts a new process at each SIGHUP, until one is ready.
 pub struct Successors {
     socket: TcpListener,
     hangup: Signal,
 }
 
 impl Successors {
-    /// From the call on, SIGHUP does not end the process any more.
+    /// Handles SIGHUP from the call on: it does not end the process any more.
     pub fn of(socket: TcpListener) -> io::Result<Self> {
         Ok(Self {
             socket,
@@ -74,8 +74,8 @@ impl Successors {
     async fn start(&self) -> io::Result<()> {
         const PATIENCE: Duration = Duration::from_secs(30);
         let (mut told, tells) = UnixStream::pair()?;
-        // The command is gone with this line, and with it our copy of what the child tells by: else
-        // its end would not be seen.
+        // This drops the command, which has a copy of the child's socket. With that copy open, the
+        // read below would not see the child's end.
         let child = self.command(tells)?.spawn()?;
         let ready = timeout(PATIENCE, told.read_u8()).await;
         if !matches!(ready, Ok(Ok(_))) {
@@ -86,8 +86,8 @@ impl Successors {
     }
 
     fn command(&self, tells: UnixStream) -> io::Result<Command> {
-        // By the name that this one was called by: `current_exe` would be the old version, under
-        // whatever name it has by now.
+        // The path by which this process was started. `current_exe` would be the old version, even
+        // if that was renamed.
         let mut arguments = env::args_os();
         let mut command = Command::new(arguments.next().unwrap_or_default());
         let fds = [self.socket.try_clone()?.into(), tells.into_std()?.into()];
@@ -98,9 +98,9 @@ impl Successors {
         command
             .args(arguments)
             .env("LISTEN_FDS", "2")
-            // Nobody knows it before there is the process. Without it, whoever reads is meant.
+            // The id of the child is not known yet. Without the variable, `listenfd` does not check it.
             .env_remove("LISTEN_PID")
-            // Until it is ready it is ours to end: if it is late, and if this process is to stop.
+            // Ends a child that is not ready in time, or when this process has to stop.
             .kill_on_drop(true)
             .fd_mappings(mappings.collect())
             .map_err(io::Error::other)?;

@@ -1,10 +1,10 @@
-//! TLS by rustls, with HTTP/1 and HTTP/2 as the client likes.
+//! `serve` with TLS by rustls, HTTP/1 and HTTP/2: each client chooses.
 //!
-//! `cargo run -p example-serve-tls`, then `curl -k https://localhost:3000` or, with `--http1.1`,
-//! `curl -k --http1.1 https://localhost:3000/slow`, and Ctrl-C here: it is answered first.
+//! `cargo run -p example-serve-tls`, then `curl -k https://localhost:3000` or
+//! `curl -k --http1.1 https://localhost:3000/slow`, and Ctrl-C here: the request is answered first.
 //!
-//! The certificate is made at the start, and nobody trusts it (`-k`). With one of your own:
-//! `cargo run -p example-serve-tls -- chain.pem key.pem`.
+//! The program makes a certificate at its start, which no client trusts (`-k`). With one of your
+//! own: `cargo run -p example-serve-tls -- chain.pem key.pem`.
 
 use axum::{Extension, Router, http::Version, routing::get};
 use std::{env, error::Error, path::Path, sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let (chain, key) = match &arguments[..] {
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         [chain, key] => from_pem(chain.as_ref(), key.as_ref())?,
         _ => return Err("give a certificate chain and its key, or nothing".into()),
     };
-    // Without an ALPN of its own, `h2` and `http/1.1` are offered.
+    // The configuration has no ALPN, so `serve` offers `h2` and `http/1.1`.
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .listen_rustls(listener, Arc::new(config))
         .shutdown_on(stop)
         .exclusive()
-        // What the handshake has shown: the certificates of the client would be here, too.
+        // Hands the handshake's result to the handlers. The client's certificates are there, too.
         .on_connect(|connection, extensions| {
             let tls = connection.tls();
             if let Some(version) = tls.and_then(|tls| tls.protocol_version()) {

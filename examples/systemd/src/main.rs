@@ -1,6 +1,6 @@
-//! A service of systemd's.
+//! A service of systemd that says when it is ready, that it stops, and how long that may take.
 //!
-//! `example.service` and `example.socket` beside this directory say line by line what they are for:
+//! The comments in `example.service` and `example.socket` explain the units. To install them:
 //!
 //! ```text
 //! cargo build --release -p example-systemd
@@ -11,28 +11,28 @@
 //! ```
 //!
 //! Then `curl localhost:3000/slow` in one terminal, `sudo systemctl restart example` in another and
-//! `systemctl status example` in a third: the request is answered first, the status says what is waited
-//! for, and a `curl localhost:3000` meanwhile waits in the socket for the new process. (Where clients
-//! are not to wait for that, let the process replace itself: `examples/restart`.)
+//! `systemctl status example` in a third. The request is answered first, and the status says what the
+//! drain waits for. A `curl localhost:3000` meanwhile waits in the socket for the new process. (If
+//! clients must not wait for that, let the process replace itself: `examples/restart`.)
 //!
 //! # The seconds
 //!
-//! After SIGTERM, systemd kills what is left after `TimeoutStopSec`, or, where the service has extended
-//! that, at the end of its last extension. So the timeout of the drain stands in one place only, and
-//! the one in the unit is for a process that does not even say that it is draining:
+//! After SIGTERM, systemd kills the process after `TimeoutStopSec`, or at the end of the last
+//! extension that the service has asked for. So only `ExecStart` has the timeout of the drain, and
+//! `TimeoutStopSec` is for a process that is stuck:
 //!
 //! | | s after the signal |
 //! |---|---|
-//! | the drain begins; from here on each second an extension by 5 s | 0 |
-//! | a process that is stuck is killed, `TimeoutStopSec` | 15 |
-//! | one that gets stuck later, 5 s after its last extension | |
-//! | the deadline of the drain, the argument in `ExecStart`: what is left is cut | 60 |
-//! | no extension goes beyond that: 2 s to cut and to exit | 62 |
+//! | the drain begins; from here on the service extends by 5 s each second | 0 |
+//! | `TimeoutStopSec`: systemd kills a process that is stuck (later: 5 s after its last extension) | 15 |
+//! | the deadline of the drain, the argument in `ExecStart`: what is left is aborted | 60 |
+//! | the last extension ends: 2 s to abort and to exit | 62 |
 //!
-//! There is no lame duck, which is for balancers: behind one, give it as long as that takes to notice,
-//! out of the same 60 s.
+//! There is no lame duck. Behind a balancer, set one: as long as the balancer takes to notice the
+//! signal, out of the same 60 s.
 //!
-//! It ends with 0 if all was answered and with 1 if something was cut: systemd calls it failed then.
+//! The process ends with 0 if all requests were answered, and with 1 if something was aborted. Then
+//! systemd says that the unit failed.
 
 use axum::{Router, routing::get};
 use listenfd::ListenFd;
@@ -41,15 +41,15 @@ use std::{env, error::Error, net::TcpListener, time::Duration};
 use tokio::time::{Instant, interval, sleep};
 use tower_graceful::{Drain, Phase, signal};
 
-/// How often systemd hears that the drain goes on, and how long it waits for the next time.
+/// The time between two extensions, and the time by which each of them extends.
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// After the deadline: connections are cut within a second, and the process has to end.
+/// The time after the deadline, to abort connections and to end the process.
 const RESERVE: Duration = Duration::from_secs(2);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // First of all: it changes the environment, and a runtime has threads that may read it.
+    // Before there is a runtime: this changes the environment, which other threads may read.
     let socket = ListenFd::from_env().take_tcp_listener(0)?;
     serve(socket)
 }
@@ -80,13 +80,13 @@ async fn serve(socket: Option<TcpListener>) -> Result<(), Box<dyn Error>> {
         .shutdown_on(signal::terminate());
     let told = tokio::spawn(tell_of(drain));
 
-    // What can fail belongs before this, and what takes time: a configuration, a pool of
-    // connections. From here on, what depends on this unit may start.
+    // Load the configuration and connect to the database before this line. After it, systemd starts
+    // the units that depend on this one.
     let status = format!("serves http://{address}");
     sd_notify::notify(&[Ready, Status(&status)])?;
     println!("{status}");
     let outcome = server.await;
-    // Ends with the drain; else a short one would be over before it is told of.
+    // Without this, the process could end before it has told systemd of a short drain.
     told.await?;
     let status = match &outcome {
         Ok(drained) => drained.to_string(),
@@ -110,7 +110,7 @@ async fn tell_of(drain: Drain) {
             () = &mut over => return,
             _ = tick.tick() => {}
         }
-        // The deadline may have been moved. Without one, this is extended as long as it goes on.
+        // Asked each time, because the deadline can be moved. Without one, extends for ever.
         let end = drain.deadline().and_then(|at| at.checked_add(RESERVE));
         let remaining = end.map_or(Duration::MAX, |end| end.duration_since(Instant::now()));
         let micros = remaining.min(PATIENCE).as_micros() as u32; // 5 s of them fit
@@ -120,7 +120,7 @@ async fn tell_of(drain: Drain) {
     }
 }
 
-/// A drain is not given up because nobody hears of it.
+/// Tells systemd. An error does not end the drain.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         eprintln!("systemd was not told: {error}");

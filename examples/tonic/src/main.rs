@@ -1,5 +1,7 @@
-//! A gRPC server that stops without losing a call: on SIGTERM or Ctrl-C its health service says
-//! NOT_SERVING, then new calls are refused with UNAVAILABLE, and those in flight are waited for.
+//! A gRPC server that stops without losing a call.
+//!
+//! On SIGTERM its health service says NOT_SERVING. After 5 s new calls are refused with UNAVAILABLE,
+//! and the drain waits for the calls in flight. A Ctrl-C at a terminal skips the 5 s.
 //!
 //! ```text
 //! cargo run -p example-tonic [ADDRESS]      (127.0.0.1:50051 if there is none)
@@ -24,15 +26,15 @@ type GreeterService = GreeterServer<Polite>;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let address = env::args().nth(1);
 
     let drain = Drain::builder()
-        // For so long after the signal all is still served, until clients and balancers have
-        // noticed it.
+        // For this long after the signal all calls are served: clients and balancers have to notice
+        // the signal.
         .lame_duck(Duration::from_secs(5))
-        // For everything, the lame duck included. Kubernetes kills at 30 s.
+        // The limit of the whole drain, with the lame duck. Kubernetes kills after 30 s.
         .timeout(Duration::from_secs(25))
         .build();
     let listener = drain
@@ -40,11 +42,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .await?;
     println!("listening on {}", listener.local_addr()?);
 
-    // From the signal on it says NOT_SERVING for all services, and ends each watch.
+    // From the signal on, `grpc_health` answers NOT_SERVING for all services.
     let (health, _) = tonic_health::server::health_reporter();
     health.set_serving::<GreeterService>().await;
 
-    // `Check` is answered to the end. `Watch` is a stream, and a new one is refused while draining.
+    // Exempt, so that `Check` is answered to the end. A new `Watch` is refused while draining.
     let probes =
         |request: &http::Request<_>| request.uri().path() == "/grpc.health.v1.Health/Check";
     let server = Server::builder()
@@ -53,10 +55,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .add_service(GreeterServer::new(Polite {
             drain: drain.clone(),
         }))
-        // Sends GOAWAY when the listener has closed: not at the signal, but after the lame duck.
+        // Has tonic send GOAWAY after the lame duck, when the listener has closed.
         .serve_with_incoming_shutdown(listener, drain.shutdown_signal());
 
-    // What is left at the second signal, or at the deadline, is aborted.
+    // At the second signal, or at the deadline, the calls that are left are aborted.
     match drain.run(server, stop).await {
         Ok(drained) => {
             println!("{drained}");
@@ -75,7 +77,7 @@ struct Polite {
 
 #[tonic::async_trait]
 impl Greeter for Polite {
-    // Needs no change: a call that was admitted is waited for.
+    // Needs no change: the drain waits for each call that was admitted.
     async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<Greeting>, Status> {
         Ok(Response::new(greeting(request.get_ref())))
     }
@@ -86,8 +88,8 @@ impl Greeter for Polite {
         &self,
         request: Request<GreetRequest>,
     ) -> Result<Response<Self::KeepGreetingStream>, Status> {
-        // A stream without an end would be cut at the deadline. UNAVAILABLE tells the client to
-        // call again.
+        // A stream without an end would hold the drain to its deadline. UNAVAILABLE tells the client
+        // to call again.
         let greetings = IntervalStream::new(interval(Duration::from_secs(1)))
             .map(move |_| Ok(greeting(request.get_ref())));
         let greetings = self

@@ -1,9 +1,9 @@
-//! What outlives its request: a WebSocket, an event stream, work after the answer, a background task.
+//! WebSockets, event streams, work after a response and background tasks: each ends with the drain.
 //!
-//! `cargo run -p example-websocket-and-tasks`, then `curl -N localhost:3000/events` and
-//! `websocat ws://localhost:3000/echo` and `curl -X POST localhost:3000/report`, and Ctrl-C here: the
-//! stream ends with its last chunk, the socket with a Close frame, the report is written, the task
-//! ends with its work.
+//! `cargo run -p example-websocket-and-tasks`, then `curl -N localhost:3000/events`,
+//! `websocat ws://localhost:3000/echo` and `curl -X POST localhost:3000/report`, and Ctrl-C here.
+//! The stream ends with a last event, and the WebSocket with a Close frame. The drain waits for the
+//! report and for the background task.
 
 use axum::{
     Router,
@@ -23,11 +23,11 @@ use tower_graceful::{Drain, Phase, Refused, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // First: before it, SIGTERM ends the process.
+    // First in `main`: before this call, SIGTERM ends the process.
     let stop = signal::terminate();
     let drain = Drain::builder().timeout(Duration::from_secs(10)).build();
 
-    // Counted from here on: the drain waits for the task, and the task listens for the drain.
+    // The drain waits for the task, and the task waits for `Phase::Draining` to end.
     tokio::spawn(drain.track(background(drain.clone()))?);
 
     let app = Router::new()
@@ -54,12 +54,12 @@ async fn background(drain: Drain) {
             () = &mut draining => break,
         }
     }
-    // Here one writes what is left to write.
+    // Write here what is left to write.
     sleep(Duration::from_millis(100)).await;
     println!("the background task has finished");
 }
 
-/// Ends at the drain, with the last chunk: the client sees an end, not a cut.
+/// Ends at the drain with a last event: the client sees a regular end.
 async fn events(State(drain): State<Drain>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let ticks = IntervalStream::new(interval(Duration::from_secs(1)))
         .map(|_| Ok(Event::default().data("tick")));
@@ -67,10 +67,10 @@ async fn events(State(drain): State<Drain>) -> Sse<impl Stream<Item = Result<Eve
     Sse::new(drain.end_stream(ticks).with_last(Ok(goodbye)))
 }
 
-/// Answers at once, and goes on: the guard is waited for.
+/// Responds at once, and works on. The drain waits for the guard.
 async fn report(State(drain): State<Drain>) -> Result<&'static str, (StatusCode, String)> {
     let late = |refused: Refused| (StatusCode::SERVICE_UNAVAILABLE, refused.to_string());
-    // Taken before the answer, so that there is no moment at which nothing is counted.
+    // Taken before the response ends, so that the drain is never without a count of this work.
     let guard = drain.guard().map_err(late)?.named("report");
     tokio::spawn(async move {
         sleep(Duration::from_secs(3)).await;
@@ -80,8 +80,8 @@ async fn report(State(drain): State<Drain>) -> Result<&'static str, (StatusCode,
     Ok("it will be written\n")
 }
 
-/// The request ends with its 101. What comes after it is the connection's, which the drain counts,
-/// as it was its listener that accepted it.
+/// Makes a WebSocket. The request ends with its 101, but the drain's listener has accepted the
+/// connection, so the drain counts the WebSocket until it closes.
 async fn upgrade(State(drain): State<Drain>, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(move |socket| echo(socket, drain))
 }
@@ -111,6 +111,6 @@ async fn echo(mut socket: WebSocket, drain: Drain) {
             while let Some(Ok(_)) = socket.recv().await {}
         }
     };
-    // Without a limit, one client that never answers holds the drain to its deadline.
+    // Without this limit, a client that never answers holds the drain to its deadline.
     let _ = timeout(Duration::from_secs(2), close).await;
 }

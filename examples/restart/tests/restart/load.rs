@@ -75,7 +75,7 @@ impl Client {
 pub struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<usize>>,
-    /// Who answers a client from here on; or that a request of it was lost.
+    /// The process that answers a client from here on, or that a request of it was lost.
     news: Receiver<(usize, Result<u32, String>)>,
     answered_by: Vec<Option<u32>>,
 }

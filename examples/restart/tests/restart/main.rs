@@ -56,7 +56,7 @@ fn twenty_restarts_under_load_refuse_and_lose_nothing() {
 
 /// As `systemctl restart` does it, where there is a socket unit.
 #[test]
-fn whoever_holds_the_socket_may_start_one_after_the_other() {
+fn the_holder_of_the_socket_may_start_one_after_the_other() {
     let executable = Executable::new("held");
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     let address = socket.local_addr().expect("bound");

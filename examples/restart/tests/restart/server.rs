@@ -161,7 +161,7 @@ impl Server {
         }
     }
 
-    /// Nobody is left who could say anything.
+    /// No process is left that could say anything.
     pub fn is_over(&mut self) {
         match self.lines.recv_timeout(GUARD) {
             Err(mpsc::RecvTimeoutError::Disconnected) => {}

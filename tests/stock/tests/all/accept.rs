@@ -152,7 +152,7 @@ async fn proxy_header(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Resul
 
 /// The first look comes when all the time for it is over already.
 #[tokio::test]
-async fn b16_likewise_after_a_stall() {
+async fn b16_what_is_in_the_accept_queue_is_served_after_a_stall() {
     for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let clients: Vec<_> = (0..20).map(|_| queued(server.address)).collect();
@@ -234,7 +234,7 @@ async fn a15_a_handshake_in_progress_has_the_grace_of_its_connection() {
 
 /// Of a listener inside of another one, and of a stream, the queue is not seen.
 #[tokio::test]
-async fn b16_likewise_where_the_queue_is_not_seen() {
+async fn b16_a_queue_that_is_not_seen_is_served() {
     use axum::serve::ListenerExt;
     for streamed in [false, true] {
         let (drain, tcp) = (Drain::new(), bind());
@@ -309,7 +309,7 @@ async fn a03_a_stream_does_not_end_before_servers_are_told() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn b16_likewise_on_a_unix_socket() {
+async fn b16_the_queue_of_a_unix_socket_is_served() {
     use tokio::net::UnixListener;
     let directory = std::env::temp_dir().join(format!("tower-graceful-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory for the socket");

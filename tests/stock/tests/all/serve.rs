@@ -1340,7 +1340,7 @@ async fn http2_is_kept_alive_only_while_it_answers() {
 
 /// A listener of one's own, whose queue is not seen.
 #[tokio::test]
-async fn b16_likewise_of_any_listener() {
+async fn b16_the_queue_of_any_listener_is_served() {
     struct NoDelay(TcpListener);
 
     impl Listener for NoDelay {
