@@ -28,6 +28,7 @@ mod table;
 mod telemetry;
 mod token;
 mod wait;
+mod waiting;
 
 #[cfg(feature = "net")]
 pub(crate) use self::connection::ConnectionGuard;
@@ -50,6 +51,7 @@ pub(crate) use self::{
     request::InFlight,
     schedule::Schedule,
     shared::{Admission, CounterHandle, Shared},
+    waiting::Place,
 };
 
 use self::schedule::DrainSettings;

@@ -24,8 +24,8 @@ use crate::{
     body::ResponseBody,
     close::Closing,
     drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage},
-    future::{Admitted, ResponseFuture, State},
-    refusal::{Exempt, NoExemptions, Refusal, Unavailable},
+    future::{Admitted, ResponseFuture},
+    refusal::{AtDeadline, Exempt, NoExemptions, Protocol, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
@@ -39,26 +39,28 @@ use tower_service::Service;
 
 /// Counts the requests of an HTTP service, and refuses new ones once draining; from
 /// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
-pub struct Graceful<S, R = Unavailable, E = NoExemptions> {
+pub struct Graceful<S, R = Unavailable, E = NoExemptions, A = AtDeadline> {
     inner: S,
     handle: CounterHandle,
-    settings: LayerSettings<R, E>,
+    settings: LayerSettings<R, E, A>,
     capacity: Capacity,
 }
 
 /// Holds what a service copies from its layer, and a clone from its original.
 #[derive(Clone)]
-pub(crate) struct LayerSettings<R, E> {
+pub(crate) struct LayerSettings<R, E, A> {
     pub(crate) refusal: R,
     pub(crate) exempt: E,
+    pub(crate) answer: A,
     pub(crate) reports_requests: bool,
 }
 
-impl LayerSettings<Unavailable, NoExemptions> {
+impl LayerSettings<Unavailable, NoExemptions, AtDeadline> {
     pub(crate) fn new() -> Self {
         Self {
             refusal: Unavailable::new(),
             exempt: NoExemptions,
+            answer: AtDeadline,
             reports_requests: false,
         }
     }
@@ -71,8 +73,8 @@ impl<S> Graceful<S> {
     }
 }
 
-impl<S, R, E> Graceful<S, R, E> {
-    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E>) -> Self {
+impl<S, R, E, A> Graceful<S, R, E, A> {
+    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E, A>) -> Self {
         Self {
             inner,
             handle,
@@ -97,16 +99,17 @@ impl<S, R, E> Graceful<S, R, E> {
     }
 }
 
-impl<S, R, E, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, R, E>
+impl<S, R, E, A, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S, R, E, A>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     R: Refusal<ReqBody, ResBody>,
     E: Exempt<Request<ReqBody>>,
+    A: Refusal<(), ResBody> + Clone,
     ResBody: Body,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody>;
+    type Future = ResponseFuture<S::Future, ResBody, A>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -123,31 +126,43 @@ where
             // Counted before the inner service is called, so that a panic there ends the count.
             Some(token) => {
                 let closing = Closing::of(&request);
-                self.call_admitted(request, Admitted::new(closing, InFlight::new(token)))
+                let admitted = self.admitted(&request, closing, InFlight::new(token));
+                self.call_admitted(request, admitted)
             }
             None => self.call_closely(request, is_exempt),
         }
     }
 }
 
-impl<S, R, E> Graceful<S, R, E> {
+impl<S, R, E, A> Graceful<S, R, E, A> {
+    /// Holds what the future needs of a request that is counted.
+    #[inline]
+    fn admitted<ReqBody, ResBody>(
+        &self,
+        request: &Request<ReqBody>,
+        closing: Closing,
+        in_flight: InFlight,
+    ) -> Admitted<A>
+    where
+        A: Refusal<(), ResBody> + Clone,
+    {
+        let answer = self.settings.answer.clone();
+        let protocol = answer.answers().then(|| Protocol::of(request));
+        Admitted::new(closing, protocol, in_flight, answer)
+    }
+
     /// Calls the inner service for an admitted request.
     // In a function of its own: `call` then only passes the request on, and copies no part of it.
     #[inline(never)]
     fn call_admitted<ReqBody, ResBody>(
         &mut self,
         request: Request<ReqBody>,
-        admitted: Admitted,
-    ) -> ResponseFuture<S::Future, ResBody>
+        admitted: Admitted<A>,
+    ) -> ResponseFuture<S::Future, ResBody, A>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
-        ResponseFuture {
-            state: State::Admitted {
-                inner: self.inner.call(request),
-                admitted,
-            },
-        }
+        ResponseFuture::admitted(self.inner.call(request), admitted)
     }
 
     /// Handles each call but the usual one.
@@ -157,10 +172,11 @@ impl<S, R, E> Graceful<S, R, E> {
         &mut self,
         request: Request<ReqBody>,
         is_exempt: bool,
-    ) -> ResponseFuture<S::Future, ResBody>
+    ) -> ResponseFuture<S::Future, ResBody, A>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
         R: Refusal<ReqBody, ResBody>,
+        A: Refusal<(), ResBody> + Clone,
     {
         let mut closing = Closing::of(&request);
         let is_counted = is_counted(&self.handle);
@@ -171,13 +187,14 @@ impl<S, R, E> Graceful<S, R, E> {
         } else {
             self.handle.enter_closely(|| is_late_upgrade(&request))
         };
-        let in_flight = match admission {
+        let admitted = match admission {
             Admission::Counted(token) => {
                 let in_flight = InFlight::new(token);
-                match self.settings.reports_requests {
+                let in_flight = match self.settings.reports_requests {
                     true => in_flight.listed(&request, None),
                     false => in_flight,
-                }
+                };
+                self.admitted(&request, closing, in_flight)
             }
             Admission::Uncounted => {
                 // The future has no way to the drain, so how the response closes its connection is
@@ -185,7 +202,8 @@ impl<S, R, E> Graceful<S, R, E> {
                 if is_counted || self.handle.stage() == Stage::Serving {
                     closing = Closing::NEVER;
                 }
-                InFlight::uncounted()
+                let answer = self.settings.answer.clone();
+                Admitted::new(closing, None, InFlight::uncounted(), answer)
             }
             Admission::Refused => {
                 self.handle.count_refused();
@@ -193,7 +211,7 @@ impl<S, R, E> Graceful<S, R, E> {
                 return ResponseFuture::refused(answer, closing);
             }
         };
-        self.call_admitted(request, Admitted::new(closing, in_flight))
+        self.call_admitted(request, admitted)
     }
 }
 
@@ -294,14 +312,14 @@ pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 /// Clones by hand: the clone of the inner service has not been asked whether it is ready.
-impl<S: Clone, R: Clone, E: Clone> Clone for Graceful<S, R, E> {
+impl<S: Clone, R: Clone, E: Clone, A: Clone> Clone for Graceful<S, R, E, A> {
     #[inline]
     fn clone(&self) -> Self {
         Self::with(self.inner.clone(), self.handle, self.settings.clone())
     }
 }
 
-impl<S: fmt::Debug, R, E> fmt::Debug for Graceful<S, R, E> {
+impl<S: fmt::Debug, R, E, A> fmt::Debug for Graceful<S, R, E, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)

@@ -36,6 +36,9 @@ pub struct Report {
     pub completed: u64,
     /// Counts requests that were refused.
     pub refused: u64,
+    /// Counts requests that were [answered](crate::GracefulLayer::answer_at_deadline) because the
+    /// drain was forced before their response had begun. They are not completed.
+    pub answered_at_deadline: u64,
     /// Says what ended the waiting. `None` if nothing has.
     pub forced_by: Option<ForcedBy>,
     /// Counts what the drain waits for, or would wait for.
@@ -428,7 +431,7 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 10)?;
+            let mut report = serializer.serialize_struct("Report", 11)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
@@ -436,6 +439,7 @@ mod serialize {
             report.serialize_field("remaining_seconds", &remaining)?;
             report.serialize_field("completed", &self.completed)?;
             report.serialize_field("refused", &self.refused)?;
+            report.serialize_field("answered_at_deadline", &self.answered_at_deadline)?;
             report.serialize_field("forced_by", &self.forced_by)?;
             report.serialize_field("left", &self.left)?;
             report.serialize_field("blockers", &self.blockers)?;

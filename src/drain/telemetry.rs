@@ -104,6 +104,7 @@ mod to_tracing {
     macro_rules! emit {
         ($level:ident, $report:expr, $message:literal $(, $($more:tt)*)?) => {{
             let Report { name, elapsed, completed, refused, left, .. } = $report;
+            let answered = Some($report.answered_at_deadline).filter(|count| *count > 0);
             $level!(
                 target: "tower_graceful",
                 drain = name.as_deref(),
@@ -115,6 +116,7 @@ mod to_tracing {
                 connections = left.connections(),
                 completed,
                 refused,
+                answered_at_deadline = answered,
                 $($($more)*,)?
                 $message
             )
@@ -236,6 +238,8 @@ mod to_metrics {
         }
         counter!("graceful_refused_total", labels()).absolute(report.refused);
         counter!("graceful_completed_total", labels()).absolute(report.completed);
+        counter!("graceful_answered_at_deadline_total", labels())
+            .absolute(report.answered_at_deadline);
         let nothing = Counts::default();
         let aborted = match outcome {
             Some(Err(timeout)) => &timeout.report().left,
@@ -287,6 +291,10 @@ mod to_metrics {
         describe_counter!(
             "graceful_completed_total",
             "Requests that ended during the drain."
+        );
+        describe_counter!(
+            "graceful_answered_at_deadline_total",
+            "Requests that were answered because the drain was forced."
         );
         describe_counter!(
             "graceful_cut_total",

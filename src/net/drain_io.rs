@@ -467,10 +467,10 @@ impl Monitor {
     }
 
     /// Returns how the connection lingers after its write half was closed, if it does.
-    fn lingers(&mut self, stage: Stage, has_unread_bytes: bool) -> Option<Linger> {
+    fn lingers(&mut self, has_unread_bytes: bool) -> Option<Linger> {
         let linger = match &self.sniffer {
+            _ if self.registered.connection().closes_at_once() => return None,
             // The server may go on reading.
-            _ if stage >= Stage::Forced => return None,
             Sniffer::Upgraded | Sniffer::Opaque => return None,
             Sniffer::Http2(_) => return Some(Linger::http2()),
             _ if self.ended => return None,
@@ -590,7 +590,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let monitor = this.monitor;
-        let stage = monitor.before_write()?;
+        monitor.before_write()?;
         if monitor.linger.is_none() {
             match this.io.as_mut().poll_shutdown(cx) {
                 Poll::Ready(result) => result?,
@@ -599,8 +599,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
                     return Poll::Pending;
                 }
             }
-            monitor.linger = monitor.lingers(stage, (this.has_unread_bytes)(&this.io));
-            if monitor.sniffer.is_opaque() && !monitor.ended && stage < Stage::Forced {
+            monitor.linger = monitor.lingers((this.has_unread_bytes)(&this.io));
+            let closes_at_once = monitor.registered.connection().closes_at_once();
+            if monitor.sniffer.is_opaque() && !monitor.ended && !closes_at_once {
                 monitor.registered.hold((this.duplicate)(&this.io));
             }
         }
@@ -610,7 +611,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let connection = monitor.registered.connection();
         connection.register_reader(cx.waker());
         // After the registration: a later change of the stage wakes the task.
-        if connection.stage() >= Stage::Forced {
+        if connection.closes_at_once() {
             return Poll::Ready(Ok(()));
         }
         connection.checked();

@@ -6,7 +6,7 @@ use super::{
     info,
     listener::{Handshake, Peer, Protocol},
     preface::Rewound,
-    service::{ConnectionService, HttpService, Refuse},
+    service::{Answers, ConnectionService, HttpService},
 };
 use crate::{
     drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, Stage},
@@ -34,7 +34,7 @@ pub(super) async fn serve<T, H, S>(
     mut peer: Peer,
     handshake: H,
     service: S,
-    refusal: Option<Arc<dyn Refuse<S>>>,
+    answers: Answers<S>,
     shared: Arc<ServerShared>,
 ) where
     H: Handshake<T>,
@@ -74,7 +74,7 @@ pub(super) async fn serve<T, H, S>(
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         reports_requests: settings.reports_requests,
         exempt: settings.exempt.clone(),
-        refusal,
+        answers,
     };
     let mut io =
         DrainIo::new(io, registered, H::has_unread_bytes).limit_heads(settings.limits.head);
