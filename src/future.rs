@@ -48,7 +48,7 @@ pin_project! {
 pub(crate) struct Admitted<A> {
     closing: Closing,
     /// Is `None` if the request is not answered at the deadline, or if nothing counts it.
-    protocol: Option<Protocol>,
+    pub(crate) protocol: Option<Protocol>,
     /// Holds the place in the list of those that the drain wakes at the deadline.
     place: Place,
     /// Keeps the request counted. `None` once the body does.
@@ -89,15 +89,13 @@ impl<A> Admitted<A> {
     }
 
     /// Ends the count now, and not with the future.
+    #[cold]
+    #[inline(never)]
     fn end(&mut self) {
-        self.stop_waiting();
-        self.in_flight = None;
-    }
-
-    #[inline]
-    fn stop_waiting(&mut self) {
-        if let (true, Some(in_flight)) = (self.place.is_taken(), &self.in_flight) {
-            in_flight.stop_waiting(&mut self.place);
+        if let Some(in_flight) = self.in_flight.take() {
+            if self.place.is_taken() {
+                in_flight.stop_waiting(&mut self.place);
+            }
         }
     }
 }
@@ -107,7 +105,7 @@ impl<A> Drop for Admitted<A> {
     #[inline]
     fn drop(&mut self) {
         if self.in_flight.is_some() {
-            self.stop_waiting();
+            self.end();
         }
     }
 }
@@ -182,19 +180,18 @@ where
                         };
                     }
                 };
-                admitted.stop_waiting();
-                let closing = admitted.closing;
                 // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = response.into_parts();
                 let in_flight = admitted.in_flight.take().expect(POLLED);
-                if in_flight.is_slow() {
+                if in_flight.is_slow() | admitted.place.is_taken() {
                     let Parts {
                         status,
                         version,
                         headers,
                         ..
                     } = &mut head;
-                    begin_response(&in_flight, closing, *status, version, headers);
+                    let Admitted { closing, place, .. } = admitted;
+                    begin_response(&in_flight, place, *closing, *status, version, headers);
                 }
                 let body = ResponseBody::new(inner, in_flight);
                 Poll::Ready(Ok(Response::from_parts(head, body)))
@@ -210,11 +207,18 @@ const POLLED: &str = "polled after it was ready";
 #[inline(never)]
 fn begin_response(
     in_flight: &InFlight,
+    place: &mut Place,
     closing: Closing,
     status: StatusCode,
     version: &mut Version,
     headers: &mut HeaderMap,
 ) {
+    if place.is_taken() {
+        in_flight.stop_waiting(place);
+    }
+    if !in_flight.is_slow() {
+        return;
+    }
     in_flight.response_begun();
     if in_flight.closes() {
         closing.put_on(status, version, headers);

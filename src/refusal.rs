@@ -249,6 +249,8 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for NoAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http,
+    /// Stands for a POST whose content type has not been looked up.
+    Post,
     Grpc,
     GrpcWeb,
     GrpcWebProto,
@@ -265,17 +267,27 @@ impl Protocol {
         (Self::Grpc, "application/grpc"),
     ];
 
-    #[inline]
+    #[cfg(feature = "server")]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        // Every gRPC request is a POST. Others do not pay for the search.
+        match Self::by_method(request) {
+            Self::Post => Self::by_content_type(request.headers()),
+            protocol => protocol,
+        }
+    }
+
+    /// Returns [`Post`](Self::Post) for a request that may be gRPC. Others do not pay for the search
+    /// of a header.
+    #[inline]
+    pub(crate) fn by_method<B>(request: &Request<B>) -> Self {
         match *request.method() == Method::POST {
-            true => Self::by_content_type(request.headers()),
+            true => Self::Post,
             false => Self::Http,
         }
     }
 
+    /// Returns the protocol of a POST.
     #[inline(never)]
-    fn by_content_type(headers: &HeaderMap) -> Self {
+    pub(crate) fn by_content_type(headers: &HeaderMap) -> Self {
         let content_type = headers
             .get(CONTENT_TYPE)
             .map_or(&[][..], HeaderValue::as_bytes);

@@ -127,7 +127,7 @@ where
             Some(token) => {
                 let closing = Closing::of(&request);
                 let admitted = self.admitted(&request, closing, InFlight::new(token));
-                self.call_admitted(request, admitted)
+                self.call_counted(request, admitted)
             }
             None => self.call_closely(request, is_exempt),
         }
@@ -147,8 +147,26 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
         A: Refusal<(), ResBody> + Clone,
     {
         let answer = self.settings.answer.clone();
-        let protocol = answer.answers().then(|| Protocol::of(request));
+        let protocol = answer.answers().then(|| Protocol::by_method(request));
         Admitted::new(closing, protocol, in_flight, answer)
+    }
+
+    /// Calls the inner service for a request that is counted.
+    #[inline]
+    fn call_counted<ReqBody, ResBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        admitted: Admitted<A>,
+    ) -> ResponseFuture<S::Future, ResBody, A>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        // Chosen first, and called at one place: in branches, the compiler copies the request.
+        let call = match admitted.protocol {
+            Some(Protocol::Post) => Self::call_post,
+            _ => Self::call_admitted,
+        };
+        call(self, request, admitted)
     }
 
     /// Calls the inner service for an admitted request.
@@ -162,6 +180,21 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
+        ResponseFuture::admitted(self.inner.call(request), admitted)
+    }
+
+    /// Calls the inner service for a POST, which may be gRPC.
+    // Apart, as it lends the request to another function: the compiler copies such a request.
+    #[inline(never)]
+    fn call_post<ReqBody, ResBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        mut admitted: Admitted<A>,
+    ) -> ResponseFuture<S::Future, ResBody, A>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        admitted.protocol = Some(Protocol::by_content_type(request.headers()));
         ResponseFuture::admitted(self.inner.call(request), admitted)
     }
 
@@ -187,14 +220,15 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
         } else {
             self.handle.enter_closely(|| is_late_upgrade(&request))
         };
-        let admitted = match admission {
+        match admission {
             Admission::Counted(token) => {
                 let in_flight = InFlight::new(token);
                 let in_flight = match self.settings.reports_requests {
                     true => in_flight.listed(&request, None),
                     false => in_flight,
                 };
-                self.admitted(&request, closing, in_flight)
+                let admitted = self.admitted(&request, closing, in_flight);
+                self.call_counted(request, admitted)
             }
             Admission::Uncounted => {
                 // The future has no way to the drain, so how the response closes its connection is
@@ -203,15 +237,15 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
                     closing = Closing::NEVER;
                 }
                 let answer = self.settings.answer.clone();
-                Admitted::new(closing, None, InFlight::uncounted(), answer)
+                let admitted = Admitted::new(closing, None, InFlight::uncounted(), answer);
+                self.call_admitted(request, admitted)
             }
             Admission::Refused => {
                 self.handle.count_refused();
                 let answer = self.settings.refusal.refuse(&request);
-                return ResponseFuture::refused(answer, closing);
+                ResponseFuture::refused(answer, closing)
             }
-        };
-        self.call_admitted(request, admitted)
+        }
     }
 }
 

@@ -64,10 +64,9 @@ impl WaitList {
         let shard = thread_index() % SHARDS;
         let waker = waker.clone();
         let mut list = self.shards[shard].lock();
-        let vacancy = list.vacant_entry();
-        if let Some(new) = Place::new(shard, vacancy.key()) {
+        if let Some(new) = Place::new(shard, list.vacant_key()) {
+            list.insert(waker);
             *place = new;
-            vacancy.insert(waker);
         }
     }
 
