@@ -427,11 +427,18 @@ async fn a_late_request_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_handler_that_blocks_its_thread_is_not_answered() {
     let server = Server::start(Kind::Serve, drain()).await;
-    let mut blocks = Client::connect(server.address).await;
-    blocks.get("/block/1500").await;
     let mut stuck = Client::connect(server.address).await;
     stuck.get("/stuck").await;
     server.at_the_gate().await;
+    // Last, as a task that waits behind it for its thread would wait for long.
+    let mut blocks = Client::connect(server.address).await;
+    blocks.get("/block/1500").await;
+    guarded(async {
+        while server.drain.left().requests < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     server.drain.begin();
     assert_plain_503(&stuck.head().await, "beside it");
     let timeout = timed_out(server.outcome().await);
