@@ -250,6 +250,7 @@ impl Drain {
     /// | `graceful_connections` | gauge, `state` = `silent`, `reading`, `handling`, `streaming`, `stalled`, `upgraded`, `idle`, `opaque` | see [`ConnectionState`] |
     /// | `graceful_refused_total` | counter | requests that were refused |
     /// | `graceful_completed_total` | counter | requests that ended during the drain |
+    /// | `graceful_answered_at_deadline_total` | counter | requests that were answered because the drain was forced |
     /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
     ///
     /// Each carries the label `drain` if the drain has a [name](DrainBuilder::name). Of several

@@ -35,6 +35,9 @@ impl Drain {
 /// | [`LameDuck`](crate::Phase::LameDuck) | is counted, and a final HTTP/1 response carries `Connection: close` |
 /// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
 ///
+/// When the drain is [`Forced`](crate::Phase::Forced), a request whose response has not begun is
+/// [answered](Self::answer_at_deadline) with a 503.
+///
 /// Where the drain also tracks connections, a request that arrived on one of them in time is still
 /// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests for an
 /// upgrade: they would open a tunnel that the drain is about to close.

@@ -63,6 +63,10 @@
 //! * **A refusal is an answer** in the protocol of its request: 503 with `Retry-After` and
 //!   `Connection: close`, gRPC's UNAVAILABLE, or [`Refused`] as an error. `poll_ready` neither
 //!   errs nor hangs because of a drain.
+//! * **At the deadline, a request without a response gets one**, and its client no reset: 503
+//!   without `Retry-After`, or gRPC's UNAVAILABLE. Its handler is dropped. It is
+//!   [counted](report::Report::answered_at_deadline) apart, and
+//!   [replaceable](GracefulLayer::answer_at_deadline).
 //!
 //! # What the listener promises
 //!
@@ -149,7 +153,7 @@
 //! | `Serving` | the start | served | 200 |
 //! | `LameDuck` | [`begin`](Drain::begin), if there is a [lame duck](DrainBuilder::lame_duck) or a listener | served, HTTP/1 with `Connection: close` | 503 |
 //! | `Draining` | the end of the lame duck; the listeners have closed | refused, but for those that arrived in time | 503 |
-//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused; what is left is aborted | 503 |
+//! | `Forced` | the deadline, [`force`](Drain::force), the second signal | refused; those without a response are answered 503; what is left is aborted | 503 |
 //! | `Done` | nothing is left, or the drain was given up | refused | 503 |
 //!
 //! # Features

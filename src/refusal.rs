@@ -17,8 +17,8 @@ use std::sync::LazyLock;
 /// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline) and
 /// `Serve::answer_at_deadline`. The request has no body then: `ReqBody` is `()`.
 ///
-/// The default is [`Unavailable`], and [`AtDeadline`] at the deadline. A closure from `&Request<_>` to the inner service's response
-/// implements this trait, too.
+/// The default is [`Unavailable`], and [`AtDeadline`] at the deadline. A closure from `&Request<_>`
+/// to the inner service's response implements this trait, too.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot refuse requests of this service",
     note = "a closure takes `&http::Request<{ReqBody}>` and returns a response of the inner service's \
@@ -275,8 +275,8 @@ impl Protocol {
         }
     }
 
-    /// Returns [`Post`](Self::Post) for a request that may be gRPC. Others do not pay for the search
-    /// of a header.
+    /// Returns [`Post`](Self::Post) for a request that may be gRPC. Others do not pay for the
+    /// search of a header.
     #[inline]
     pub(crate) fn by_method<B>(request: &Request<B>) -> Self {
         match *request.method() == Method::POST {

@@ -16,6 +16,11 @@
 //! Two of these are locked, on a line of the thread's own. A prototype that does not wait for
 //! capacity, lists no requests and needs a body with `Default` adds 114, tower-http's layer 135.
 //!
+//! The [answer at the deadline](crate::GracefulLayer::answer_at_deadline) adds 3 to these. A POST
+//! pays 90 more, and 180 if it has a content type, as it may be gRPC. A request that is pending at
+//! its first poll pays 300 once, for a place in the list of those that the drain wakes. Four of
+//! them are locked, and there is no allocation.
+//!
 //! Where the inner service's functions are not inlined, as in `benches/overhead`, the whole is 341:
 //! the future and the response are copied more often. (A future without the enum was measured, too: 3
 //! less there, 19 more here.)

@@ -62,8 +62,8 @@ impl InFlight {
         (self.is_slow() && self.token.has_begun()).then(|| Current::of_layer(&self.token))
     }
 
-    /// Has the drain wake a request that is pending, by a place in a list. Returns false if the drain
-    /// is forced: the request has to be answered now. Only for a request that is counted.
+    /// Has the drain wake a request that is pending, by a place in a list. Returns false if the
+    /// drain is forced: the request has to be answered now. Only for a request that is counted.
     #[inline(never)]
     pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
         self.token.data().wait(place, waker)

@@ -40,7 +40,8 @@ pin_project! {
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
-    ///   it.
+    ///   it. While requests are [answered](crate::GracefulLayer::answer_at_deadline) then, this
+    ///   waits for up to 400 ms.
     ///
     /// # What it does at any time
     ///
