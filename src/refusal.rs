@@ -217,7 +217,6 @@ fn unavailable_for<ReqBody, ResBody>(
 /// It is what [`Unavailable`] answers, without `Retry-After`: nobody knows whether the request was
 /// executed.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
 pub struct AtDeadline;
 
 impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for AtDeadline {

@@ -262,7 +262,10 @@ async fn an_answer_at_the_deadline_is_counted() {
     let lines = log.lines();
     let last = lines.last().expect("a line");
     let figures = " completed=0 refused=0 answered_at_deadline=1 phase=\"done\"";
-    assert!(last.contains(": the drain was given up ") && last.contains(figures), "{last}");
+    assert!(
+        last.contains(": the drain was given up ") && last.contains(figures),
+        "{last}"
+    );
     let seen = snapshot(&snapshotter);
     assert_eq!(seen["graceful_answered_at_deadline_total"], 1.0);
     assert_eq!(seen["graceful_completed_total"], 0.0);
