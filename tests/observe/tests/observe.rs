@@ -247,7 +247,7 @@ async fn an_answer_at_the_deadline_is_counted() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _recorder = metrics::set_default_local_recorder(&recorder);
-    let drain = Drain::new();
+    let drain = Drain::builder().name("api").build();
     let mut service = drain
         .layer()
         .layer(service_fn(async |_: Request<Empty<Bytes>>| {
@@ -267,8 +267,8 @@ async fn an_answer_at_the_deadline_is_counted() {
         "{last}"
     );
     let seen = snapshot(&snapshotter);
-    assert_eq!(seen["graceful_answered_at_deadline_total"], 1.0);
-    assert_eq!(seen["graceful_completed_total"], 0.0);
+    assert_eq!(seen["graceful_answered_at_deadline_total{drain=api}"], 1.0);
+    assert_eq!(seen["graceful_completed_total{drain=api}"], 0.0);
 }
 
 /// A subscriber may look at the drain that speaks to it.
