@@ -28,6 +28,11 @@ impl Closing {
         }
     }
 
+    /// Returns the version of the request.
+    pub(crate) fn version(self) -> Version {
+        self.version
+    }
+
     /// Adds the header to a response, where it is allowed and missing.
     #[cold]
     pub(crate) fn put_on(self, status: StatusCode, version: &mut Version, headers: &mut HeaderMap) {

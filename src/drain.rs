@@ -29,6 +29,7 @@ mod table;
 mod telemetry;
 mod token;
 mod wait;
+mod waiting;
 #[cfg(feature = "net")]
 mod wakers;
 
@@ -53,6 +54,7 @@ pub(crate) use self::{
     request::InFlight,
     schedule::Schedule,
     shared::{Admission, CounterHandle, Shared},
+    waiting::Place,
 };
 
 use self::schedule::DrainSettings;
@@ -298,6 +300,7 @@ impl Drain {
     /// | `graceful_connections` | gauge, `state` = `silent`, `reading`, `handling`, `streaming`, `stalled`, `upgraded`, `idle`, `opaque` | see [`ConnectionState`] |
     /// | `graceful_refused_total` | counter | requests that were refused |
     /// | `graceful_completed_total` | counter | requests that ended during the drain |
+    /// | `graceful_answered_at_deadline_total` | counter | requests that were answered because the drain was forced |
     /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
     ///
     /// Each carries the label `drain` if the drain has a [name](DrainBuilder::name). Of several

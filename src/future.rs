@@ -1,7 +1,12 @@
 //! Futures of responses, of phases, and what a server future ends with.
 
 pub use crate::drain::{Reached, ServerOutput};
-use crate::{body::ResponseBody, close::Closing, drain::InFlight, refusal::Answer};
+use crate::{
+    body::ResponseBody,
+    close::Closing,
+    drain::{InFlight, Place},
+    refusal::{Answer, AtDeadline, Protocol, Refusal},
+};
 use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -9,27 +14,27 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 pin_project! {
     /// Completes with the response of [`Graceful`](crate::Graceful), or with the inner service's
     /// error.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F, B> {
+    pub struct ResponseFuture<F, B, A = AtDeadline> {
         #[pin]
-        pub(crate) state: State<F, B>,
+        pub(crate) state: State<F, B, A>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    pub(crate) enum State<F, B> {
+    pub(crate) enum State<F, B, A> {
         Admitted {
             #[pin]
             inner: F,
             // Last, so that the inner future is dropped before the count ends.
-            admitted: Admitted,
+            admitted: Admitted<A>,
         },
         Refused {
             answer: Option<Answer<B>>,
@@ -40,31 +45,76 @@ pin_project! {
 
 /// Holds what the future of an admitted request needs. (Fields of their own in the variant would be
 /// laid out around the inner future, and cost a copy of it.)
-pub(crate) struct Admitted {
+pub(crate) struct Admitted<A> {
     closing: Closing,
+    /// Is `None` if the request is not answered at the deadline, or if nothing counts it.
+    pub(crate) protocol: Option<Protocol>,
+    /// Holds the place in the list of those that the drain wakes at the deadline.
+    place: Place,
     /// Keeps the request counted. `None` once the body does.
     in_flight: Option<InFlight>,
+    /// Makes the answer at the deadline.
+    answer: A,
 }
 
-impl Admitted {
+impl<A> Admitted<A> {
     #[inline]
-    pub(crate) fn new(closing: Closing, in_flight: InFlight) -> Self {
+    pub(crate) fn new(
+        closing: Closing,
+        protocol: Option<Protocol>,
+        in_flight: InFlight,
+        answer: A,
+    ) -> Self {
         Self {
             closing,
+            protocol,
+            place: Place::NONE,
             in_flight: Some(in_flight),
+            answer,
+        }
+    }
+
+    /// Handles that the inner future is pending. Returns the protocol of an answer that is due.
+    #[inline(never)]
+    fn pending(&mut self, cx: &Context<'_>) -> Option<Protocol> {
+        let protocol = self.protocol?;
+        let in_flight = self.in_flight.as_ref().expect(POLLED);
+        match in_flight.wait(&mut self.place, cx.waker()) {
+            true => None,
+            false => {
+                in_flight.count_answered();
+                Some(protocol)
+            }
+        }
+    }
+
+    /// Ends the count now, and not with the future.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self) {
+        if let Some(in_flight) = self.in_flight.take() {
+            if self.place.is_taken() {
+                in_flight.stop_waiting(&mut self.place);
+            }
         }
     }
 }
 
-impl<F, B> ResponseFuture<F, B> {
-    #[cfg(feature = "server")]
+/// Gives the place back, if the future is dropped while it waits.
+impl<A> Drop for Admitted<A> {
     #[inline]
-    pub(crate) fn admitted(inner: F, closing: Closing, in_flight: InFlight) -> Self {
+    fn drop(&mut self) {
+        if self.in_flight.is_some() {
+            self.end();
+        }
+    }
+}
+
+impl<F, B, A> ResponseFuture<F, B, A> {
+    #[inline]
+    pub(crate) fn admitted(inner: F, admitted: Admitted<A>) -> Self {
         Self {
-            state: State::Admitted {
-                inner,
-                admitted: Admitted::new(closing, in_flight),
-            },
+            state: State::Admitted { inner, admitted },
         }
     }
 
@@ -78,41 +128,70 @@ impl<F, B> ResponseFuture<F, B> {
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F, B>
+impl<F, B, A> ResponseFuture<F, B, A>
+where
+    A: Refusal<(), B>,
+{
+    /// Drops the inner future, and returns the answer at the deadline.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn answer(self: Pin<&mut Self>, protocol: Protocol) -> Response<ResponseBody<B>> {
+        let mut state = self.project().state;
+        let StateProj::Admitted { admitted, .. } = state.as_mut().project() else {
+            unreachable!("{POLLED}");
+        };
+        let closing = admitted.closing;
+        let answer = admitted.answer.refuse(&protocol.request(closing));
+        state.set(State::Refused {
+            answer: None,
+            closing,
+        });
+        answer.into_response(closing)
+    }
+}
+
+impl<F, B, A, E> Future for ResponseFuture<F, B, A>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
+    A: Refusal<(), B>,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.as_mut().project().state.project() {
             StateProj::Admitted { inner, admitted } => {
-                let Admitted { closing, in_flight } = admitted;
                 let result = {
-                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    let in_flight = admitted.in_flight.as_ref();
+                    let _current = in_flight.and_then(InFlight::current);
                     inner.poll(cx)
                 };
-                let response = match ready!(result) {
-                    Ok(response) => response,
-                    Err(error) => {
-                        // An error ends the count now, not with the future.
-                        *in_flight = None;
+                let response = match result {
+                    Poll::Ready(Ok(response)) => response,
+                    Poll::Ready(Err(error)) => {
+                        admitted.end();
                         return Poll::Ready(Err(error));
+                    }
+                    Poll::Pending => {
+                        return match admitted.pending(cx) {
+                            None => Poll::Pending,
+                            Some(protocol) => Poll::Ready(Ok(self.answer(protocol))),
+                        };
                     }
                 };
                 // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = response.into_parts();
-                let in_flight = in_flight.take().expect(POLLED);
-                if in_flight.is_slow() {
+                let in_flight = admitted.in_flight.take().expect(POLLED);
+                if in_flight.is_slow() | admitted.place.is_taken() {
                     let Parts {
                         status,
                         version,
                         headers,
                         ..
                     } = &mut head;
-                    begin_response(&in_flight, *closing, *status, version, headers);
+                    let Admitted { closing, place, .. } = admitted;
+                    begin_response(&in_flight, place, *closing, *status, version, headers);
                 }
                 let body = ResponseBody::new(inner, in_flight);
                 Poll::Ready(Ok(Response::from_parts(head, body)))
@@ -128,11 +207,18 @@ const POLLED: &str = "polled after it was ready";
 #[inline(never)]
 fn begin_response(
     in_flight: &InFlight,
+    place: &mut Place,
     closing: Closing,
     status: StatusCode,
     version: &mut Version,
     headers: &mut HeaderMap,
 ) {
+    if place.is_taken() {
+        in_flight.stop_waiting(place);
+    }
+    if !in_flight.is_slow() {
+        return;
+    }
     in_flight.response_begun();
     if in_flight.closes() {
         closing.put_on(status, version, headers);
@@ -149,7 +235,7 @@ fn refused<B, E>(
     Poll::Ready(Ok(answer.into_response(closing)))
 }
 
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+impl<F, B, A> fmt::Debug for ResponseFuture<F, B, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let refused = matches!(self.state, State::Refused { .. });
         f.debug_struct("ResponseFuture")

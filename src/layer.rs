@@ -1,6 +1,6 @@
 use crate::{
     drain::{CounterHandle, Drain},
-    refusal::{NoExemptions, Unavailable},
+    refusal::{AtDeadline, NoExemptions, Unavailable},
     service::{Graceful, LayerSettings},
 };
 use std::fmt;
@@ -44,6 +44,9 @@ impl Drain {
 /// If the drain also counts connections, a request that arrived on one of them in time is still
 /// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests
 /// for an upgrade: they would open a tunnel that the drain is about to close.
+///
+/// When the drain is [`Forced`](crate::Phase::Forced), a request whose response has not begun is
+/// [answered](Self::answer_at_deadline) with a 503.
 ///
 /// A count ends once: when the response body is dropped, when the response future is dropped, at an
 /// error of the service, or at a panic. A server drops a body at its end, once it is buffered.
@@ -95,9 +98,9 @@ impl Drain {
 /// counts the request again.)
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
-pub struct GracefulLayer<R = Unavailable, E = NoExemptions> {
+pub struct GracefulLayer<R = Unavailable, E = NoExemptions, A = AtDeadline> {
     handle: CounterHandle,
-    settings: LayerSettings<R, E>,
+    settings: LayerSettings<R, E, A>,
 }
 
 impl GracefulLayer {
@@ -110,7 +113,7 @@ impl GracefulLayer {
     }
 }
 
-impl<R, E> GracefulLayer<R, E> {
+impl<R, E, A> GracefulLayer<R, E, A> {
     /// Replaces the default refusal, [`Unavailable`]: another status, other headers, a body.
     /// `Connection: close` is added where it belongs.
     ///
@@ -129,12 +132,61 @@ impl<R, E> GracefulLayer<R, E> {
     ///         (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")], "back soon").into_response()
     ///     }));
     /// ```
-    pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<T, E> {
+    pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<T, E, A> {
         GracefulLayer {
             handle: self.handle,
             settings: LayerSettings {
                 refusal,
                 exempt: self.settings.exempt,
+                answer: self.settings.answer,
+                reports_requests: self.settings.reports_requests,
+            },
+        }
+    }
+
+    /// Replaces the answer to a request whose response has not begun when the drain is forced, or
+    /// switches it off. Default: [`AtDeadline`].
+    ///
+    /// At the deadline (or a second signal, or [`Drain::force`]) the layer drops the future of the
+    /// handler and answers:
+    ///
+    /// * HTTP: 503 Service Unavailable, over HTTP/1 with `Connection: close`;
+    /// * gRPC: `grpc-status: 14` (UNAVAILABLE).
+    ///
+    /// Without `Retry-After`: nobody knows whether the request was executed. A client may repeat it
+    /// only if that is safe.
+    ///
+    /// Where the drain knows the connections, the answers are written before it cuts them, within
+    /// the 500 ms after the deadline. A response that has begun is cut. A handler that blocks its
+    /// thread is not polled, so its request is cut, too. The drain has failed in any case: a
+    /// [report](crate::report::Report::answered_at_deadline) counts these requests apart.
+    ///
+    /// Takes a closure from `&Request<()>` to a response of the inner service's kind, or your own
+    /// [`Refusal`](crate::refusal::Refusal). The request has gone to the handler: the closure sees
+    /// its version, and its content type if that is gRPC's. It is cloned for each request: make the
+    /// clone cheap. [`NoAnswer`](crate::refusal::NoAnswer) switches the answer off.
+    ///
+    /// ```
+    /// use axum::{Router, http::{Request, StatusCode}, response::IntoResponse, routing::get};
+    /// use tower_graceful::{Drain, refusal::NoAnswer};
+    ///
+    /// let drain = Drain::new();
+    /// let app: Router = Router::new()
+    ///     .route("/", get("hello"))
+    ///     .layer(drain.layer().answer_at_deadline(|_: &Request<()>| {
+    ///         (StatusCode::GATEWAY_TIMEOUT, "the server had to stop").into_response()
+    ///     }));
+    ///
+    /// // Cuts these requests like all others.
+    /// let layer = drain.layer().answer_at_deadline(NoAnswer);
+    /// ```
+    pub fn answer_at_deadline<T>(self, answer: T) -> GracefulLayer<R, E, T> {
+        GracefulLayer {
+            handle: self.handle,
+            settings: LayerSettings {
+                refusal: self.settings.refusal,
+                exempt: self.settings.exempt,
+                answer,
                 reports_requests: self.settings.reports_requests,
             },
         }
@@ -157,12 +209,13 @@ impl<R, E> GracefulLayer<R, E> {
     ///     .layer()
     ///     .exempt(|request: &http::Request<Body>| request.uri().path() == "/healthz");
     /// ```
-    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<R, T> {
+    pub fn exempt<T>(self, exempt: T) -> GracefulLayer<R, T, A> {
         GracefulLayer {
             handle: self.handle,
             settings: LayerSettings {
                 refusal: self.settings.refusal,
                 exempt,
+                answer: self.settings.answer,
                 reports_requests: self.settings.reports_requests,
             },
         }
@@ -195,15 +248,15 @@ impl<R, E> GracefulLayer<R, E> {
     }
 }
 
-impl<S, R: Clone, E: Clone> Layer<S> for GracefulLayer<R, E> {
-    type Service = Graceful<S, R, E>;
+impl<S, R: Clone, E: Clone, A: Clone> Layer<S> for GracefulLayer<R, E, A> {
+    type Service = Graceful<S, R, E, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Graceful::with(inner, self.handle, self.settings.clone())
     }
 }
 
-impl<R, E> fmt::Debug for GracefulLayer<R, E> {
+impl<R, E, A> fmt::Debug for GracefulLayer<R, E, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GracefulLayer")
             .field("phase", &self.handle.stage().phase())

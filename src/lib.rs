@@ -50,6 +50,8 @@
 //!
 //! * Each request is served, or it gets a refusal and never reaches your service. The drain waits
 //!   for what is served, and ends at its deadline. [`Drain`] and [`GracefulLayer`] say more.
+//! * At the deadline, a request without a response gets a 503, and its client no reset; see
+//!   [`GracefulLayer::answer_at_deadline`].
 //! * With the listener, what has arrived is served, and what is done is written; see [`net`].
 //!   [`serve`] closes each connection as soon as that loses nothing; see [`server`].
 //! * **The layer alone sees requests, not connections.** It counts a response as ended when the

@@ -5,7 +5,7 @@ use crate::{
     close::{CLOSE, Closing},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use std::sync::LazyLock;
@@ -13,8 +13,12 @@ use std::sync::LazyLock;
 /// Makes the response to a refused request; for
 /// [`GracefulLayer::refuse_with`](crate::GracefulLayer::refuse_with) and `Serve::refuse_with`.
 ///
-/// The default is [`Unavailable`]. A closure from `&Request<_>` to the inner service's response
-/// implements this trait, too.
+/// Makes the answer at the deadline, too; for
+/// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline) and
+/// `Serve::answer_at_deadline`. The request has no body then: `ReqBody` is `()`.
+///
+/// The default is [`Unavailable`], and [`AtDeadline`] at the deadline. A closure from `&Request<_>`
+/// to the inner service's response implements this trait, too.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot refuse requests of this service",
     note = "a closure takes `&http::Request<{ReqBody}>` and returns a response of the inner service's \
@@ -24,6 +28,13 @@ pub trait Refusal<ReqBody, ResBody> {
     /// Returns the response: `response.into()`. If the request is HTTP/1,
     /// `Connection: close` is added.
     fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody>;
+
+    /// Returns whether requests are answered at the deadline.
+    #[doc(hidden)]
+    #[inline]
+    fn answers(&self) -> bool {
+        true
+    }
 }
 
 /// Holds the response of a [`Refusal`]; made from a response of the inner service's kind by [`From`].
@@ -36,7 +47,7 @@ pub struct Answer<B> {
 /// response future. The default responses are built when the future is polled.
 #[derive(Debug)]
 enum Kind<B> {
-    Http { retry_after: u32 },
+    Http { retry_after: Option<u32> },
     Grpc,
     Made(Box<Response<ResponseBody<B>>>),
 }
@@ -112,7 +123,7 @@ impl Unavailable {
 // Headers are built once and cloned: half the instructions of building them.
 
 /// Returns a 503 without a body.
-pub(crate) fn unavailable(retry_after: u32, closing: Closing) -> Response<()> {
+pub(crate) fn unavailable(retry_after: Option<u32>, closing: Closing) -> Response<()> {
     static OPEN: LazyLock<HeaderMap> = LazyLock::new(|| {
         HeaderMap::from_iter([
             (RETRY_AFTER, HeaderValue::from_static("1")),
@@ -133,8 +144,14 @@ pub(crate) fn unavailable(retry_after: u32, closing: Closing) -> Response<()> {
         true => CLOSING.clone(),
         false => OPEN.clone(),
     };
-    if retry_after != 1 {
-        headers.insert(RETRY_AFTER, retry_after.into());
+    match retry_after {
+        Some(1) => {}
+        Some(seconds) => {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        None => {
+            headers.remove(RETRY_AFTER);
+        }
     }
     response
 }
@@ -171,20 +188,128 @@ impl Default for Unavailable {
 
 impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
     fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
-        let content_type = request.headers().get(CONTENT_TYPE);
-        let kind = match content_type.map(|value| (value, value.as_bytes())) {
-            // gRPC-Web clients require the content type of their request.
-            Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
-                let mut response = grpc().map(|()| ResponseBody::default());
-                response.headers_mut().insert(CONTENT_TYPE, value.clone());
-                Kind::Made(Box::new(response))
-            }
-            Some((_, bytes)) if bytes.starts_with(b"application/grpc") => Kind::Grpc,
-            _ => Kind::Http {
-                retry_after: self.retry_after,
-            },
-        };
-        Answer { kind }
+        unavailable_for(request, Some(self.retry_after))
+    }
+}
+
+/// Returns the default answer in the protocol of the request.
+fn unavailable_for<ReqBody, ResBody>(
+    request: &Request<ReqBody>,
+    retry_after: Option<u32>,
+) -> Answer<ResBody> {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let kind = match content_type.map(|value| (value, value.as_bytes())) {
+        // gRPC-Web clients require the content type of their request.
+        Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
+            let mut response = grpc().map(|()| ResponseBody::default());
+            response.headers_mut().insert(CONTENT_TYPE, value.clone());
+            Kind::Made(Box::new(response))
+        }
+        Some((_, bytes)) if bytes.starts_with(b"application/grpc") => Kind::Grpc,
+        _ => Kind::Http { retry_after },
+    };
+    Answer { kind }
+}
+
+/// Answers a request whose response has not begun when the drain is forced; the default of
+/// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline).
+///
+/// It is what [`Unavailable`] answers, without `Retry-After`: nobody knows whether the request was
+/// executed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtDeadline;
+
+impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for AtDeadline {
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
+        unavailable_for(request, None)
+    }
+}
+
+/// Switches the answer at the deadline off: a request whose response has not begun is cut; for
+/// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline).
+///
+/// As a refusal, it is the same as [`AtDeadline`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoAnswer;
+
+impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for NoAnswer {
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
+        AtDeadline.refuse(request)
+    }
+
+    #[inline]
+    fn answers(&self) -> bool {
+        false
+    }
+}
+
+/// Names the protocol of a request, as far as its answer depends on it. The future keeps it, as the
+/// request itself goes to the inner service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http,
+    /// Stands for a POST whose content type has not been looked up.
+    Post,
+    Grpc,
+    GrpcWeb,
+    GrpcWebProto,
+    GrpcWebText,
+    GrpcWebTextProto,
+}
+
+impl Protocol {
+    const GRPC: [(Self, &'static str); 5] = [
+        (Self::GrpcWebTextProto, "application/grpc-web-text+proto"),
+        (Self::GrpcWebText, "application/grpc-web-text"),
+        (Self::GrpcWebProto, "application/grpc-web+proto"),
+        (Self::GrpcWeb, "application/grpc-web"),
+        (Self::Grpc, "application/grpc"),
+    ];
+
+    #[cfg(feature = "server")]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        match Self::by_method(request) {
+            Self::Post => Self::by_content_type(request.headers()),
+            protocol => protocol,
+        }
+    }
+
+    /// Returns [`Post`](Self::Post) for a request that may be gRPC. Others do not pay for the
+    /// search of a header.
+    #[inline]
+    pub(crate) fn by_method<B>(request: &Request<B>) -> Self {
+        match *request.method() == Method::POST {
+            true => Self::Post,
+            false => Self::Http,
+        }
+    }
+
+    /// Returns the protocol of a POST.
+    #[inline(never)]
+    pub(crate) fn by_content_type(headers: &HeaderMap) -> Self {
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .map_or(&[][..], HeaderValue::as_bytes);
+        if !content_type.starts_with(b"application/grpc") {
+            return Self::Http;
+        }
+        let known = Self::GRPC
+            .iter()
+            .find(|(_, name)| content_type.starts_with(name.as_bytes()));
+        known.map_or(Self::Grpc, |(protocol, _)| *protocol)
+    }
+
+    /// Returns what is known of a request that has gone to the inner service: its version, and its
+    /// content type if that is gRPC's.
+    pub(crate) fn request(self, closing: Closing) -> Request<()> {
+        let mut request = Request::new(());
+        *request.version_mut() = closing.version();
+        if let Some((_, name)) = Self::GRPC.iter().find(|(protocol, _)| *protocol == self) {
+            request
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(name));
+        }
+        request
     }
 }
 

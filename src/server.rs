@@ -80,7 +80,7 @@ pub use self::{
 use self::{
     accept::{Accept, Listen},
     config::{Limits, ServerSettings, ServerShared},
-    service::Services,
+    service::{Answers, LateAnswer, Services},
 };
 use crate::{
     drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
@@ -226,7 +226,10 @@ impl<S> Serve<S> {
         Self {
             services: Services {
                 make: Box::new(make),
-                refusal: None,
+                answers: Answers {
+                    refusal: None,
+                    at_deadline: LateAnswer(None),
+                },
             },
             listeners: Vec::new(),
             drain: Drain::new(),
@@ -282,7 +285,40 @@ impl<S: HttpService, F> Serve<S, F> {
     where
         R: Refusal<Incoming, S::Body> + Send + Sync + 'static,
     {
-        self.services.refusal = Some(Arc::new(refusal));
+        self.services.answers.refusal = Some(Arc::new(refusal));
+        self
+    }
+
+    /// Replaces the answer to a request whose response has not begun when the drain is forced, or
+    /// switches it off. Default: [`AtDeadline`](crate::refusal::AtDeadline), a 503, and for gRPC
+    /// `grpc-status: 14` (UNAVAILABLE).
+    ///
+    /// Takes what [`GracefulLayer::answer_at_deadline`] takes: a closure from `&Request<()>` to a
+    /// response of the service's kind, your own [`Refusal`], or
+    /// [`NoAnswer`](crate::refusal::NoAnswer). Over HTTP/2, too, it is a response, and never a
+    /// RST_STREAM with REFUSED_STREAM: the request may have been executed.
+    ///
+    /// Exempt requests are not answered.
+    ///
+    /// [`GracefulLayer::answer_at_deadline`]: crate::GracefulLayer::answer_at_deadline
+    ///
+    /// ```no_run
+    /// use axum::{http::StatusCode, response::IntoResponse};
+    ///
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .answer_at_deadline(|_: &http::Request<()>| {
+    ///         (StatusCode::GATEWAY_TIMEOUT, "the server had to stop").into_response()
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn answer_at_deadline<A>(mut self, answer: A) -> Self
+    where
+        A: Refusal<(), S::Body> + Send + Sync + 'static,
+    {
+        self.services.answers.at_deadline = LateAnswer(Some(Arc::new(answer)));
         self
     }
 }

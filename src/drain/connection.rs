@@ -11,7 +11,11 @@ use super::{
 };
 use std::{net::SocketAddr, ops::Deref, sync::Arc};
 #[cfg(feature = "server")]
-use {std::sync::OnceLock, tokio::sync::OwnedSemaphorePermit};
+use {
+    super::waiting::Place,
+    std::{sync::OnceLock, task::Waker},
+    tokio::sync::OwnedSemaphorePermit,
+};
 
 /// Keeps a connection counted until the last clone is dropped.
 #[derive(Clone)]
@@ -89,6 +93,12 @@ impl Connection {
         self.shared.stage()
     }
 
+    /// Returns whether no connection lingers any more: the drain is forced, and no answers are
+    /// written.
+    pub(crate) fn closes_at_once(&self) -> bool {
+        self.stage() >= Stage::Forced && !self.schedule(Schedule::is_answering)
+    }
+
     /// Reads the schedule.
     pub(crate) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
         self.shared.look(look)
@@ -125,6 +135,27 @@ impl Connection {
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
         self.shared.count_completed_late();
+    }
+
+    /// Has the drain wake a pending request that is not counted as a request. Returns false if the
+    /// drain is forced: the request has to be answered now.
+    #[cfg(feature = "server")]
+    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+        self.shared.request_data().wait(place, waker)
+    }
+
+    /// Ends the waiting of such a request.
+    #[cfg(feature = "server")]
+    pub(crate) fn stop_waiting(&self, place: &mut Place) {
+        if self.shared.request_data().stop_waiting(place) {
+            self.shared.all_answered();
+        }
+    }
+
+    /// Counts such a request that is answered because the drain is forced.
+    #[cfg(feature = "server")]
+    pub(crate) fn count_answered(&self) {
+        self.shared.request_data().count_answered();
     }
 
     fn list(&self) -> &ConnectionList {

@@ -2,7 +2,7 @@
 
 use super::{
     report::{ForcedBy, Report},
-    table::{time, write_table},
+    table::{time, write_answered, write_table},
 };
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -115,13 +115,15 @@ impl fmt::Display for DrainTimeout {
         let report = self.report();
         write!(
             f,
-            "drain given up after {} {} with {} left ({} completed, {} refused)",
+            "drain given up after {} {} with {} left ({} completed, {} refused",
             time(report.elapsed),
             report.forced_by.unwrap_or(ForcedBy::Deadline).phrase(),
             report.left,
             report.completed,
             report.refused
         )?;
+        write_answered(report, f)?;
+        f.write_str(")")?;
         if let Some(hint) = report.hint() {
             write!(f, "; {hint}")?;
         }

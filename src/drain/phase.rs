@@ -36,6 +36,9 @@ pub enum Phase {
     Draining,
     /// Aborts the connections that are left: the deadline has passed, or
     /// [`Drain::force`](crate::Drain::force) was called.
+    ///
+    /// Requests whose response has not begun are
+    /// [answered](crate::GracefulLayer::answer_at_deadline) before.
     Forced,
     /// Ends the drain: every waiter gets the same outcome.
     Done,

@@ -44,6 +44,9 @@ pub struct Report {
     /// Measures the time from the beginning of the drain to the last connection that a listener of
     /// the drain accepted. `None` if it has accepted none.
     pub last_connection: Option<Duration>,
+    /// Counts requests that were [answered](crate::GracefulLayer::answer_at_deadline) because the
+    /// drain was forced before their response had begun. They are not completed.
+    pub answered_at_deadline: u64,
     /// Says what ended the waiting. `None` if nothing has.
     pub forced_by: Option<ForcedBy>,
     /// Counts what the drain waits for, or would wait for.
@@ -436,7 +439,7 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 12)?;
+            let mut report = serializer.serialize_struct("Report", 13)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
@@ -446,6 +449,7 @@ mod serialize {
             report.serialize_field("refused", &self.refused)?;
             report.serialize_field("last_request_seconds", &seconds(self.last_request))?;
             report.serialize_field("last_connection_seconds", &seconds(self.last_connection))?;
+            report.serialize_field("answered_at_deadline", &self.answered_at_deadline)?;
             report.serialize_field("forced_by", &self.forced_by)?;
             report.serialize_field("left", &self.left)?;
             report.serialize_field("blockers", &self.blockers)?;

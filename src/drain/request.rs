@@ -4,9 +4,10 @@ use super::{
     current::Current,
     entry::RequestEntry,
     shared::{self, ListedRequest, Token},
+    waiting::Place,
 };
 use http::Request;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, task::Waker};
 
 /// Keeps a request counted, from its call until its response body is dropped.
 pub(crate) struct InFlight {
@@ -59,6 +60,29 @@ impl InFlight {
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
         (self.is_slow() && self.token.has_begun()).then(|| Current::of_layer(&self.token))
+    }
+
+    /// Has the drain wake a request that is pending, by a place in a list. Returns false if the
+    /// drain is forced: the request has to be answered now. Only for a request that is counted.
+    #[inline(never)]
+    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+        self.token.data().wait(place, waker)
+    }
+
+    /// Ends the waiting of a request.
+    #[inline(never)]
+    pub(crate) fn stop_waiting(&self, place: &mut Place) {
+        if self.token.data().stop_waiting(place) {
+            if let Some(shared) = self.token.owner() {
+                shared.all_answered();
+            }
+        }
+    }
+
+    /// Counts a request that is answered because the drain is forced.
+    #[cold]
+    pub(crate) fn count_answered(&self) {
+        self.token.data().count_answered();
     }
 
     /// Records that the response has begun, where the request is listed.

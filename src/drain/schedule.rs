@@ -36,6 +36,13 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// get this time to drop the connections that are aborted.
 const WIND_UP: Duration = Duration::from_millis(500);
 
+/// Limits how long requests may be answered after the deadline, before connections are aborted. The
+/// rest of [`WIND_UP`] is for servers to drop them.
+const ANSWERING: Duration = Duration::from_millis(400);
+
+/// Limits how long the last answers may take to be written.
+const WRITING: Duration = Duration::from_millis(200);
+
 /// Holds what a drain is built with.
 #[derive(Clone, Debug)]
 pub(super) struct DrainSettings {
@@ -76,6 +83,8 @@ pub(crate) struct Schedule {
     closing_at: Option<Instant>,
     /// Holds what was left at the deadline, if that included work.
     aborted: Option<Aborted>,
+    /// Says until when answers may be written after the deadline, while they are.
+    answering: Option<Answering>,
     outcome: Option<Outcome>,
     /// Names what has forced the drain, once something has.
     forced_by: Option<ForcedBy>,
@@ -93,6 +102,15 @@ struct Aborted {
     /// Counts requests completed by then. A request that ends later is among those left.
     completed: u64,
     self_waiting: usize,
+}
+
+/// Limits the time in which requests are answered after the deadline.
+#[derive(Clone, Copy, Debug)]
+struct Answering {
+    until: Instant,
+    /// Says whether the drain knows the connections. It does not see the end of others, so it gives
+    /// them the whole time.
+    knows_connections: bool,
 }
 
 /// Records a phase, and how long after the beginning of the drain it was entered.
@@ -124,6 +142,8 @@ pub(super) struct Open {
 pub(super) struct Figures {
     pub(super) completed: u64,
     pub(super) refused: u64,
+    /// Counts requests that were answered because the drain was forced.
+    pub(super) answered: u64,
     /// Counts requests with a handler that waits for this drain.
     pub(super) self_waiting: usize,
     pub(super) last_request: Option<Instant>,
@@ -146,6 +166,7 @@ impl Schedule {
             last_read: None,
             closing_at: None,
             aborted: None,
+            answering: None,
             outcome: None,
             forced_by: None,
             entered: Vec::new(),
@@ -320,6 +341,10 @@ impl Schedule {
         if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
+        if self.answering.is_some_and(|it| !it.knows_connections) {
+            // The server has the last answers, and may not have written them.
+            return;
+        }
         let outcome = match self.aborted.take() {
             None => Ok(Drained {
                 elapsed: self.elapsed(now),
@@ -337,10 +362,13 @@ impl Schedule {
     ///
     /// The drain cannot abort requests, guards or tasks. If some are left, but no connection, it is
     /// done at once. Otherwise it goes on for up to [`WIND_UP`].
+    ///
+    /// While requests are `waiting` for their response, they are answered first; see [`ANSWERING`].
     pub(super) fn enforce_deadline(
         &mut self,
         now: Instant,
         left: Counts,
+        waiting: usize,
         blockers: Vec<Blocker>,
         figures: Figures,
     ) {
@@ -357,13 +385,22 @@ impl Schedule {
         if is_first {
             self.forced_by.get_or_insert(ForcedBy::Deadline);
             self.enter(Stage::Forced, now);
+            self.answering = now
+                .checked_add(ANSWERING)
+                .filter(|_| waiting > 0)
+                .map(|until| Answering {
+                    until,
+                    knows_connections: now_left.left.connections() > 0,
+                });
         }
         let has_work = match is_first {
-            true => now_left.left.has_work(),
+            true => waiting > 0 || now_left.left.has_work(),
             false => self.aborted.is_some(),
         };
+        self.answering = self.answering.filter(|it| it.until > now);
         // Connections end because they are aborted, the rest only by itself.
-        let may_end = now_left.left.connections() > 0 || !has_work;
+        let is_answering = self.answering.is_some();
+        let may_end = is_answering || now_left.left.connections() > 0 || !has_work;
         if may_end && !due(add(self.since, WIND_UP), now) {
             let work = Some(now_left).filter(|_| has_work);
             self.aborted = self.aborted.take().or(work);
@@ -374,6 +411,13 @@ impl Schedule {
         self.end(outcome, now);
     }
 
+    /// Records that each request has been answered, and that the answers need not be written yet.
+    pub(super) fn all_answered(&mut self, now: Instant) {
+        if let Some(answering) = &mut self.answering {
+            answering.until = answering.until.min(now + WRITING);
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -382,7 +426,10 @@ impl Schedule {
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
-            Stage::Forced => return add(self.since, WIND_UP),
+            Stage::Forced => {
+                let answering = self.answering.map(|it| it.until);
+                return answering.or(add(self.since, WIND_UP));
+            }
             Stage::LameDuck => self.lame_duck_until(),
             Stage::Backlog => add(self.since, BACKLOG_LIMIT),
             Stage::Settling => add(self.since, self.settings.settle),
@@ -493,6 +540,7 @@ impl Schedule {
             refused: figures.refused,
             last_request: self.since_begin(figures.last_request),
             last_connection: self.since_begin(figures.last_connection),
+            answered_at_deadline: figures.answered,
             forced_by: self.forced_by,
             // From Draining on, every server has got its shutdown signal.
             server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
@@ -507,6 +555,13 @@ impl Schedule {
         }
     }
 
+    /// Returns whether connections are aborted now.
+    ///
+    /// If no work is left at the deadline, they have [`WIND_UP`] to end by themselves before that.
+    pub(crate) fn aborts(&self) -> bool {
+        self.stage == Stage::Done || (self.aborted.is_some() && self.answering.is_none())
+    }
+
     fn elapsed(&self, now: Instant) -> Duration {
         self.since_begin(Some(now)).unwrap_or_default()
     }
@@ -519,11 +574,9 @@ impl Schedule {
 /// Tells connections the times that they need.
 #[cfg(feature = "net")]
 impl Schedule {
-    /// Returns whether connections are aborted now.
-    ///
-    /// If no work is left at the deadline, they have [`WIND_UP`] to end by themselves before that.
-    pub(crate) fn aborts(&self) -> bool {
-        self.stage == Stage::Done || self.aborted.is_some()
+    /// Returns whether requests are answered because the drain was forced.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.stage == Stage::Forced && self.answering.is_some()
     }
 
     /// Returns how long a connection has to be idle before it is closed.

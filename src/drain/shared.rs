@@ -12,6 +12,7 @@ use super::{
     schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
     token,
+    waiting::{Place, WaitList},
 };
 use std::{
     fmt,
@@ -19,6 +20,7 @@ use std::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Waker,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -56,6 +58,10 @@ pub(crate) struct RequestData {
     last_request: LastArrival,
     /// Lists requests for reports.
     requests: Registry<RequestEntry>,
+    /// Lists the tasks of requests whose response has not begun.
+    waiting: WaitList,
+    /// Counts requests that were answered because the drain was forced.
+    answered: AtomicU64,
 }
 
 static POOL: LazyLock<Pool<Shared>> = LazyLock::new(|| Pool::new(16));
@@ -73,6 +79,29 @@ impl RequestData {
 
     pub(super) fn requests(&self) -> &Registry<RequestEntry> {
         &self.requests
+    }
+
+    /// Has the drain wake a request that is pending. Returns false if the drain is forced: the
+    /// request has to be answered now.
+    pub(super) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+        if self.stage() >= Stage::Forced {
+            return false;
+        }
+        self.waiting.put(place, waker);
+        // After the registration: a later change of the stage wakes the task.
+        self.stage() < Stage::Forced
+    }
+
+    /// Ends the waiting of a request. Returns whether it was the last one that a forced drain had
+    /// to answer.
+    pub(super) fn stop_waiting(&self, place: &mut Place) -> bool {
+        let emptied = self.waiting.remove(place);
+        emptied && self.stage() >= Stage::Forced && self.waiting.len() == 0
+    }
+
+    /// Counts a request that was answered because the drain was forced.
+    pub(super) fn count_answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -106,6 +135,7 @@ impl Owner for Shared {
     fn reset(data: &RequestData) {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
         data.last_request.clear();
+        data.answered.store(0, Ordering::Relaxed);
     }
 
     fn counter_emptied(self: &Arc<Self>) {
@@ -209,6 +239,17 @@ impl Shared {
         self.completed_late.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns what requests read and write.
+    #[cfg(feature = "server")]
+    pub(super) fn request_data(&self) -> &'static RequestData {
+        self.counter.data()
+    }
+
+    /// Learns that no request is left that a forced drain has to answer.
+    pub(super) fn all_answered(self: &Arc<Self>) {
+        self.update(|schedule| schedule.all_answered(Instant::now()));
+    }
+
     /// Counts a listener that has opened.
     #[cfg(feature = "net")]
     pub(crate) fn listener_opened(&self) {
@@ -270,6 +311,7 @@ impl Shared {
         Figures {
             completed: self.counter.ended(in_flight) + late,
             refused: self.counter.refused(),
+            answered: self.counter.data().answered.load(Ordering::Relaxed),
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
             last_request: self.counter.data().last_request.get(),
             last_connection: self.last_connection.get(),
@@ -289,8 +331,10 @@ impl Shared {
     /// waiter has seen the new one.
     pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
         let mut starts_last_read = false;
+        let mut forces = false;
         let changed = self.schedule.send_if_modified(|schedule| {
-            let seen = |schedule: &Schedule| (schedule.stage(), schedule.deadline());
+            let seen =
+                |schedule: &Schedule| (schedule.stage(), schedule.deadline(), schedule.aborts());
             let (before, next) = (seen(schedule), schedule.next_step());
             change(schedule);
             let stage = &self.counter.data().stage;
@@ -301,6 +345,7 @@ impl Shared {
                 self.counter.begin(self.clone());
             }
             starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
+            forces = before.0 < Stage::Forced && schedule.stage() >= Stage::Forced;
             // Moving a step later needs no wake-up: a waiter that wakes at the old time finds
             // nothing due and sleeps again. With a wake-up, each connection that has done its
             // last-read check would wake all others.
@@ -319,6 +364,9 @@ impl Shared {
         };
         if changed && wakes {
             self.connections.wake_all();
+        }
+        if forces {
+            self.counter.data().waiting.wake_all();
         }
         if self.stage() == Stage::Done {
             drop(self.counter.release());
@@ -398,7 +446,10 @@ impl Shared {
                 let left = self.left();
                 let figures = self.figures(left.requests);
                 let blockers = self.blockers(now);
-                self.update(|schedule| schedule.enforce_deadline(now, left, blockers, figures));
+                let waiting = self.counter.data().waiting.len();
+                self.update(|schedule| {
+                    schedule.enforce_deadline(now, left, waiting, blockers, figures);
+                });
             }
         }
         self.observe(|| self.left());

@@ -38,6 +38,7 @@ impl fmt::Display for Report {
             "; {} completed, {} refused",
             self.completed, self.refused
         )?;
+        write_answered(self, f)?;
         for (what, last) in [
             ("request", self.last_request),
             ("connection", self.last_connection),
@@ -50,6 +51,14 @@ impl fmt::Display for Report {
             write!(f, "; {hint}")?;
         }
         write_table(self, f)
+    }
+}
+
+/// Writes how many requests were answered at the deadline, if some were.
+pub(super) fn write_answered(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match report.answered_at_deadline {
+        0 => Ok(()),
+        count => write!(f, ", {count} answered at the deadline"),
     }
 }
 

@@ -104,6 +104,7 @@ mod to_tracing {
     macro_rules! emit {
         ($level:ident, $report:expr, $message:literal $(, $($more:tt)*)?) => {{
             let Report { name, elapsed, completed, refused, left, .. } = $report;
+            let answered = Some($report.answered_at_deadline).filter(|count| *count > 0);
             $level!(
                 target: "tower_graceful",
                 drain = name.as_deref(),
@@ -117,6 +118,7 @@ mod to_tracing {
                 refused,
                 last_request_seconds = $report.last_request.map(|at| rounded(at, 1000.0)),
                 last_connection_seconds = $report.last_connection.map(|at| rounded(at, 1000.0)),
+                answered_at_deadline = answered,
                 $($($more)*,)?
                 $message
             )
@@ -244,6 +246,8 @@ mod to_metrics {
         }
         counter!("graceful_refused_total", labels()).absolute(report.refused);
         counter!("graceful_completed_total", labels()).absolute(report.completed);
+        counter!("graceful_answered_at_deadline_total", labels())
+            .absolute(report.answered_at_deadline);
         let nothing = Counts::default();
         let aborted = match outcome {
             Some(Err(timeout)) => &timeout.report().left,
@@ -305,6 +309,10 @@ mod to_metrics {
         describe_counter!(
             "graceful_completed_total",
             "Requests that ended during the drain."
+        );
+        describe_counter!(
+            "graceful_answered_at_deadline_total",
+            "Requests that were answered because the drain was forced."
         );
         describe_counter!(
             "graceful_cut_total",

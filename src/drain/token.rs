@@ -90,6 +90,13 @@ impl<O: Owner> Token<O> {
         std::ptr::from_ref(self.shard.block()) as usize
     }
 
+    /// Returns the owner of the counter, if it is still there.
+    #[cold]
+    pub(crate) fn owner(&self) -> Option<std::sync::Arc<O>> {
+        // The token keeps the block, so the slot is that of its own drain.
+        self.shard.block().slot().owner.upgrade()
+    }
+
     /// Returns the data of the drain that counts this request.
     pub(crate) fn data(&self) -> &'static O::Data {
         &self.shard.block().data

@@ -32,7 +32,8 @@ pin_project! {
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
-    ///   it.
+    ///   it. While requests are [answered](crate::GracefulLayer::answer_at_deadline) then, this
+    ///   waits for up to 400 ms.
     ///
     /// # What it does at any time
     ///
@@ -223,7 +224,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
-        let stage = this.monitor.before_write()?;
+        this.monitor.before_write()?;
         if !this.monitor.is_lingering() {
             match this.io.as_mut().poll_shutdown(cx) {
                 Poll::Ready(result) => result?,
@@ -234,7 +235,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             }
             let (has_unread_bytes, io) = ((this.has_unread_bytes)(&this.io), &this.io);
             this.monitor
-                .begin_to_linger(stage, has_unread_bytes, || (this.duplicate)(io));
+                .begin_to_linger(has_unread_bytes, || (this.duplicate)(io));
         }
         this.monitor
             .poll_linger(this.io, *this.has_unread_bytes, cx)

@@ -5,7 +5,7 @@
 //! destroys the part of the response that the peer has not read.
 
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
+    drain::{ConnectionGuard, ConnectionState, RegisteredWaker},
     timer::Timer,
 };
 use std::{
@@ -148,7 +148,7 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     poll_fn(|cx| {
         connection.register_reader(cx.waker(), &mut reader);
         // After the registration: a later change of the stage wakes the task.
-        if connection.stage() >= Stage::Forced {
+        if connection.closes_at_once() {
             return Poll::Ready(());
         }
         connection.checked();

@@ -419,12 +419,11 @@ impl Monitor {
     /// Begins to linger, if need be. The write half has been closed.
     pub(super) fn begin_to_linger(
         &mut self,
-        stage: Stage,
         has_unread_bytes: bool,
         duplicate: impl FnOnce() -> Option<net::TcpStream>,
     ) {
         self.linger = match &self.sniffer {
-            _ if stage >= Stage::Forced => None,
+            _ if self.registered.connection().closes_at_once() => None,
             // The server may go on reading.
             Sniffer::Upgraded => None,
             Sniffer::Opaque => {
@@ -461,7 +460,7 @@ impl Monitor {
         let connection = self.registered.connection();
         connection.register_reader(cx.waker(), &mut self.reader);
         // After the registration: a later change of the stage wakes the task.
-        if connection.stage() >= Stage::Forced {
+        if connection.closes_at_once() {
             return Poll::Ready(());
         }
         connection.checked();

@@ -107,7 +107,7 @@ where
             let peer = address.into();
             registered.keep_permit(permit);
             let service = (services.make)(&peer);
-            let refusal = services.refusal.clone();
+            let answers = services.answers.clone();
             let handshake = self.handshake.clone();
             // Boxed: a task copies its future more than once, and this one is large.
             let connection = Box::pin(connection::serve(
@@ -116,7 +116,7 @@ where
                 peer,
                 handshake,
                 service,
-                refusal,
+                answers,
                 shared.clone(),
             ));
             shared.settings.executor.execute(connection);

@@ -6,7 +6,7 @@ use super::{
     info,
     listener::{Handshake, Peer, Protocol},
     preface::Rewound,
-    service::{ConnectionService, HttpService, Refuse},
+    service::{Answers, ConnectionService, HttpService},
 };
 use crate::{
     drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
@@ -36,7 +36,7 @@ pub(super) fn serve<T, H, S>(
     peer: Peer,
     handshake: H,
     service: S,
-    refusal: Option<Arc<dyn Refuse<S>>>,
+    answers: Answers<S>,
     shared: Arc<ServerShared>,
 ) -> impl Future<Output = ()> + Send
 where
@@ -60,7 +60,7 @@ where
                     connection.set_peer(named.tcp());
                 }
                 let peer = named.unwrap_or(peer);
-                prepare::<T, H, S>(io, &peer, &registered, service, refusal, &shared)
+                prepare::<T, H, S>(io, &peer, &registered, service, answers, &shared)
             }
             // The handshake's own protocol has told the peer why.
             Some(Err(error)) => return log::handshake_error(connection.peer(), &error),
@@ -103,7 +103,7 @@ fn prepare<T, H, S>(
     peer: &Peer,
     registered: &ConnectionGuard,
     service: S,
-    refusal: Option<Arc<dyn Refuse<S>>>,
+    answers: Answers<S>,
     shared: &ServerShared,
 ) -> (Rewound<H::Io>, ConnectionService<S>, Option<Protocol>)
 where
@@ -128,7 +128,7 @@ where
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
         reports_requests: settings.reports_requests,
         exempt: settings.exempt.clone(),
-        refusal,
+        answers,
     };
     let mut io =
         DrainIo::new(io, registered.clone(), H::has_unread_bytes).limit_heads(settings.limits.head);

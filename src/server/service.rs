@@ -4,10 +4,12 @@ use super::{config::Exemptions, listener::Peer};
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Stage},
-    future::ResponseFuture,
+    drain::{
+        Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Place, Stage,
+    },
+    future::{Admitted, ResponseFuture},
     log,
-    refusal::{Answer, Refusal, unavailable},
+    refusal::{Answer, AtDeadline, Protocol, Refusal, unavailable},
     service::is_late_upgrade,
 };
 use http::{Extensions, Request, Response, Version};
@@ -21,7 +23,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 use tower::BoxError;
 use tower_service::Service;
@@ -69,24 +71,70 @@ where
 /// Makes the service of each connection, and the responses to refused requests.
 pub(super) struct Services<S> {
     pub(super) make: Box<dyn FnMut(&Peer) -> S + Send>,
-    /// Replaces the default refusal.
-    pub(super) refusal: Option<Arc<dyn Refuse<S>>>,
+    pub(super) answers: Answers<S>,
 }
+
+/// Replaces default responses.
+pub(super) struct Answers<S> {
+    /// Replaces the default refusal.
+    pub(super) refusal: Option<Arc<dyn Refuse<S, Incoming>>>,
+    pub(super) at_deadline: LateAnswer<S>,
+}
+
+/// Makes the answer at the deadline: the default one, if it is `None`.
+pub(super) struct LateAnswer<S>(pub(super) Option<Arc<dyn Refuse<S, ()>>>);
 
 /// Hides the type of a [`Refusal`] to the response of a service.
-pub(super) trait Refuse<S>: Send + Sync {
-    fn refuse(&self, request: &Request<Incoming>) -> Answer<S::Body>
+pub(super) trait Refuse<S, ReqBody>: Send + Sync {
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<S::Body>
     where
         S: HttpService;
+
+    fn answers(&self) -> bool;
 }
 
-impl<S, R> Refuse<S> for R
+impl<S, R, ReqBody> Refuse<S, ReqBody> for R
 where
     S: HttpService,
-    R: Refusal<Incoming, S::Body> + Send + Sync,
+    R: Refusal<ReqBody, S::Body> + Send + Sync,
 {
-    fn refuse(&self, request: &Request<Incoming>) -> Answer<S::Body> {
+    fn refuse(&self, request: &Request<ReqBody>) -> Answer<S::Body> {
         Refusal::refuse(self, request)
+    }
+
+    fn answers(&self) -> bool {
+        Refusal::answers(self)
+    }
+}
+
+impl<S: HttpService> Refusal<(), S::Body> for LateAnswer<S> {
+    fn refuse(&self, request: &Request<()>) -> Answer<S::Body> {
+        match &self.0 {
+            Some(answer) => answer.refuse(request),
+            None => Refusal::refuse(&AtDeadline, request),
+        }
+    }
+
+    #[inline]
+    fn answers(&self) -> bool {
+        self.0.as_ref().is_none_or(|answer| answer.answers())
+    }
+}
+
+/// Clones by hand: derived, these would ask for `S: Clone`.
+impl<S> Clone for LateAnswer<S> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> Clone for Answers<S> {
+    fn clone(&self) -> Self {
+        Self {
+            refusal: self.refusal.clone(),
+            at_deadline: self.at_deadline.clone(),
+        }
     }
 }
 
@@ -102,13 +150,14 @@ pub(super) struct ConnectionService<S> {
     /// Says whether reports list the requests.
     pub(super) reports_requests: bool,
     pub(super) exempt: Option<Exemptions>,
-    pub(super) refusal: Option<Arc<dyn Refuse<S>>>,
+    pub(super) answers: Answers<S>,
 }
 
 impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionService<S> {
     type Response = Response<ConnectionBody<S::Body>>;
     type Error = BoxError;
-    type Future = ConnectionFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, S::Body>;
+    type Future =
+        ConnectionFuture<TowerToHyperServiceFuture<S, Request<Incoming>>, S::Body, LateAnswer<S>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(extensions) = &self.extensions {
@@ -122,36 +171,40 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
             true => Admission::Uncounted,
             false => self.enter(&request),
         };
-        let in_flight = match admission {
+        let answer = &self.answers.at_deadline;
+        let protocol = || Refusal::<(), _>::answers(answer).then(|| Protocol::of(&request));
+        let admitted = match admission {
             Admission::Counted(token) => {
                 let counted = InFlight::new(token);
-                Some(match self.reports_requests {
+                let in_flight = match self.reports_requests {
                     true => counted.listed(&request, self.connection.peer()),
                     false => counted,
-                })
+                };
+                Some((protocol(), in_flight))
             }
-            Admission::Uncounted => Some(InFlight::uncounted()),
+            Admission::Uncounted => Some((None, InFlight::uncounted())),
             Admission::Refused => match &mut call {
                 Some(call) if self.admits_late(&request) => {
-                    call.late = Some(Late(self.registered.clone()));
-                    Some(InFlight::uncounted())
+                    call.late = Some(Box::new(Late::new(&self.registered, protocol())));
+                    Some((None, InFlight::uncounted()))
                 }
                 _ => None,
             },
         };
         let drain = Identity::of(&self.handle);
         let name = log::Call::of::<_, S::Error>(&request);
-        let response = match in_flight {
-            Some(in_flight) => {
+        let response = match admitted {
+            Some((protocol, in_flight)) => {
                 let _current = drain.enter();
                 let inner = self.inner.call(request);
                 // Of an exempt request, the end of `ConnectionFuture::poll` decides.
                 let closing = if is_exempt { Closing::NEVER } else { closing };
-                Some(ResponseFuture::admitted(inner, closing, in_flight))
+                let admitted = Admitted::new(closing, protocol, in_flight, answer.clone());
+                Some(ResponseFuture::admitted(inner, admitted))
             }
             None => {
                 self.handle.count_refused();
-                let refusal = self.refusal.as_ref();
+                let refusal = self.answers.refusal.as_ref();
                 refusal.map(|refusal| ResponseFuture::refused(refusal.refuse(&request), closing))
             }
         };
@@ -194,11 +247,41 @@ impl<S> ConnectionService<S> {
 struct ActiveCall {
     connection: Arc<Connection>,
     is_exempt: bool,
-    late: Option<Late>,
+    late: Option<Box<Late>>,
 }
 
 /// Keeps the connection counted during a call that is not counted itself.
-struct Late(ConnectionGuard);
+struct Late {
+    registered: ConnectionGuard,
+    /// Is `None` if the request is not answered at the deadline.
+    protocol: Option<Protocol>,
+    place: Place,
+}
+
+impl Late {
+    fn new(registered: &ConnectionGuard, protocol: Option<Protocol>) -> Self {
+        Self {
+            registered: registered.clone(),
+            protocol,
+            place: Place::NONE,
+        }
+    }
+
+    /// Handles that the response is pending. Returns the protocol of an answer that is due.
+    #[cold]
+    fn pending(&mut self, cx: &Context<'_>) -> Option<Protocol> {
+        let protocol = self.protocol?;
+        let connection = self.registered.connection();
+        match connection.wait(&mut self.place, cx.waker()) {
+            true => None,
+            false => {
+                connection.stop_waiting(&mut self.place);
+                connection.count_answered();
+                Some(protocol)
+            }
+        }
+    }
+}
 
 impl ActiveCall {
     fn new(connection: &Arc<Connection>, is_exempt: bool) -> Self {
@@ -224,15 +307,17 @@ impl Drop for ActiveCall {
 
 impl Drop for Late {
     fn drop(&mut self) {
-        self.0.connection().count_completed_late();
+        let connection = self.registered.connection();
+        connection.stop_waiting(&mut self.place);
+        connection.count_completed_late();
     }
 }
 
 pin_project! {
-    pub(super) struct ConnectionFuture<F, B> {
+    pub(super) struct ConnectionFuture<F, B, A> {
         // `None` for a request that is refused by default.
         #[pin]
-        response: Option<ResponseFuture<F, B>>,
+        response: Option<ResponseFuture<F, B, A>>,
         drain: Identity,
         // What is logged if the call fails.
         name: log::Call,
@@ -242,10 +327,11 @@ pin_project! {
     }
 }
 
-impl<F, B, E> Future for ConnectionFuture<F, B>
+impl<F, B, A, E> Future for ConnectionFuture<F, B, A>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
+    A: Refusal<(), B>,
     E: Into<BoxError>,
 {
     type Output = Result<Response<ConnectionBody<B>>, BoxError>;
@@ -253,9 +339,21 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = match this.response.as_pin_mut() {
-            Some(response) => {
-                let _current = this.drain.enter();
-                ready!(response.poll(cx)).map_err(Into::into)
+            Some(mut response) => {
+                let polled = {
+                    let _current = this.drain.enter();
+                    response.as_mut().poll(cx)
+                };
+                match polled {
+                    Poll::Ready(result) => result.map_err(Into::into),
+                    Poll::Pending => {
+                        let late = this.call.as_mut().and_then(|call| call.late.as_mut());
+                        match late.and_then(|late| late.pending(cx)) {
+                            Some(protocol) => Ok(response.answer(protocol)),
+                            None => return Poll::Pending,
+                        }
+                    }
+                }
             }
             None => Err(NotExecuted.into()),
         };
@@ -263,7 +361,7 @@ where
             Ok(response) => response,
             Err(error) if error.is::<NotExecuted>() => match this.call {
                 // HTTP/1 has nothing for it but a response.
-                Some(_) => unavailable(1, *this.closing).map(|()| ResponseBody::default()),
+                Some(_) => unavailable(Some(1), *this.closing).map(|()| ResponseBody::default()),
                 None => return Poll::Ready(Err(refused_stream())),
             },
             Err(error) if is_overload(&*error) => {
@@ -276,7 +374,7 @@ where
                 } else {
                     Closing::NEVER
                 };
-                unavailable(1, closing).map(|()| ResponseBody::default())
+                unavailable(Some(1), closing).map(|()| ResponseBody::default())
             }
             Err(error) => {
                 this.name.failed(&*error);

@@ -2,6 +2,7 @@
 //! tower-http's in `tests/composition`, loom's in `tests/loom`. A test that stands for a case of
 //! the conformance list carries its number in its name.
 
+mod answering;
 mod auto_traits;
 mod counting;
 mod ending;

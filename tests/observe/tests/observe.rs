@@ -299,6 +299,37 @@ async fn many_that_are_cut_are_a_number() {
     drop(guards);
 }
 
+/// In the log and in the metrics, apart from what has completed.
+#[tokio::test(start_paused = true)]
+async fn an_answer_at_the_deadline_is_counted() {
+    let (log, _guard) = Log::of_this_thread();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let drain = Drain::builder().name("api").build();
+    let mut service = drain
+        .layer()
+        .layer(service_fn(async |_: Request<Empty<Bytes>>| {
+            std::future::pending::<Result<Response<Body>, Infallible>>().await
+        }));
+    let call = tokio::spawn(service.call(Request::new(Empty::new())));
+    tokio::task::yield_now().await;
+    drain.force();
+    let response = call.await.expect("no panic").expect("infallible");
+    assert_eq!(response.status(), 503);
+    assert!(drain.wait().await.is_err());
+    let lines = log.lines();
+    let last = lines.last().expect("a line");
+    let figures = " completed=0 refused=0 answered_at_deadline=1 phase=\"done\"";
+    assert!(
+        last.contains(": the drain was given up ") && last.contains(figures),
+        "{last}"
+    );
+    let seen = snapshot(&snapshotter);
+    assert_eq!(seen["graceful_answered_at_deadline_total{drain=api}"], 1.0);
+    assert_eq!(seen["graceful_completed_total{drain=api}"], 0.0);
+}
+
 /// A subscriber may look at the drain that speaks to it.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_may_ask_back() {
@@ -553,6 +584,7 @@ async fn it_serialises_and_is_served_as_json() {
         "refused": 0,
         "last_request_seconds": null,
         "last_connection_seconds": null,
+        "answered_at_deadline": 0,
         "left": {
             "requests": 1,
             "guards": 1,

@@ -4,6 +4,7 @@
 //! Sockets and time are real: a case with a time limit takes that long.
 
 mod accept;
+mod answering;
 mod capacity;
 mod client;
 mod handshakes;
