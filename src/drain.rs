@@ -408,7 +408,9 @@ impl DrainBuilder {
     /// Under `serve`, connections that were open before have their clients go
     /// elsewhere meanwhile, each at a moment of its own. Otherwise all of them would connect anew at
     /// the end, in one instant. HTTP/2 connections get a GOAWAY. HTTP/1 connections that carry no
-    /// request are closed in the last two thirds of the time. Under another server, connections
+    /// request are closed in the last two thirds of the time. As with any close of a kept
+    /// connection, a request that its client sends in that instant is lost
+    /// ([RFC 9112, section 9.5](https://www.rfc-editor.org/rfc/rfc9112#section-9.5)). Under another server, connections
     /// stay open to the end of the lame duck, as a listener and a layer cannot send a GOAWAY.
     ///
     /// It is skipped by a signal that [says so](SecondSignal::skip_lame_duck), such as Ctrl-C at a

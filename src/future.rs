@@ -5,9 +5,9 @@ use crate::{
     body::ResponseBody,
     close::Closing,
     drain::{InFlight, Place},
-    refusal::{Answer, AtDeadline, Protocol, Refusal},
+    refusal::{Answer, AtDeadline, Refusal},
 };
-use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, Version, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::{
@@ -47,8 +47,8 @@ pin_project! {
 /// laid out around the inner future, and cost a copy of it.)
 pub(crate) struct Admitted<A> {
     closing: Closing,
-    /// Is `None` if the request is not answered at the deadline, or if nothing counts it.
-    pub(crate) protocol: Option<Protocol>,
+    /// Says whether the drain counts the request. Others are not answered at the deadline.
+    is_counted: bool,
     /// Holds the place in the list of those that the drain wakes at the deadline.
     place: Place,
     /// Keeps the request counted. `None` once the body does.
@@ -59,33 +59,38 @@ pub(crate) struct Admitted<A> {
 
 impl<A> Admitted<A> {
     #[inline]
-    pub(crate) fn new(
-        closing: Closing,
-        protocol: Option<Protocol>,
-        in_flight: InFlight,
-        answer: A,
-    ) -> Self {
+    pub(crate) fn new(closing: Closing, in_flight: InFlight, answer: A) -> Self {
         Self {
             closing,
-            protocol,
+            is_counted: true,
             place: Place::NONE,
             in_flight: Some(in_flight),
             answer,
         }
     }
 
-    /// Handles that the inner future is pending. Returns the protocol of an answer that is due.
+    /// Holds the same of a request that is admitted without being counted.
+    pub(crate) fn uncounted(closing: Closing, answer: A) -> Self {
+        let mut admitted = Self::new(closing, InFlight::uncounted(), answer);
+        admitted.is_counted = false;
+        admitted
+    }
+
+    /// Handles that the inner future is pending. Returns whether the request has to be answered.
     #[inline(never)]
-    fn pending(&mut self, cx: &Context<'_>) -> Option<Protocol> {
-        let protocol = self.protocol?;
-        let in_flight = self.in_flight.as_ref().expect(POLLED);
-        match in_flight.wait(&mut self.place, cx.waker()) {
-            true => None,
-            false => {
-                in_flight.count_answered();
-                Some(protocol)
-            }
+    fn pending<B>(&mut self, cx: &Context<'_>) -> bool
+    where
+        A: Refusal<(), B>,
+    {
+        if !self.is_counted || !self.answer.answers() {
+            return false;
         }
+        let in_flight = self.in_flight.as_ref().expect(POLLED);
+        let is_due = !in_flight.wait(&mut self.place, cx.waker());
+        if is_due {
+            in_flight.count_answered();
+        }
+        is_due
     }
 
     /// Ends the count now, and not with the future.
@@ -135,13 +140,15 @@ where
     /// Drops the inner future, and returns the answer at the deadline.
     #[cold]
     #[inline(never)]
-    pub(crate) fn answer(self: Pin<&mut Self>, protocol: Protocol) -> Response<ResponseBody<B>> {
+    pub(crate) fn answer(self: Pin<&mut Self>) -> Response<ResponseBody<B>> {
         let mut state = self.project().state;
         let StateProj::Admitted { admitted, .. } = state.as_mut().project() else {
             unreachable!("{POLLED}");
         };
         let closing = admitted.closing;
-        let answer = admitted.answer.refuse(&protocol.request(closing));
+        let mut request = Request::new(());
+        *request.version_mut() = closing.version();
+        let answer = admitted.answer.refuse(&request);
         state.set(State::Refused {
             answer: None,
             closing,
@@ -174,9 +181,9 @@ where
                         return Poll::Ready(Err(error));
                     }
                     Poll::Pending => {
-                        return match admitted.pending(cx) {
-                            None => Poll::Pending,
-                            Some(protocol) => Poll::Ready(Ok(self.answer(protocol))),
+                        return match admitted.pending::<B>(cx) {
+                            true => Poll::Ready(Ok(self.answer())),
+                            false => Poll::Pending,
                         };
                     }
                 };

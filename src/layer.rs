@@ -148,13 +148,9 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     /// switches it off. Default: [`AtDeadline`].
     ///
     /// At the deadline (or a second signal, or [`Drain::force`]) the layer drops the future of the
-    /// handler and answers:
-    ///
-    /// * HTTP: 503 Service Unavailable, over HTTP/1 with `Connection: close`;
-    /// * gRPC: `grpc-status: 14` (UNAVAILABLE).
-    ///
-    /// Without `Retry-After`: nobody knows whether the request was executed. A client may repeat it
-    /// only if that is safe.
+    /// handler and answers with 503 Service Unavailable, over HTTP/1 with `Connection: close`.
+    /// gRPC clients take it for UNAVAILABLE. There is no `Retry-After`: nobody knows whether the
+    /// request was executed. A client may repeat it only if that is safe.
     ///
     /// Where the drain knows the connections, the answers are written before it cuts them, within
     /// the 500 ms after the deadline. A response that has begun is cut. A handler that blocks its
@@ -163,8 +159,8 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     ///
     /// Takes a closure from `&Request<()>` to a response of the inner service's kind, or your own
     /// [`Refusal`](crate::refusal::Refusal). The request has gone to the handler: the closure sees
-    /// its version, and its content type if that is gRPC's. It is cloned for each request: make the
-    /// clone cheap. [`NoAnswer`](crate::refusal::NoAnswer) switches the answer off.
+    /// only its version. It is cloned for each request: make the clone cheap.
+    /// [`NoAnswer`](crate::refusal::NoAnswer) switches the answer off.
     ///
     /// ```
     /// use axum::{Router, http::{Request, StatusCode}, response::IntoResponse, routing::get};

@@ -5,7 +5,7 @@ use crate::{
     close::{CLOSE, Closing},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use std::sync::LazyLock;
@@ -188,40 +188,38 @@ impl Default for Unavailable {
 
 impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for Unavailable {
     fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
-        unavailable_for(request, Some(self.retry_after))
+        let content_type = request.headers().get(CONTENT_TYPE);
+        let kind = match content_type.map(|value| (value, value.as_bytes())) {
+            // gRPC-Web clients require the content type of their request.
+            Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
+                let mut response = grpc().map(|()| ResponseBody::default());
+                response.headers_mut().insert(CONTENT_TYPE, value.clone());
+                Kind::Made(Box::new(response))
+            }
+            Some((_, bytes)) if bytes.starts_with(b"application/grpc") => Kind::Grpc,
+            _ => Kind::Http {
+                retry_after: Some(self.retry_after),
+            },
+        };
+        Answer { kind }
     }
-}
-
-/// Returns the default answer in the protocol of the request.
-fn unavailable_for<ReqBody, ResBody>(
-    request: &Request<ReqBody>,
-    retry_after: Option<u32>,
-) -> Answer<ResBody> {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    let kind = match content_type.map(|value| (value, value.as_bytes())) {
-        // gRPC-Web clients require the content type of their request.
-        Some((value, bytes)) if bytes.starts_with(b"application/grpc-web") => {
-            let mut response = grpc().map(|()| ResponseBody::default());
-            response.headers_mut().insert(CONTENT_TYPE, value.clone());
-            Kind::Made(Box::new(response))
-        }
-        Some((_, bytes)) if bytes.starts_with(b"application/grpc") => Kind::Grpc,
-        _ => Kind::Http { retry_after },
-    };
-    Answer { kind }
 }
 
 /// Answers a request whose response has not begun when the drain is forced; the default of
 /// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline).
 ///
-/// It is what [`Unavailable`] answers, without `Retry-After`: nobody knows whether the request was
-/// executed.
+/// It is a 503 without `Retry-After`: nobody knows whether the request was executed. gRPC clients
+/// take it for UNAVAILABLE ([status
+/// codes](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)): the request
+/// has gone to its handler by then, and nothing says any more that it was gRPC.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AtDeadline;
 
 impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for AtDeadline {
-    fn refuse(&self, request: &Request<ReqBody>) -> Answer<ResBody> {
-        unavailable_for(request, None)
+    fn refuse(&self, _: &Request<ReqBody>) -> Answer<ResBody> {
+        Answer {
+            kind: Kind::Http { retry_after: None },
+        }
     }
 }
 
@@ -240,76 +238,6 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for NoAnswer {
     #[inline]
     fn answers(&self) -> bool {
         false
-    }
-}
-
-/// Names the protocol of a request, as far as its answer depends on it. The future keeps it, as the
-/// request itself goes to the inner service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    Http,
-    /// Stands for a POST whose content type has not been looked up.
-    Post,
-    Grpc,
-    GrpcWeb,
-    GrpcWebProto,
-    GrpcWebText,
-    GrpcWebTextProto,
-}
-
-impl Protocol {
-    const GRPC: [(Self, &'static str); 5] = [
-        (Self::GrpcWebTextProto, "application/grpc-web-text+proto"),
-        (Self::GrpcWebText, "application/grpc-web-text"),
-        (Self::GrpcWebProto, "application/grpc-web+proto"),
-        (Self::GrpcWeb, "application/grpc-web"),
-        (Self::Grpc, "application/grpc"),
-    ];
-
-    #[cfg(feature = "server")]
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        match Self::by_method(request) {
-            Self::Post => Self::by_content_type(request.headers()),
-            protocol => protocol,
-        }
-    }
-
-    /// Returns [`Post`](Self::Post) for a request that may be gRPC. Others do not pay for the
-    /// search of a header.
-    #[inline]
-    pub(crate) fn by_method<B>(request: &Request<B>) -> Self {
-        match *request.method() == Method::POST {
-            true => Self::Post,
-            false => Self::Http,
-        }
-    }
-
-    /// Returns the protocol of a POST.
-    #[inline(never)]
-    pub(crate) fn by_content_type(headers: &HeaderMap) -> Self {
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .map_or(&[][..], HeaderValue::as_bytes);
-        if !content_type.starts_with(b"application/grpc") {
-            return Self::Http;
-        }
-        let known = Self::GRPC
-            .iter()
-            .find(|(_, name)| content_type.starts_with(name.as_bytes()));
-        known.map_or(Self::Grpc, |(protocol, _)| *protocol)
-    }
-
-    /// Returns what is known of a request that has gone to the inner service: its version, and its
-    /// content type if that is gRPC's.
-    pub(crate) fn request(self, closing: Closing) -> Request<()> {
-        let mut request = Request::new(());
-        *request.version_mut() = closing.version();
-        if let Some((_, name)) = Self::GRPC.iter().find(|(protocol, _)| *protocol == self) {
-            request
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static(name));
-        }
-        request
     }
 }
 

@@ -290,8 +290,8 @@ impl<S: HttpService, F> Serve<S, F> {
     }
 
     /// Replaces the answer to a request whose response has not begun when the drain is forced, or
-    /// switches it off. Default: [`AtDeadline`](crate::refusal::AtDeadline), a 503, and for gRPC
-    /// `grpc-status: 14` (UNAVAILABLE).
+    /// switches it off. Default: [`AtDeadline`](crate::refusal::AtDeadline), a 503, which gRPC
+    /// clients take for UNAVAILABLE.
     ///
     /// Takes what [`GracefulLayer::answer_at_deadline`] takes: a closure from `&Request<()>` to a
     /// response of the service's kind, your own [`Refusal`], or

@@ -30,7 +30,7 @@ use crate::{
     close::Closing,
     drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage},
     future::{Admitted, ResponseFuture},
-    refusal::{AtDeadline, Exempt, NoExemptions, Protocol, Refusal, Unavailable},
+    refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
@@ -131,8 +131,9 @@ where
             // Counted before the inner service is called, so that a panic there ends the count.
             Some(token) => {
                 let closing = Closing::of(&request);
-                let admitted = self.admitted(&request, closing, InFlight::new(token));
-                self.call_counted(request, admitted)
+                let answer = self.settings.answer.clone();
+                let admitted = Admitted::new(closing, InFlight::new(token), answer);
+                self.call_admitted(request, admitted)
             }
             None => self.call_closely(request, is_exempt),
         }
@@ -140,40 +141,6 @@ where
 }
 
 impl<S, R, E, A> Graceful<S, R, E, A> {
-    /// Holds what the future needs of a request that is counted.
-    #[inline]
-    fn admitted<ReqBody, ResBody>(
-        &self,
-        request: &Request<ReqBody>,
-        closing: Closing,
-        in_flight: InFlight,
-    ) -> Admitted<A>
-    where
-        A: Refusal<(), ResBody> + Clone,
-    {
-        let answer = self.settings.answer.clone();
-        let protocol = answer.answers().then(|| Protocol::by_method(request));
-        Admitted::new(closing, protocol, in_flight, answer)
-    }
-
-    /// Calls the inner service for a request that is counted.
-    #[inline]
-    fn call_counted<ReqBody, ResBody>(
-        &mut self,
-        request: Request<ReqBody>,
-        admitted: Admitted<A>,
-    ) -> ResponseFuture<S::Future, ResBody, A>
-    where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    {
-        // Chosen first, and called at one place: in branches, the compiler copies the request.
-        let call = match admitted.protocol {
-            Some(Protocol::Post) => Self::call_post,
-            _ => Self::call_admitted,
-        };
-        call(self, request, admitted)
-    }
-
     /// Calls the inner service for an admitted request.
     // In a function of its own: `call` then only passes the request on, and copies no part of it.
     #[inline(never)]
@@ -185,21 +152,6 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
-        ResponseFuture::admitted(self.inner.call(request), admitted)
-    }
-
-    /// Calls the inner service for a POST, which may be gRPC.
-    // Apart, as it lends the request to another function: the compiler copies such a request.
-    #[inline(never)]
-    fn call_post<ReqBody, ResBody>(
-        &mut self,
-        request: Request<ReqBody>,
-        mut admitted: Admitted<A>,
-    ) -> ResponseFuture<S::Future, ResBody, A>
-    where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    {
-        admitted.protocol = Some(Protocol::by_content_type(request.headers()));
         ResponseFuture::admitted(self.inner.call(request), admitted)
     }
 
@@ -232,8 +184,8 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
                     true => in_flight.listed(&request, None),
                     false => in_flight,
                 };
-                let admitted = self.admitted(&request, closing, in_flight);
-                self.call_counted(request, admitted)
+                let answer = self.settings.answer.clone();
+                self.call_admitted(request, Admitted::new(closing, in_flight, answer))
             }
             Admission::Uncounted => {
                 // The future has no way to the drain, so how the response closes its connection is
@@ -242,8 +194,7 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
                     closing = Closing::NEVER;
                 }
                 let answer = self.settings.answer.clone();
-                let admitted = Admitted::new(closing, None, InFlight::uncounted(), answer);
-                self.call_admitted(request, admitted)
+                self.call_admitted(request, Admitted::uncounted(closing, answer))
             }
             Admission::Refused => {
                 self.handle.count_refused();

@@ -49,12 +49,14 @@ impl Wakers {
 
     #[cold]
     fn register_anew(&self, role: Role, waker: &Waker, last: &mut RegisteredWaker) {
+        let (registered, remembered) = (waker.clone(), waker.clone());
         let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = by_role[role as usize].replace(waker.clone());
-        last.0 = Some((waker.clone(), self.wakes.load(Ordering::Relaxed)));
+        let before = by_role[role as usize].replace(registered);
+        let wakes = self.wakes.load(Ordering::Relaxed);
         // Outside of the lock: the drop of a waker may run any code.
         drop(by_role);
         drop(before);
+        last.0 = Some((remembered, wakes));
     }
 
     /// Wakes the task of one role.

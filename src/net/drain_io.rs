@@ -168,7 +168,7 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
             read_unconstrained(io.as_mut(), cx, buf)
         };
         if result.is_pending() {
-            return monitor.poll_pending_read(stage, || (this.has_unread_bytes)(&io), cx);
+            return monitor.poll_pending_read(|| (this.has_unread_bytes)(&io), cx);
         }
         let read = &buf.filled()[before..];
         let ended = matches!(result, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;

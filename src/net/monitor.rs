@@ -219,12 +219,25 @@ impl Monitor {
             }
         }
         self.publish_changes(stage);
+        self.saw_reading();
         if self.stalled {
             self.wake_at_abort(cx)?;
         } else if self.is_closing(stage) {
             self.saw_closing();
         }
         result
+    }
+
+    /// Follows that a write or a flush may have ended what was before a part of a head, while the
+    /// read is pending.
+    #[inline]
+    fn saw_reading(&mut self) {
+        if self.published.0 != ConnectionState::Reading {
+            self.head_since = None;
+        } else if self.read_pending && self.head_limit.is_some() {
+            // Only now does the limit apply: wake the task that reads, to set its timer.
+            self.registered.connection().wake_reader();
+        }
     }
 
     /// Returns whether the server has told the peer, over HTTP/2, that the connection closes.
@@ -289,6 +302,7 @@ impl Monitor {
         if is_pending != self.unflushed {
             self.unflushed = is_pending;
             self.publish_changes(stage);
+            self.saw_reading();
         }
         // A server that only waits for its handler flushes, and its task has to wake at the
         // deadline. If a read is pending, its waker does that until it has been used.
@@ -310,20 +324,20 @@ impl Monitor {
     /// Handles a read that is pending. Ready if the connection is not waited for any longer.
     pub(super) fn poll_pending_read(
         &mut self,
-        stage: Stage,
         has_unread_bytes: impl FnOnce() -> bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         self.unread = false;
-        if self.may_lose_request(stage) && has_unread_bytes() {
-            self.read_again(cx);
-            return Poll::Pending;
-        }
         self.read_pending = true;
         let connection = self.registered.connection();
         connection.register_reader(cx.waker(), &mut self.reader);
         // After the registration: a later change of the stage wakes the task.
         let stage = connection.stage();
+        if self.may_lose_request(stage) && has_unread_bytes() {
+            self.read_again(cx);
+            return Poll::Pending;
+        }
+        let connection = self.registered.connection();
         let awaits_head = match self.published.0 {
             ConnectionState::Silent | ConnectionState::Reading => self.head_limit.is_some(),
             _ => false,
@@ -403,6 +417,7 @@ impl Monitor {
             }
             ConnectionState::Reading if in_drain && began.is_some() => schedule.head_until(),
             // The peer does not answer the PING, or the server still holds a part of a request.
+            ConnectionState::Reading => None,
             _ if self.is_closing(stage) && self.sniffer.is_without_streams() => {
                 schedule.idle_until(self.idle_since)
             }

@@ -56,10 +56,10 @@ where
         };
         let (io, calls, protocol) = match shaken {
             Some(Ok((io, named))) => {
-                if let Some(named) = &named {
-                    connection.set_peer(named.tcp());
-                }
                 let peer = named.unwrap_or(peer);
+                if connection.peer() != peer.tcp() {
+                    connection.set_peer(peer.tcp());
+                }
                 prepare::<T, H, S>(io, &peer, &registered, service, answers, &shared)
             }
             // The handshake's own protocol has told the peer why.
@@ -142,10 +142,11 @@ where
 /// client has closed its half before, or has sent its next request.
 const RESET_CHECK: Duration = Duration::from_secs(1);
 
-/// Limits how long an HTTP/1 connection without a call counts as busy by its bytes alone. hyper may
-/// pause between pipelined requests, but not for long. And bytes can mislead: a body that begins
-/// like a response, while a pipelined request waits, looks like that request's response.
-const WITHOUT_CALL: Duration = Duration::from_secs(1);
+/// Limits how long an HTTP/1 connection without a call counts as busy by its bytes alone. hyper
+/// pauses between pipelined requests while a task reads the body of the first one. But bytes can
+/// mislead, too: a body that begins like a response, while a pipelined request waits, looks like
+/// that request's response.
+const WITHOUT_CALL: Duration = Duration::from_secs(5);
 
 /// Polls a connection, and shuts it down in time.
 ///
@@ -289,7 +290,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Returns what to do with a connection that is pending. `DrainIo` limits the time of silent
-    /// connections, of heads, and of the PONG.
+    /// connections, of heads, and of HTTP/2 that has no streams and closes.
     fn next_action(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
         let limits = &self.shared.settings.limits;

@@ -114,7 +114,8 @@ impl<S, F> Serve<S, F> {
     /// Sets hyper's options for HTTP/2: the limit of streams (hyper's default is 200), windows, frame
     /// sizes, PINGs. May be called more than once.
     ///
-    /// The extended CONNECT is enabled, for WebSockets. hyper's timer is tokio's.
+    /// The extended CONNECT is enabled, for WebSockets. hyper's timer is tokio's. An interval that
+    /// is too long to be added to the time of day, such as `Duration::MAX`, panics in hyper.
     ///
     /// ```no_run
     /// use std::time::Duration;

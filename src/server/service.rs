@@ -9,7 +9,7 @@ use crate::{
     },
     future::{Admitted, ResponseFuture},
     log,
-    refusal::{Answer, AtDeadline, Protocol, Refusal, unavailable},
+    refusal::{Answer, AtDeadline, Refusal, unavailable},
     service::is_late_upgrade,
 };
 use http::{Extensions, Request, Response, Version};
@@ -172,34 +172,37 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
             false => self.enter(&request),
         };
         let answer = &self.answers.at_deadline;
-        let protocol = || Refusal::<(), _>::answers(answer).then(|| Protocol::of(&request));
-        let admitted = match admission {
+        let in_flight = match admission {
             Admission::Counted(token) => {
                 let counted = InFlight::new(token);
-                let in_flight = match self.reports_requests {
+                Some(Some(match self.reports_requests {
                     true => counted.listed(&request, self.connection.peer()),
                     false => counted,
-                };
-                Some((protocol(), in_flight))
+                }))
             }
-            Admission::Uncounted => Some((None, InFlight::uncounted())),
+            Admission::Uncounted => Some(None),
             Admission::Refused => match &mut call {
                 Some(call) if self.admits_late(&request) => {
-                    call.late = Some(Box::new(Late::new(&self.registered, protocol())));
-                    Some((None, InFlight::uncounted()))
+                    let answers = Refusal::<(), _>::answers(answer);
+                    call.late = Some(Box::new(Late::new(&self.registered, answers)));
+                    Some(None)
                 }
                 _ => None,
             },
         };
         let drain = Identity::of(&self.handle);
         let name = log::Call::of::<_, S::Error>(&request);
-        let response = match admitted {
-            Some((protocol, in_flight)) => {
+        let response = match in_flight {
+            Some(counted) => {
                 let _current = drain.enter();
                 let inner = self.inner.call(request);
                 // Of an exempt request, the end of `ConnectionFuture::poll` decides.
                 let closing = if is_exempt { Closing::NEVER } else { closing };
-                let admitted = Admitted::new(closing, protocol, in_flight, answer.clone());
+                let answer = answer.clone();
+                let admitted = match counted {
+                    Some(in_flight) => Admitted::new(closing, in_flight, answer),
+                    None => Admitted::uncounted(closing, answer),
+                };
                 Some(ResponseFuture::admitted(inner, admitted))
             }
             None => {
@@ -253,33 +256,30 @@ struct ActiveCall {
 /// Keeps the connection counted during a call that is not counted itself.
 struct Late {
     registered: ConnectionGuard,
-    /// Is `None` if the request is not answered at the deadline.
-    protocol: Option<Protocol>,
+    /// Says whether the request is answered at the deadline.
+    is_answered: bool,
     place: Place,
 }
 
 impl Late {
-    fn new(registered: &ConnectionGuard, protocol: Option<Protocol>) -> Self {
+    fn new(registered: &ConnectionGuard, is_answered: bool) -> Self {
         Self {
             registered: registered.clone(),
-            protocol,
+            is_answered,
             place: Place::NONE,
         }
     }
 
-    /// Handles that the response is pending. Returns the protocol of an answer that is due.
+    /// Handles that the response is pending. Returns whether the request has to be answered.
     #[cold]
-    fn pending(&mut self, cx: &Context<'_>) -> Option<Protocol> {
-        let protocol = self.protocol?;
+    fn pending(&mut self, cx: &Context<'_>) -> bool {
         let connection = self.registered.connection();
-        match connection.wait(&mut self.place, cx.waker()) {
-            true => None,
-            false => {
-                connection.stop_waiting(&mut self.place);
-                connection.count_answered();
-                Some(protocol)
-            }
+        let is_due = self.is_answered && !connection.wait(&mut self.place, cx.waker());
+        if is_due {
+            connection.stop_waiting(&mut self.place);
+            connection.count_answered();
         }
+        is_due
     }
 }
 
@@ -348,9 +348,9 @@ where
                     Poll::Ready(result) => result.map_err(Into::into),
                     Poll::Pending => {
                         let late = this.call.as_mut().and_then(|call| call.late.as_mut());
-                        match late.and_then(|late| late.pending(cx)) {
-                            Some(protocol) => Ok(response.answer(protocol)),
-                            None => return Poll::Pending,
+                        match late.is_some_and(|late| late.pending(cx)) {
+                            true => Ok(response.answer()),
+                            false => return Poll::Pending,
                         }
                     }
                 }

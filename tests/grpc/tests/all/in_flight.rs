@@ -95,6 +95,41 @@ async fn d32_unary_in_flight_finishes_with_trailers_python() {
     }
 }
 
+/// The answer at the deadline is a 503 of HTTP. Clients of gRPC take it for UNAVAILABLE.
+#[tokio::test]
+async fn a_call_without_a_response_is_unavailable_at_the_deadline() {
+    for kind in KINDS {
+        let server = that_stops(kind, Drain::new()).await;
+        let (drain, gate) = (server.drain.clone(), server.gate.clone());
+        let mut client = server.gate_client().await;
+        let call = tokio::spawn(async move { client.hold(text("hello")).await });
+        gate.entered().await;
+        drain.force();
+        let status = soon("the answer", call).await.unwrap().expect_err("forced");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let _ = soon("the end", drain.wait()).await.expect_err("forced");
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_response_is_unavailable_at_the_deadline_python() {
+    for kind in KINDS {
+        let Some(python) = Python::with_grpcio("the deadline, Python client") else {
+            return;
+        };
+        let server = that_stops(kind, Drain::new()).await;
+        let (drain, gate) = (server.drain.clone(), server.gate.clone());
+        let hello = text("hello").encode_to_vec();
+        let call = python.call(server.address, "/gate.Gate/Hold", "unary", &hello);
+        gate.entered().await;
+        drain.force();
+        let lines = call.finish().await;
+        let status = lines.last().expect("a status");
+        assert!(status.starts_with("status UNAVAILABLE "), "{lines:?}");
+        let _ = soon("the end", drain.wait()).await.expect_err("forced");
+    }
+}
+
 #[tokio::test]
 async fn d33_stream_that_listens_ends_with_its_own_status() {
     for kind in KINDS {

@@ -176,7 +176,7 @@ async fn a05_a_client_without_a_close_is_served_while_draining() {
 /// for one. The calls can.
 #[tokio::test]
 async fn a_body_that_looks_like_a_response_holds_nothing() {
-    for body in ["HTTP/1.1 101 Switching", "HTTP/1.1 100 Continue"] {
+    let ends = async |body: &str| {
         let server = start(Drain::new(), |server| server);
         let mut client = Client::connect(server.address).await;
         let echo = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{body}");
@@ -190,7 +190,11 @@ async fn a_body_that_looks_like_a_response_holds_nothing() {
         server.drain.begin();
         assert_eq!(client.rest().await, "");
         server.drained().await;
-    }
+    };
+    tokio::join!(
+        ends("HTTP/1.1 101 Switching"),
+        ends("HTTP/1.1 100 Continue")
+    );
 }
 
 /// Go's answer, and HAProxy's. hyper's is the default.
@@ -860,6 +864,24 @@ async fn heads_that_come_early_have_their_time_after_the_response() {
     server.shared.open.notify_one();
     client.read_until("0\r\n\r\n").await;
     // Not for ever, either.
+    client.end().await;
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// A part of the next head has come before the response to the one before was sent.
+#[tokio::test]
+async fn heads_that_come_early_have_a_time_limit_over_http2() {
+    let server = start(Drain::new(), |server| server.header_read_timeout(SHORT));
+    let mut client = Client::connect(server.address).await;
+    client.send(frames::hello()).await;
+    client.frame_of(frames::SETTINGS).await;
+    let half = frames::frame(frames::HEADERS, frames::END_STREAM, 3, &[0x82, 0x86]);
+    client.send([frames::get(1, "/gate"), half].concat()).await;
+    server.at_the_gate().await;
+    tokio::time::sleep(3 * SHORT).await;
+    server.shared.open.notify_one();
+    client.frame_of(frames::DATA).await;
     client.end().await;
     server.drain.begin();
     server.drained().await;
