@@ -607,7 +607,8 @@ impl Schedule {
         if self.stage != Stage::LameDuck || !self.has_lame_duck() {
             return None;
         }
-        let all = self.settings.lame_duck;
+        // The last ones need a moment to connect anew before the listeners close: they may come back.
+        let all = self.settings.lame_duck / 10 * 9;
         let start = if http2 { Duration::ZERO } else { all / 3 };
         let after = (all - start) / (1 << u16::BITS) * u32::from(share);
         begun.checked_add(start + after)

@@ -791,17 +791,15 @@ async fn g49_clients_move_within_the_lame_duck() {
             again().await
         });
     }
+    let mut tenths = [0; 10];
     for moves in moves {
-        let mut tenths = [0; 10];
         for moved in moves.join_all().await {
             assert!(moved < lame_duck, "{moved:?}");
             tenths[(moved.as_millis() * 10 / lame_duck.as_millis()) as usize] += 1;
         }
-        assert!(
-            tenths.iter().all(|moved| *moved <= CLIENTS / 5),
-            "{tenths:?}"
-        );
     }
+    let most = 2 * CLIENTS / 5;
+    assert!(tenths.iter().all(|moved| *moved <= most), "{tenths:?}");
     server.drained().await;
     assert!(began.elapsed() >= lame_duck, "{:?}", began.elapsed());
 }
