@@ -8,10 +8,14 @@
 //!
 //! [`Drain::phase`]: crate::Drain::phase
 
+#[cfg(feature = "net")]
+mod connection_times;
+mod reporting;
+
 use super::{
-    outcome::{DrainTimeout, Drained, Outcome},
+    outcome::{Drained, Outcome},
     phase::{Phase, Stage},
-    report::{Blocker, Counts, ForcedBy, Report},
+    report::{Blocker, Counts, ForcedBy},
     telemetry::{ENABLED, PROGRESS},
 };
 use std::{borrow::Cow, time::Duration};
@@ -479,82 +483,6 @@ impl Schedule {
         until.is_none_or(|at| Some(at) > self.begun)
     }
 
-    pub(super) fn entered(&self) -> &[Entered] {
-        &self.entered
-    }
-
-    /// Returns when a waiter has to wake: for the next step, or to report progress.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let progress = self.progress_at.filter(|_| self.stage < Stage::Done);
-        [self.next_step(), progress].into_iter().flatten().min()
-    }
-
-    pub(super) fn progress_is_due(&self, now: Instant) -> bool {
-        self.stage < Stage::Done && due(self.progress_at, now)
-    }
-
-    /// Returns whether progress is due, and sets its next time. So of several callers one reports.
-    pub(super) fn progress(&mut self, now: Instant) -> bool {
-        let due = self.progress_is_due(now);
-        if due {
-            self.progress_at = now.checked_add(PROGRESS);
-        }
-        due
-    }
-
-    fn timed_out(&self, now: Instant, aborted: Aborted, figures: Figures) -> DrainTimeout {
-        let figures = Figures {
-            completed: aborted.completed,
-            self_waiting: aborted.self_waiting,
-            ..figures
-        };
-        DrainTimeout::new(Report {
-            remaining: None,
-            ..self.report(now, aborted.left, aborted.blockers, figures)
-        })
-    }
-
-    pub(super) fn report(
-        &self,
-        now: Instant,
-        left: Counts,
-        blockers: Vec<Blocker>,
-        figures: Figures,
-    ) -> Report {
-        // A request that ends after the deadline is among those left, and does not count.
-        let (elapsed, completed) = match (&self.outcome, &self.aborted) {
-            (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
-            (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
-            (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
-            (None, None) => (self.elapsed(now), figures.completed),
-        };
-        Report {
-            name: self.settings.name.clone(),
-            phase: self.phase(),
-            elapsed,
-            remaining: self
-                .deadline
-                .filter(|_| self.stage < Stage::Done)
-                .map(|at| at.saturating_duration_since(now)),
-            completed,
-            refused: figures.refused,
-            last_request: self.since_begin(figures.last_request),
-            last_connection: self.since_begin(figures.last_connection),
-            answered_at_deadline: figures.answered,
-            forced_by: self.forced_by,
-            // From Draining on, every server has got its shutdown signal.
-            server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
-                && left.servers > 0
-                && !left.has_work(),
-            waits_for_itself: left.requests > 0
-                && left.requests <= figures.self_waiting
-                && left.guards + left.tasks == 0,
-            left,
-            blockers,
-            more_blockers: 0,
-        }
-    }
-
     /// Returns whether connections are aborted now.
     ///
     /// If no work is left at the deadline, they have [`WIND_UP`] to end by themselves before that.
@@ -568,66 +496,6 @@ impl Schedule {
 
     fn since_begin(&self, at: Option<Instant>) -> Option<Duration> {
         Some(at?.saturating_duration_since(self.begun?))
-    }
-}
-
-/// Tells connections the times that they need.
-#[cfg(feature = "net")]
-impl Schedule {
-    /// Returns whether requests are answered because the drain was forced.
-    pub(crate) fn is_answering(&self) -> bool {
-        self.stage == Stage::Forced && self.answering.is_some()
-    }
-
-    /// Returns how long a connection has to be idle before it is closed.
-    #[cfg(feature = "server")]
-    pub(crate) fn settle_time(&self) -> Duration {
-        self.settings.settle
-    }
-
-    /// Returns when the settling ends; `None` in any other stage.
-    #[cfg(feature = "server")]
-    pub(crate) fn settling_until(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Settling => add(self.since, self.settings.settle),
-            _ => None,
-        }
-    }
-
-    /// Returns when a connection has its client go elsewhere, within LameDuck; `None` in any other
-    /// stage, and for a connection that was accepted after the drain began. `share` is a random
-    /// number, so that the clients do not all connect anew in one instant.
-    ///
-    /// A GOAWAY loses nothing. An HTTP/1 connection that is closed may lose a request that is on
-    /// its way. So it has a third of the time to carry one more request first: after that it is one
-    /// that is seldom used.
-    #[cfg(feature = "server")]
-    pub(crate) fn moves_at(&self, accepted: Instant, http2: bool, share: u16) -> Option<Instant> {
-        let begun = self.begun.filter(|begun| accepted < *begun)?;
-        if self.stage != Stage::LameDuck || !self.has_lame_duck() {
-            return None;
-        }
-        // The last ones need a moment to connect anew before the listeners close: they may come back.
-        let all = self.settings.lame_duck / 10 * 9;
-        let start = if http2 { Duration::ZERO } else { all / 3 };
-        let after = (all - start) / (1 << u16::BITS) * u32::from(share);
-        begun.checked_add(start + after)
-    }
-
-    /// Returns when to close a connection that has sent nothing since its accept.
-    pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
-        accepted.checked_add(self.settings.grace)
-    }
-
-    /// Returns when to close a connection that has sent a part of a head.
-    pub(crate) fn head_until(&self) -> Option<Instant> {
-        add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
-    }
-
-    /// Returns when to close an HTTP/2 connection that has had no streams since the given instant.
-    pub(crate) fn idle_until(&self, since: Option<Instant>) -> Option<Instant> {
-        // `None` is less than any instant.
-        add(self.closing_at.max(since), HEAD_LIMIT)
     }
 }
 

@@ -1,0 +1,64 @@
+//! Tells connections the times that they need.
+
+use super::{HEAD_LIMIT, Schedule, add};
+use crate::drain::phase::Stage;
+use std::time::Duration;
+use tokio::time::Instant;
+
+impl Schedule {
+    /// Returns whether requests are answered because the drain was forced.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.stage == Stage::Forced && self.answering.is_some()
+    }
+
+    /// Returns how long a connection has to be idle before it is closed.
+    #[cfg(feature = "server")]
+    pub(crate) fn settle_time(&self) -> Duration {
+        self.settings.settle
+    }
+
+    /// Returns when the settling ends; `None` in any other stage.
+    #[cfg(feature = "server")]
+    pub(crate) fn settling_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Settling => add(self.since, self.settings.settle),
+            _ => None,
+        }
+    }
+
+    /// Returns when a connection has its client go elsewhere, within LameDuck; `None` in any other
+    /// stage, and for a connection that was accepted after the drain began. `share` is a random
+    /// number, so that the clients do not all connect anew in one instant.
+    ///
+    /// A GOAWAY loses nothing. An HTTP/1 connection that is closed may lose a request that is on
+    /// its way. So it has a third of the time to carry one more request first: after that it is one
+    /// that is seldom used.
+    #[cfg(feature = "server")]
+    pub(crate) fn moves_at(&self, accepted: Instant, http2: bool, share: u16) -> Option<Instant> {
+        let begun = self.begun.filter(|begun| accepted < *begun)?;
+        if self.stage != Stage::LameDuck || !self.has_lame_duck() {
+            return None;
+        }
+        // The last ones need a moment to connect anew before the listeners close: they may come back.
+        let all = self.settings.lame_duck / 10 * 9;
+        let start = if http2 { Duration::ZERO } else { all / 3 };
+        let after = (all - start) / (1 << u16::BITS) * u32::from(share);
+        begun.checked_add(start + after)
+    }
+
+    /// Returns when to close a connection that has sent nothing since its accept.
+    pub(crate) fn first_byte_until(&self, accepted: Instant) -> Option<Instant> {
+        accepted.checked_add(self.settings.grace)
+    }
+
+    /// Returns when to close a connection that has sent a part of a head.
+    pub(crate) fn head_until(&self) -> Option<Instant> {
+        add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
+    }
+
+    /// Returns when to close an HTTP/2 connection that has had no streams since the given instant.
+    pub(crate) fn idle_until(&self, since: Option<Instant>) -> Option<Instant> {
+        // `None` is less than any instant.
+        add(self.closing_at.max(since), HEAD_LIMIT)
+    }
+}

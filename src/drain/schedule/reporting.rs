@@ -1,0 +1,93 @@
+//! Says what a drain is at, and when a waiter has to say it again.
+
+use super::{Aborted, Entered, Figures, Schedule, due};
+use crate::drain::{
+    outcome::DrainTimeout,
+    phase::Stage,
+    report::{Blocker, Counts, Report},
+    telemetry::PROGRESS,
+};
+use tokio::time::Instant;
+
+impl Schedule {
+    pub(in crate::drain) fn entered(&self) -> &[Entered] {
+        &self.entered
+    }
+
+    /// Returns when a waiter has to wake: for the next step, or to report progress.
+    pub(in crate::drain) fn next_look(&self) -> Option<Instant> {
+        let progress = self.progress_at.filter(|_| self.stage < Stage::Done);
+        [self.next_step(), progress].into_iter().flatten().min()
+    }
+
+    pub(in crate::drain) fn progress_is_due(&self, now: Instant) -> bool {
+        self.stage < Stage::Done && due(self.progress_at, now)
+    }
+
+    /// Returns whether progress is due, and sets its next time. So of several callers one reports.
+    pub(in crate::drain) fn progress(&mut self, now: Instant) -> bool {
+        let due = self.progress_is_due(now);
+        if due {
+            self.progress_at = now.checked_add(PROGRESS);
+        }
+        due
+    }
+
+    pub(super) fn timed_out(
+        &self,
+        now: Instant,
+        aborted: Aborted,
+        figures: Figures,
+    ) -> DrainTimeout {
+        let figures = Figures {
+            completed: aborted.completed,
+            self_waiting: aborted.self_waiting,
+            ..figures
+        };
+        DrainTimeout::new(Report {
+            remaining: None,
+            ..self.report(now, aborted.left, aborted.blockers, figures)
+        })
+    }
+
+    pub(in crate::drain) fn report(
+        &self,
+        now: Instant,
+        left: Counts,
+        blockers: Vec<Blocker>,
+        figures: Figures,
+    ) -> Report {
+        // A request that ends after the deadline is among those left, and does not count.
+        let (elapsed, completed) = match (&self.outcome, &self.aborted) {
+            (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
+            (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
+            (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
+            (None, None) => (self.elapsed(now), figures.completed),
+        };
+        Report {
+            name: self.settings.name.clone(),
+            phase: self.phase(),
+            elapsed,
+            remaining: self
+                .deadline
+                .filter(|_| self.stage < Stage::Done)
+                .map(|at| at.saturating_duration_since(now)),
+            completed,
+            refused: figures.refused,
+            last_request: self.since_begin(figures.last_request),
+            last_connection: self.since_begin(figures.last_connection),
+            answered_at_deadline: figures.answered,
+            forced_by: self.forced_by,
+            // From Draining on, every server has got its shutdown signal.
+            server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
+                && left.servers > 0
+                && !left.has_work(),
+            waits_for_itself: left.requests > 0
+                && left.requests <= figures.self_waiting
+                && left.guards + left.tasks == 0,
+            left,
+            blockers,
+            more_blockers: 0,
+        }
+    }
+}
