@@ -121,7 +121,7 @@ use tokio::time::Instant;
 /// | `Serving` | the start | served | 200 |
 /// | `LameDuck` | [`begin`](Self::begin), if there is a [lame duck](DrainBuilder::lame_duck) or a listener | served, HTTP/1 with `Connection: close` | 503 |
 /// | `Draining` | the end of the lame duck; the listeners have closed | refused, except those that arrived in time | 503 |
-/// | `Forced` | the deadline, [`force`](Self::force), the second signal | refused; what is left is aborted | 503 |
+/// | `Forced` | the deadline, [`force`](Self::force), the second signal | refused; requests without a response get a 503, and what is left is aborted | 503 |
 /// | `Done` | nothing is left, or the drain was given up | refused | 503 |
 ///
 /// # Which method?
@@ -301,7 +301,7 @@ impl Drain {
     /// | `graceful_refused_total` | counter | requests that were refused |
     /// | `graceful_completed_total` | counter | requests that ended during the drain |
     /// | `graceful_answered_at_deadline_total` | counter | requests that were answered because the drain was forced |
-    /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up |
+    /// | `graceful_cut_total` | counter, `kind` | what was left when the drain was given up, answered requests included |
     ///
     /// Each carries the label `drain` if the drain has a [name](DrainBuilder::name). Of several
     /// drains in a process, each needs one.
@@ -405,13 +405,14 @@ impl DrainBuilder {
     ///
     /// [`quiet`](Self::quiet) ends it early, if nothing new comes.
     ///
-    /// Under `serve`, connections that were open before have their clients go
-    /// elsewhere meanwhile, each at a moment of its own. Otherwise all of them would connect anew at
-    /// the end, in one instant. HTTP/2 connections get a GOAWAY. HTTP/1 connections that carry no
-    /// request are closed in the last two thirds of the time. As with any close of a kept
-    /// connection, a request that its client sends in that instant is lost
-    /// ([RFC 9112, section 9.5](https://www.rfc-editor.org/rfc/rfc9112#section-9.5)). Under another server, connections
-    /// stay open to the end of the lame duck, as a listener and a layer cannot send a GOAWAY.
+    /// Under `serve`, connections that were open before have their clients go elsewhere meanwhile,
+    /// each at a moment of its own. Otherwise all of them would connect anew at the end, in one
+    /// instant. HTTP/2 connections get a GOAWAY in the first 90 % of the time. HTTP/1 connections
+    /// that carry no request are closed between 30 % and 90 % of it. As with any close of a kept
+    /// connection, a request that its client sends in that instant is lost ([RFC 9112, section
+    /// 9.5](https://www.rfc-editor.org/rfc/rfc9112#section-9.5)). If [`quiet`](Self::quiet) ends the
+    /// lame duck before, the others close together. Under another server, connections stay open to
+    /// the end of the lame duck, as a listener and a layer cannot send a GOAWAY.
     ///
     /// It is skipped by a signal that [says so](SecondSignal::skip_lame_duck), such as Ctrl-C at a
     /// terminal, and when the [server](Drain::run) ends by itself.
@@ -448,9 +449,9 @@ impl DrainBuilder {
     /// # What counts as new
     ///
     /// All requests count that the drain counts or refuses. Requests that are
-    /// [exempt](crate::GracefulLayer::exempt) do not, such as those of health probes. Of
-    /// connections, all count that a listener of the drain accepts, also those of probes. So probes
-    /// belong on a port of their own: probes that connect more often than this are never quiet.
+    /// [exempt](crate::GracefulLayer::exempt) do not, such as those of health probes. Every
+    /// connection counts that a listener of the drain accepts, also those of probes. So probes
+    /// belong on a port of their own: otherwise they keep the lame duck at its full length.
     ///
     /// HTTP/2 clients keep their connection until its GOAWAY. [`lame_duck`](Self::lame_duck) says
     /// when that is sent. If they go on with requests, the lame duck takes its full time.

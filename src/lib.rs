@@ -42,20 +42,18 @@
 //! let listener = drain.bind("[::]:3000").await?; // feature "axum"
 //! let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
 //! println!("{}", drain.run(server, stop).await?); // drained in 1.2s: 31 completed, …
-//! # Ok(())
-//! # }
+//! # Ok(()) }
 //! ```
 //!
 //! # What is promised, and what is not
 //!
-//! * Each request is served, or it gets a refusal and never reaches your service. The drain waits
-//!   for what is served, and ends at its deadline. [`Drain`] and [`GracefulLayer`] say more.
-//! * At the deadline, a request without a response gets a 503, and its client no reset; see
-//!   [`GracefulLayer::answer_at_deadline`].
+//! * Until the deadline, each request is served, or it gets a refusal and never reaches your
+//!   service. At the deadline, a request without a response gets a 503, unless its handler blocks.
+//!   [`Drain`] and [`GracefulLayer`] say more.
 //! * With the listener, what has arrived is served, and what is done is written; see [`net`].
 //!   [`serve`] closes each connection as soon as that loses nothing; see [`server`].
 //! * **The layer alone sees requests, not connections.** It counts a response as ended when the
-//!   *server* has it. It aborts nothing. You need the listener or `serve` for that.
+//!   *server* has it. It cuts no connection. You need the listener or `serve` for that.
 //! * **The listener alone sees bytes, not requests.** Without the layer, no response says
 //!   `Connection: close`, so clients learn of the shutdown when their connection closes.
 //! * An idle connection may be closed while a request is on its way.

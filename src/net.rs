@@ -8,7 +8,7 @@
 //!   if there is a [layer](Drain::layer).
 //! * **No connection holds the drain for ever.** A silent one is closed a
 //!   [second](crate::DrainBuilder::grace) after its accept. One with half a head is closed after
-//!   5 s, and so is an HTTP/2 connection whose client answers no PING. All others are aborted at
+//!   5 s, and so is an HTTP/2 connection without streams that does not end. All others are aborted at
 //!   the deadline. Sockets are closed within a second, even if the server has detached their
 //!   connections.
 //! * **Done means written.** A connection is counted until its server drops it. By then the kernel

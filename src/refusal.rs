@@ -226,7 +226,7 @@ impl<ReqBody, ResBody> Refusal<ReqBody, ResBody> for AtDeadline {
 /// Switches the answer at the deadline off: a request whose response has not begun is cut; for
 /// [`GracefulLayer::answer_at_deadline`](crate::GracefulLayer::answer_at_deadline).
 ///
-/// As a refusal, it is the same as [`AtDeadline`].
+/// Given to `refuse_with`, it refuses with a plain 503.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoAnswer;
 

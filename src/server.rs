@@ -14,7 +14,7 @@
 //! * A busy HTTP/1 connection sends its response with `Connection: close`. If the head of the
 //!   response was already sent, the connection becomes idle later, and closes as any idle one. A
 //!   request that its client sends meanwhile is served.
-//! * An HTTP/2 connection gets two GOAWAYs as soon as the listeners are closed ([RFC 9113, section
+//! * An HTTP/2 connection gets two GOAWAYs, as soon as the listeners are closed at the latest ([RFC 9113, section
 //!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
 //!   two are served.
 //! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before it has
@@ -111,14 +111,14 @@ use std::{
 /// The service may be an axum `Router`, tonic's `Routes`, a `ServiceBuilder` chain or a
 /// `service_fn`. It is cloned for each connection and for each request.
 ///
-/// It needs no [layer](Drain::layer) of this crate: its requests are counted and refused as by the
-/// layer. A layer of the same drain does no harm, and does not count a request again.
+/// It needs no [layer](Drain::layer) of this crate: its requests are counted, and late ones are
+/// refused. A layer of the same drain does no harm, and does not count a request again.
 ///
 /// Few requests are refused: those that would open a WebSocket or a tunnel while draining, those
 /// that come after the deadline, and those that the service fails with [`NotExecuted`]. Over
 /// HTTP/2, a refusal is a RST_STREAM with REFUSED_STREAM. Clients retry such a request whatever its
 /// method ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Over
-/// HTTP/1, it is a 503. [`Serve::refuse_with`] sends another response, and [`Serve::exempt`] admits
+/// HTTP/1, it is a 503. [`Serve::refuse_with`] sends another response (not for `NotExecuted`), and [`Serve::exempt`] admits
 /// requests that would be refused.
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
@@ -298,7 +298,7 @@ impl<S: HttpService, F> Serve<S, F> {
     /// [`NoAnswer`](crate::refusal::NoAnswer). Over HTTP/2, too, it is a response, and never a
     /// RST_STREAM with REFUSED_STREAM: the request may have been executed.
     ///
-    /// Exempt requests are not answered.
+    /// Exempt requests do not get this answer: they are cut.
     ///
     /// [`GracefulLayer::answer_at_deadline`]: crate::GracefulLayer::answer_at_deadline
     ///

@@ -1,4 +1,5 @@
-//! Streams and bodies that end cleanly when the drain begins, instead of being aborted.
+//! Streams and bodies that end cleanly with the drain, at [`Phase::Draining`], instead of being
+//! aborted.
 
 use crate::drain::{Drain, Phase, Reached, Shared};
 use futures_core::Stream;
@@ -134,8 +135,8 @@ impl Drain {
     }
 }
 
-/// Marks a response, as one of its extensions, that has an end of its own:
-/// [`Drain::end_response`] does not end it.
+/// Says, as an extension of a response, that its stream ends by itself: [`Drain::end_response`] does
+/// not end it.
 ///
 /// For an event stream that a client cannot resume, such as the tokens of a language model, or the
 /// progress of a job. The drain waits for its end, until the deadline.

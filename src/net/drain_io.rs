@@ -27,13 +27,12 @@ pin_project! {
     ///   over; if the peer has not sent the rest of a head for 5 s; or if the server has ended all
     ///   streams of HTTP/2 for 5 s and the connection is still open. Then the peer does not answer
     ///   a PING, or a task of the server still holds a request body. The server reads an end of
-    ///   file.
-    ///   After a part of the HTTP/2 preface, it gets an error of the kind
+    ///   file. After a part of the HTTP/2 preface, it gets an error of the kind
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
-    ///   it. While requests are [answered](crate::GracefulLayer::answer_at_deadline) then, this
-    ///   waits for up to 400 ms.
+    ///   it. While requests are still being [answered](crate::GracefulLayer::answer_at_deadline),
+    ///   the failure comes up to 400 ms later.
     ///
     /// # What it does at any time
     ///
