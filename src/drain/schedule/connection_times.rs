@@ -2,6 +2,7 @@
 
 use super::{HEAD_LIMIT, Schedule, add};
 use crate::drain::phase::Stage;
+#[cfg(feature = "server")]
 use std::time::Duration;
 use tokio::time::Instant;
 
