@@ -46,9 +46,12 @@ mod monitor;
 mod sniff;
 mod socket;
 
-#[cfg(feature = "server")]
-pub(crate) use self::socket::{SocketOptions, bind, error, has_unread_bytes};
 pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
+#[cfg(feature = "server")]
+pub(crate) use self::{
+    sniff::PREFACE,
+    socket::{SocketOptions, bind, error, has_unread_bytes},
+};
 
 use crate::drain::Drain;
 use std::io;

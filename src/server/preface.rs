@@ -1,7 +1,7 @@
 //! Finds out by its first bytes whether a connection speaks HTTP/1 or HTTP/2.
 
 use super::listener::Protocol;
-use crate::net::DrainIo;
+use crate::net::{DrainIo, PREFACE};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::{
@@ -11,8 +11,8 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// Is the length of the HTTP/2 preface. Not more is read, so nothing has to be kept apart from it.
-const LENGTH: usize = 24;
+/// Limits how much is read: after as many bytes the protocol is known.
+const LENGTH: usize = PREFACE.len();
 
 /// Gives hyper a connection, after the bytes that were read of it.
 pub(super) struct Rewound<T> {
