@@ -126,7 +126,9 @@ pub fn run(input: &[u8]) {
     // From here on, nothing is held back.
     server.calls.release();
     server.credit = 0;
-    if !server.step(b"") {
+    // The second step is for a call that began while the response before it was still being written:
+    // hyper 1.12 writes that response, then does not poll the call until something else wakes it.
+    if !server.step(b"") || !server.step(b"") {
         return;
     }
     if PREFACE.starts_with(bytes) && bytes.len() < PREFACE.len() {
@@ -421,9 +423,6 @@ impl hyper::rt::Read for Io {
         buf.put_slice(part);
         pipe.sniffer.read(part);
         pipe.received.extend(part);
-        if std::env::var("F").is_ok() {
-            eprintln!("> {}", part.escape_ascii());
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -449,9 +448,6 @@ impl hyper::rt::Write for Io {
             pipe.credit -= part.len();
             written += part.len();
             pipe.output.extend(part);
-            if std::env::var("F").is_ok() {
-                eprintln!("< {}", part.escape_ascii());
-            }
             if !part.is_empty() {
                 pipe.sniffer.wrote(part);
             }
