@@ -69,6 +69,8 @@ pub(crate) struct ConnectionEntry {
     calls_finished: AtomicU64,
     /// Says whether the connection closes once it is idle, drain or not.
     retires: AtomicBool,
+    /// Says whether a task drives the connection, and wakes for each step of the schedule.
+    driven: AtomicBool,
 }
 
 /// Counts the calls of an HTTP/1 connection, at most one of which is active.
@@ -110,6 +112,7 @@ impl ConnectionList {
             calls_started: AtomicU64::new(0),
             calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
+            driven: AtomicBool::new(false),
         })
     }
 
@@ -168,8 +171,23 @@ impl ConnectionList {
 
     /// Wakes every task that waits on a connection.
     pub(super) fn wake_all(&self) {
+        self.wake(|_| true);
+    }
+
+    /// Wakes the tasks of connections on which requests may arrive until they are closed.
+    pub(super) fn wake_multiplexed(&self) {
+        if self.multiplexed() > 0 {
+            self.wake(|connection| connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0);
+        }
+    }
+
+    fn wake(&self, which: fn(&ConnectionEntry) -> bool) {
         let mut all = Vec::new();
-        self.all.each(|connection| all.push(connection.clone()));
+        self.all.each(|connection| {
+            if which(connection) {
+                all.push(connection.clone());
+            }
+        });
         // By address, which is roughly the order of their accepts. The other memory of each
         // connection, here and in the kernel, has that order too, and is touched next.
         all.sort_unstable_by_key(Arc::as_ptr);
@@ -255,6 +273,11 @@ impl ConnectionEntry {
         self.retires.load(Ordering::Acquire)
     }
 
+    /// Returns whether its tasks have to wake for each step of the schedule: no other does.
+    pub(crate) fn keeps_schedule(&self) -> bool {
+        !self.driven.load(Ordering::Acquire)
+    }
+
     /// Wakes the task that reads.
     pub(crate) fn wake_reader(&self) {
         self.wakers.wake(Role::Reads);
@@ -324,6 +347,15 @@ impl ConnectionEntry {
     #[inline]
     pub(crate) fn register_driver(&self, waker: &Waker, last: &mut RegisteredWaker) {
         self.wakers.register(Role::Drives, waker, last);
+    }
+
+    /// Records that a task drives the connection from now on, or does not any more.
+    pub(crate) fn set_driven(&self, driven: bool) {
+        self.driven.store(driven, Ordering::Release);
+        if !driven {
+            // An upgraded connection goes on.
+            self.wakers.wake_all();
+        }
     }
 
     /// Wakes the task that drives the connection.

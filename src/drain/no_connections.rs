@@ -37,6 +37,8 @@ impl ConnectionList {
 
     pub(super) fn wake_all(&self) {}
 
+    pub(super) fn wake_multiplexed(&self) {}
+
     pub(super) fn count(&self, _: &mut Counts) {}
 
     pub(super) fn list(&self, _: Instant, _: &mut Vec<Blocker>) {}

@@ -357,18 +357,20 @@ impl Shared {
         if starts_last_read {
             self.connections.start_last_read();
         }
-        let wakes = match self.stage() {
+        let stage = self.stage();
+        match stage {
+            _ if !changed => {}
             // `serve` has clients go elsewhere then.
-            Stage::LameDuck => self.look(Schedule::has_lame_duck),
-            stage => stage >= Stage::Settling,
-        };
-        if changed && wakes {
-            self.connections.wake_all();
+            Stage::LameDuck if self.look(Schedule::has_lame_duck) => self.connections.wake_all(),
+            // For its GOAWAY. HTTP/1 has nothing to do before the last-read check.
+            Stage::Settling => self.connections.wake_multiplexed(),
+            stage if stage >= Stage::LastRead => self.connections.wake_all(),
+            _ => {}
         }
         if forces {
             self.counter.data().waiting.wake_all();
         }
-        if self.stage() == Stage::Done {
+        if stage == Stage::Done {
             drop(self.counter.release());
         }
     }

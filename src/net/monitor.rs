@@ -265,12 +265,7 @@ impl Monitor {
         connection.register_writer(cx.waker(), &mut self.writer);
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
-            let next = self
-                .registered
-                .connection()
-                .schedule(|schedule| schedule.next_step());
-            match next {
-                // Perhaps no waiter is there to advance the schedule.
+            match self.next_step() {
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
                 }
@@ -278,6 +273,15 @@ impl Monitor {
             }
         }
         Ok(())
+    }
+
+    /// Returns when the schedule may have to be advanced here: perhaps no waiter is there to do it.
+    fn next_step(&self) -> Option<Instant> {
+        let connection = self.registered.connection();
+        match connection.keeps_schedule() {
+            true => connection.schedule(|schedule| schedule.next_step()),
+            false => None,
+        }
     }
 
     /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,
@@ -369,7 +373,7 @@ impl Monitor {
             let mut next = limit;
             if stage >= Stage::LastRead {
                 connection.checked();
-                let step = connection.schedule(|schedule| schedule.next_step());
+                let step = self.next_step();
                 // The end of the grace changes what is published.
                 let grace = self.grace_until().filter(|_| self.is_young());
                 next = [next, step, grace].into_iter().flatten().min();
@@ -378,7 +382,6 @@ impl Monitor {
                 return Poll::Pending;
             };
             ready!(self.reading_timer.poll(next, cx));
-            // Perhaps no waiter is there to advance the schedule.
             self.registered.connection().advance();
         }
     }
