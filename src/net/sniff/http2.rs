@@ -116,7 +116,11 @@ impl Http2 {
                         }
                     }
                 }
-                RST_STREAM => end(open, tunnels, frame.stream),
+                RST_STREAM => {
+                    // hyper accepts it after a head without its end, if it has rejected that head.
+                    head.take_if(|stream| *stream == frame.stream);
+                    end(open, tunnels, frame.stream);
+                }
                 _ => {}
             }
         });
