@@ -1,9 +1,9 @@
 //! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
 
 use crate::{
+    capacity::Capacity,
     drain::{Admission, CounterHandle, Drain, InFlight, Refused},
     refusal::{Exempt, NoExemptions},
-    service::Capacity,
 };
 use pin_project_lite::pin_project;
 use std::{

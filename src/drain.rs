@@ -6,6 +6,7 @@
 
 mod arrival;
 mod block;
+mod callers;
 #[cfg(feature = "net")]
 mod connection;
 #[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
@@ -37,6 +38,14 @@ mod wakers;
 pub(crate) use self::current::{Identity, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
+pub(crate) use self::{
+    callers::CallerKey,
+    phase::Stage,
+    request::InFlight,
+    schedule::Schedule,
+    shared::{Admission, CounterHandle, Shared},
+    waiting::Place,
+};
 #[cfg(feature = "server")]
 pub(crate) use self::{connection::Connection, connection_list::CallCounts};
 #[cfg(feature = "net")]
@@ -48,13 +57,6 @@ pub use self::{
     report::{Blocker, BlockerKind, ConnectionState, Counts, ForcedBy, Report},
     run::{SecondSignal, ServerOutput},
     wait::Reached,
-};
-pub(crate) use self::{
-    phase::Stage,
-    request::InFlight,
-    schedule::Schedule,
-    shared::{Admission, CounterHandle, Shared},
-    waiting::Place,
 };
 
 use self::schedule::DrainSettings;

@@ -81,6 +81,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 
+mod capacity;
 mod close;
 mod drain;
 mod layer;

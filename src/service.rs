@@ -27,8 +27,9 @@
 
 use crate::{
     body::ResponseBody,
+    capacity::{Capacity, is_counted},
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage},
+    drain::{Admission, CounterHandle, Drain, InFlight, Stage},
     future::{Admitted, ResponseFuture},
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
@@ -36,8 +37,6 @@ use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
     task::{Context, Poll},
 };
 use tower_service::Service;
@@ -202,85 +201,6 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
                 ResponseFuture::refused(answer, closing)
             }
         }
-    }
-}
-
-/// Records whether the inner service may be called: whether it has capacity for a request.
-#[derive(Default)]
-pub(crate) struct Capacity {
-    /// Waits, while the inner service has none, until the drain admits nothing more.
-    // In a box, because each clone of a service has this field.
-    missing: Option<Box<Reached>>,
-}
-
-impl Capacity {
-    /// Passes on that the inner service is ready, or is not; but once the drain admits no request, it is
-    /// ready in any case: a refusal needs no capacity.
-    ///
-    /// Until then a caller waits for capacity. Where the drain tracks connections, it admits requests for
-    /// a while after [`Phase::Draining`](crate::Phase::Draining), and a request that gets capacity
-    /// meanwhile is served.
-    #[inline]
-    pub(crate) fn poll<E>(
-        &mut self,
-        ready: Poll<Result<(), E>>,
-        handle: &CounterHandle,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), E>> {
-        match ready {
-            Poll::Pending => self.poll_drain(handle, cx).map(Ok),
-            ready => {
-                if self.missing.is_some() {
-                    self.found();
-                }
-                ready
-            }
-        }
-    }
-
-    /// Stops waiting. Apart, because a drop in place costs each call six saved registers.
-    #[cold]
-    #[inline(never)]
-    fn found(&mut self) {
-        self.missing = None;
-    }
-
-    #[cold]
-    fn poll_drain(&mut self, handle: &CounterHandle, cx: &mut Context<'_>) -> Poll<()> {
-        if is_counted(handle) {
-            return Poll::Pending;
-        }
-        if self.missing.is_none() {
-            // A drain that was dropped before it began never refuses.
-            let draining = |shared| Box::new(Reached::stage(shared, Stage::Draining));
-            self.missing = handle.owner().map(draining);
-        }
-        if handle.stage() >= Stage::Draining {
-            return Poll::Ready(());
-        }
-        match &mut self.missing {
-            Some(draining) => Pin::new(draining).poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Returns false if only the drain, and not the inner service, has been ready: then
-    /// [`call`](Service::call) must not reach the inner service.
-    #[inline]
-    pub(crate) fn is_there(&self) -> bool {
-        self.missing.is_none()
-    }
-}
-
-/// Returns whether `serve`, with the same drain, has counted the request that this thread polls.
-#[inline]
-pub(crate) fn is_counted(handle: &CounterHandle) -> bool {
-    #[cfg(feature = "server")]
-    return crate::drain::is_current(handle);
-    #[cfg(not(feature = "server"))]
-    {
-        let _ = handle;
-        false
     }
 }
 

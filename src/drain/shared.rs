@@ -3,6 +3,7 @@
 use super::{
     arrival::LastArrival,
     block::{Owner, Pool},
+    callers::{CallerKey, Callers},
     connection_list::ConnectionList,
     counter::{self, Counter},
     entry::{Entry, RequestEntry},
@@ -58,6 +59,8 @@ pub(crate) struct RequestData {
     last_request: LastArrival,
     /// Lists requests for reports.
     requests: Registry<RequestEntry>,
+    /// Lists the tasks that wait for capacity.
+    callers: Callers,
     /// Lists the tasks of requests whose response has not begun.
     waiting: WaitList,
     /// Counts requests that were answered because the drain was forced.
@@ -136,6 +139,7 @@ impl Owner for Shared {
         data.stage.store(Stage::Serving as u8, Ordering::Relaxed);
         data.last_request.clear();
         data.answered.store(0, Ordering::Relaxed);
+        data.callers.wake_all();
     }
 
     fn counter_emptied(self: &Arc<Self>) {
@@ -189,6 +193,36 @@ impl CounterHandle {
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
+    }
+}
+
+/// Lets callers wait for capacity.
+impl CounterHandle {
+    /// Returns whether the drain refuses requests. If not, it wakes the task once it does.
+    pub(crate) fn refuses(&self, key: &mut Option<CallerKey>, waker: &Waker) -> bool {
+        // A drain that was dropped before it began never refuses.
+        let Some(data) = self.data() else {
+            return false;
+        };
+        let key = key.get_or_insert(CallerKey::NONE);
+        if let Some(shared) = self.owner() {
+            // Perhaps no waiter is there to advance the schedule.
+            if shared.is_due() {
+                shared.advance_to_close(Instant::now());
+            }
+        }
+        if data.stage() < Stage::Draining {
+            data.callers.put(key, waker);
+        }
+        // After the registration: a later change of the stage wakes the task.
+        data.stage() >= Stage::Draining
+    }
+
+    /// Removes a caller that has got capacity.
+    pub(crate) fn stop_waiting(&self, key: CallerKey) {
+        if let Some(data) = self.data() {
+            data.callers.remove(key);
+        }
     }
 }
 
@@ -331,6 +365,7 @@ impl Shared {
     /// waiter has seen the new one.
     pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
         let mut starts_last_read = false;
+        let mut refuses = false;
         let mut forces = false;
         let changed = self.schedule.send_if_modified(|schedule| {
             let seen =
@@ -345,6 +380,7 @@ impl Shared {
                 self.counter.begin(self.clone());
             }
             starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
+            refuses = before.0 < Stage::Draining && schedule.stage() >= Stage::Draining;
             forces = before.0 < Stage::Forced && schedule.stage() >= Stage::Forced;
             // Moving a step later needs no wake-up: a waiter that wakes at the old time finds
             // nothing due and sleeps again. With a wake-up, each connection that has done its
@@ -366,6 +402,9 @@ impl Shared {
             Stage::Settling => self.connections.wake_multiplexed(),
             stage if stage >= Stage::LastRead => self.connections.wake_all(),
             _ => {}
+        }
+        if refuses {
+            self.counter.data().callers.wake_all();
         }
         if forces {
             self.counter.data().waiting.wake_all();

@@ -1,0 +1,191 @@
+//! Lists the tasks that wait for the capacity of a service, to be woken when the drain refuses.
+//!
+//! A service that is dropped while its caller waits does not say so. A drop of its own would cost
+//! each request, as each has a clone of the service. So the list itself finds out which callers are
+//! gone: whenever it has grown to its limit, it wakes them all. A caller that still waits is polled
+//! then, and comes back. A caller that has not come back by the next time is removed.
+
+use slab::Slab;
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+/// Lists the wakers of callers that wait for capacity.
+#[derive(Default)]
+pub(super) struct Callers(Mutex<List>);
+
+#[derive(Default)]
+struct List {
+    callers: Slab<Caller>,
+    /// Counts the callers that were added.
+    added: u32,
+    /// Says at how many callers to look for those that are gone, if that is more than [`LEAST`].
+    limit: usize,
+}
+
+struct Caller {
+    waker: Waker,
+    number: NonZeroU32,
+    /// Says whether it was woken to learn if it still waits.
+    is_asked: bool,
+}
+
+/// Locates a caller. If its number differs, the slot is another one's by now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallerKey {
+    slot: u32,
+    number: NonZeroU32,
+}
+
+/// Says how many callers are listed at least before the list looks for those that are gone.
+const LEAST: usize = 64;
+
+impl CallerKey {
+    /// Locates no caller.
+    pub(super) const NONE: Self = Self {
+        slot: u32::MAX,
+        number: NonZeroU32::MAX,
+    };
+}
+
+impl Callers {
+    /// Lists the waker of a caller. Adds the caller if it is not listed.
+    pub(super) fn put(&self, key: &mut CallerKey, waker: &Waker) {
+        let mut waker = waker.clone();
+        let mut asked = Vec::new();
+        let mut list = self.lock();
+        match list.at(*key) {
+            Some(caller) => {
+                caller.is_asked = false;
+                std::mem::swap(&mut caller.waker, &mut waker);
+            }
+            None => {
+                if list.callers.len() >= list.limit.max(LEAST) {
+                    asked = list.ask();
+                }
+                *key = list.add(waker.clone());
+            }
+        }
+        // Outside of the lock: the drop of a waker may run any code, and so may a wake-up.
+        drop(list);
+        asked.into_iter().for_each(Waker::wake);
+    }
+
+    /// Removes a caller that does not wait any more.
+    pub(super) fn remove(&self, key: CallerKey) {
+        let mut list = self.lock();
+        let removed = list
+            .at(key)
+            .is_some()
+            .then(|| list.callers.remove(key.slot as usize));
+        // Outside of the lock, as above.
+        drop(list);
+        drop(removed);
+    }
+
+    /// Removes all callers, and wakes them.
+    pub(super) fn wake_all(&self) {
+        let callers = std::mem::take(&mut *self.lock()).callers;
+        callers
+            .into_iter()
+            .for_each(|(_, caller)| caller.waker.wake());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl List {
+    fn at(&mut self, key: CallerKey) -> Option<&mut Caller> {
+        let caller = self.callers.get_mut(key.slot as usize);
+        caller.filter(|caller| caller.number == key.number)
+    }
+
+    fn add(&mut self, waker: Waker) -> CallerKey {
+        self.added = self.added.wrapping_add(1);
+        let number = NonZeroU32::new(self.added).unwrap_or(NonZeroU32::MIN);
+        let slot = self.callers.insert(Caller {
+            waker,
+            number,
+            is_asked: false,
+        });
+        CallerKey {
+            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+            number,
+        }
+    }
+
+    /// Removes the callers that were asked and have not come back. Returns the wakers of all, to
+    /// be woken.
+    fn ask(&mut self) -> Vec<Waker> {
+        let mut wakers = Vec::with_capacity(self.callers.len());
+        self.callers.retain(|_, caller| {
+            wakers.push(caller.waker.clone());
+            !std::mem::replace(&mut caller.is_asked, true)
+        });
+        self.limit = 2 * self.callers.len();
+        wakers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::task;
+
+    fn put(callers: &Callers, key: &mut CallerKey, task: &mut task::Spawn<()>) {
+        task.enter(|cx, _| callers.put(key, cx.waker()));
+    }
+
+    #[test]
+    fn callers_that_are_gone_are_removed_and_those_that_wait_stay() {
+        let callers = Callers::default();
+        let mut waits = task::spawn(());
+        let mut key = CallerKey::NONE;
+        put(&callers, &mut key, &mut waits);
+        for _ in 0..1000 {
+            put(&callers, &mut CallerKey::NONE, &mut task::spawn(()));
+            if waits.is_woken() {
+                put(&callers, &mut key, &mut waits);
+            }
+        }
+        assert!(callers.lock().callers.len() <= 3 * LEAST);
+        callers.wake_all();
+        assert!(waits.is_woken());
+    }
+
+    #[test]
+    fn many_that_wait_are_asked_a_few_times_only() {
+        let callers = Callers::default();
+        let mut asked = 0;
+        let mut all = Vec::new();
+        for _ in 0..10 * LEAST {
+            all.push((CallerKey::NONE, task::spawn(())));
+            let added = all.len() - 1;
+            for (n, (key, waits)) in all.iter_mut().enumerate() {
+                if n == added || waits.is_woken() {
+                    asked += usize::from(n < added);
+                    put(&callers, key, waits);
+                }
+            }
+        }
+        assert_eq!(callers.lock().callers.len(), all.len());
+        assert!(asked <= 2 * all.len(), "{asked}");
+    }
+
+    #[test]
+    fn a_key_of_a_removed_caller_finds_no_other() {
+        let callers = Callers::default();
+        let (mut one, mut other) = (task::spawn(()), task::spawn(()));
+        let (mut first, mut second) = (CallerKey::NONE, CallerKey::NONE);
+        put(&callers, &mut first, &mut one);
+        callers.remove(first);
+        put(&callers, &mut second, &mut other);
+        callers.remove(first);
+        callers.wake_all();
+        assert!(other.is_woken() && !one.is_woken());
+    }
+}
