@@ -1,7 +1,7 @@
 //! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
 
 use crate::{
-    drain::{Admission, CounterHandle, Drain, InFlight, Refused},
+    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Refused},
     refusal::{Exempt, NoExemptions},
     service::Capacity,
 };
@@ -76,7 +76,7 @@ impl GracefulLayer {
     /// Returns the same layer as [`Drain::call_layer`].
     pub fn new(drain: &Drain) -> Self {
         Self {
-            handle: drain.counter_handle(),
+            handle: drain.layer_handle(Fact::CallLayer),
             exempt: NoExemptions,
         }
     }

@@ -28,7 +28,7 @@
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, InFlight, Reached, Stage},
+    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Reached, Stage},
     future::{Admitted, ResponseFuture},
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
@@ -74,7 +74,11 @@ impl LayerSettings<Unavailable, NoExemptions, AtDeadline> {
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, drain.counter_handle(), LayerSettings::new())
+        Self::with(
+            inner,
+            drain.layer_handle(Fact::HttpLayer),
+            LayerSettings::new(),
+        )
     }
 }
 
