@@ -266,3 +266,70 @@ fn forwards_nothing(process: &std::path::Path) -> bool {
     SHELLS.contains(&read("comm").trim())
         && handled.is_some_and(|(caught, ignored)| (caught | ignored) & SIGTERM == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hints(variables: &[&str], timeout: u64, pod: Option<u64>) -> Vec<String> {
+        let facts = Facts::of_environment(|name| variables.contains(&name));
+        let timeout = (timeout < u64::MAX).then(|| Duration::from_secs(timeout));
+        let hints = Hint::too_long(facts, timeout, pod.map(Duration::from_secs));
+        hints.map(|hint| hint.to_string()).collect()
+    }
+
+    #[test]
+    fn a_timeout_is_compared_with_what_the_supervisor_allows() {
+        const POD: &str = "KUBERNETES_SERVICE_HOST";
+        const UNIT: &str = "NOTIFY_SOCKET";
+        for (variables, timeout, pod, named) in [
+            (&[][..], u64::MAX, None, &[][..]),
+            (&["HOME"], u64::MAX, None, &[]),
+            (&[], 30, Some(30), &[]),
+            (&[], 31, Some(30), &["31 s", "30 s", "::kubernetes"]),
+            (&[POD], 30, None, &[]),
+            (&[POD], 31, None, &["31 s", "30 s", "terminationGrace"]),
+            // What the program says counts, and not the default.
+            (&[POD], 31, Some(60), &[]),
+            (&[POD], 61, Some(60), &["61 s", "60 s"]),
+            (&[UNIT], 90, None, &[]),
+            (&[UNIT], 91, None, &["91 s", "90 s", "`TimeoutStopSec=`"]),
+            (&[UNIT], u64::MAX, None, &["an unlimited timeout"]),
+        ] {
+            let hints = hints(variables, timeout, pod);
+            assert_eq!(hints.len(), usize::from(!named.is_empty()), "{hints:?}");
+            let says = |word: &&str| hints[0].contains(word);
+            assert!(named.iter().all(says), "{hints:?}, and not {named:?}");
+        }
+        assert_eq!(hints(&[POD, UNIT], 100, None).len(), 2);
+    }
+
+    #[cfg(all(feature = "signal", target_os = "linux"))]
+    #[test]
+    fn a_shell_without_a_trap_forwards_nothing() {
+        use std::{fs, process};
+
+        let directory = env::temp_dir().join(format!("tower-graceful-{}", process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        assert!(!forwards_nothing(&directory), "nothing can be read");
+        // As `/proc` shows dash and bash: a script, a script with a trap, a shell at a terminal.
+        let [script, trap, terminal] = [0x0001_0002, 0x0001_4002, 0x0001_0002];
+        for (comm, caught, ignored, expected) in [
+            ("sh", script, 0, true),
+            ("bash", script, 4, true),
+            ("bash", trap, 4, false),
+            ("bash", terminal, 0x0038_4004, false),
+            ("tini", 0, 0, false),
+            ("server", 0x4002, 0, false),
+        ] {
+            let status =
+                format!("Name:\t{comm}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n");
+            fs::write(directory.join("comm"), format!("{comm}\n")).expect("a file");
+            assert!(!forwards_nothing(&directory), "its signals are not known");
+            fs::write(directory.join("status"), status).expect("a file");
+            assert_eq!(forwards_nothing(&directory), expected, "{comm} {caught:x}");
+            fs::remove_file(directory.join("status")).expect("a file");
+        }
+        fs::remove_dir_all(&directory).expect("a directory");
+    }
+}
