@@ -518,6 +518,9 @@ impl DrainBuilder {
     ///
     /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
     ///
+    /// Call [`timeout`](Self::timeout) before this method, not after it. If the drain takes longer
+    /// than the pod has, the log and the report say so.
+    ///
     /// # Why a lame duck
     ///
     /// The kubelet runs the preStop hook and sends SIGTERM. Proxies, ingresses and balancers hear

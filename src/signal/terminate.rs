@@ -25,6 +25,9 @@ use tokio::sync::watch::Receiver;
 /// call, and is killed at the end of its grace period. So call it before the server connects to its
 /// database.
 ///
+/// On Linux, a report and the log (feature `tracing`) say if process 1 is a shell that forwards no
+/// signal to this process.
+///
 /// ```
 /// use tower_graceful::{Drain, signal};
 ///
