@@ -52,7 +52,39 @@ async fn a_mistake_is_logged_once_when_the_drain_begins() {
     }
 }
 
-/// A drain that ends as it begins, too.
+#[tokio::test]
+async fn a_server_that_is_not_told_is_logged_once() {
+    let (log, _guard) = Log::of_this_thread();
+    for is_told in [false, true] {
+        let drain = Drain::builder().lame_duck(3600 * SECOND).build();
+        let listener = drain.bind("127.0.0.1:0").await.expect("loopback");
+        let app = axum::Router::new().layer(drain.layer());
+        let server = axum::serve(listener, app);
+        let server = match is_told {
+            true => {
+                let server = server.with_graceful_shutdown(drain.shutdown_signal());
+                tokio::spawn(server.into_future())
+            }
+            false => tokio::spawn(server.into_future()),
+        };
+        // It accepts.
+        tokio::task::yield_now().await;
+        drain.begin();
+        drain.begin();
+        let lines = log.lines();
+        match (&of_wiring(&lines)[..], is_told) {
+            ([], true) => {}
+            ([line], false) => {
+                let hint = "hint=nothing tells the server to stop: \
+                            `with_graceful_shutdown(drain.shutdown_signal())` is missing";
+                assert_eq!(**line, format!("{WARNING}{hint}"));
+            }
+            (lines, _) => panic!("{lines:?}"),
+        }
+        server.abort();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_loss_is_logged_at_the_end() {
     let (log, _guard) = Log::of_this_thread();
