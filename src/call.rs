@@ -2,7 +2,7 @@
 
 use crate::{
     capacity::Capacity,
-    drain::{Admission, CounterHandle, Drain, InFlight, Refused},
+    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Refused},
     refusal::{Exempt, NoExemptions},
 };
 use pin_project_lite::pin_project;
@@ -76,7 +76,7 @@ impl GracefulLayer {
     /// Returns the same layer as [`Drain::call_layer`].
     pub fn new(drain: &Drain) -> Self {
         Self {
-            handle: drain.counter_handle(),
+            handle: drain.layer_handle(Fact::CallLayer),
             exempt: NoExemptions,
         }
     }

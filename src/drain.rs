@@ -33,6 +33,7 @@ mod wait;
 mod waiting;
 #[cfg(feature = "net")]
 mod wakers;
+mod wiring;
 
 #[cfg(feature = "server")]
 pub(crate) use self::current::{Identity, is_current};
@@ -45,6 +46,7 @@ pub(crate) use self::{
     schedule::Schedule,
     shared::{Admission, CounterHandle, Shared},
     waiting::Place,
+    wiring::Fact,
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{connection::Connection, connection_list::CallCounts};
@@ -58,6 +60,8 @@ pub use self::{
     run::{SecondSignal, ServerOutput},
     wait::Reached,
 };
+#[cfg(feature = "signal")]
+pub(crate) use self::{telemetry::shell_is_first, wiring::check_process_one};
 
 use self::schedule::DrainSettings;
 use std::{borrow::Cow, fmt, sync::Arc, thread, time::Duration};
@@ -330,7 +334,7 @@ impl Drain {
     #[cfg(feature = "metrics")]
     pub fn record_metrics(&self) {
         self.shared().advance();
-        self.shared().record();
+        self.shared().record_metrics();
     }
 
     fn update(&self, change: impl FnOnce(&mut Schedule, Instant)) {
@@ -345,6 +349,13 @@ impl Drain {
         &self.handles.shared
     }
 
+    /// Returns what a layer counts by, and records that there is one.
+    pub(crate) fn layer_handle(&self, layer: Fact) -> CounterHandle {
+        self.shared().record(layer);
+        self.shared().counter_handle()
+    }
+
+    #[cfg(feature = "server")]
     pub(crate) fn counter_handle(&self) -> CounterHandle {
         self.shared().counter_handle()
     }
@@ -509,6 +520,9 @@ impl DrainBuilder {
     ///
     /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
     ///
+    /// Call [`timeout`](Self::timeout) before this method, not after it. If the drain takes longer
+    /// than the pod has, the log and the report say so.
+    ///
     /// # Why a lame duck
     ///
     /// The kubelet runs the preStop hook and sends SIGTERM. Proxies, ingresses and balancers hear
@@ -532,7 +546,9 @@ impl DrainBuilder {
         let timeout = grace_period
             .saturating_sub(pre_stop)
             .saturating_sub(RESERVE);
-        self.lame_duck(LAME_DUCK.min(timeout / 2)).timeout(timeout)
+        let mut builder = self.lame_duck(LAME_DUCK.min(timeout / 2)).timeout(timeout);
+        builder.settings.pod = Some(grace_period.saturating_sub(pre_stop));
+        builder
     }
 
     /// Sets how long, at the end of the lame duck, open connections may take to deliver a request
@@ -583,6 +599,7 @@ impl Default for DrainBuilder {
                 quiet: None,
                 // Kubernetes kills after 30 s by default.
                 timeout: Duration::from_secs(25),
+                pod: None,
                 settle: Duration::from_millis(100),
                 grace: Duration::from_secs(1),
             },

@@ -1,5 +1,5 @@
 use crate::{
-    drain::{CounterHandle, Drain},
+    drain::{CounterHandle, Drain, Fact},
     refusal::{AtDeadline, NoExemptions, Unavailable},
     service::{Graceful, LayerSettings},
 };
@@ -107,7 +107,7 @@ impl GracefulLayer {
     /// Returns the same layer as [`Drain::layer`].
     pub fn new(drain: &Drain) -> Self {
         Self {
-            handle: drain.counter_handle(),
+            handle: drain.layer_handle(Fact::HttpLayer),
             settings: LayerSettings::new(),
         }
     }

@@ -83,7 +83,7 @@ use self::{
     service::{Answers, LateAnswer, Services},
 };
 use crate::{
-    drain::{Drain, DrainTimeout, Drained, RunError, SecondSignal},
+    drain::{Drain, DrainTimeout, Drained, Fact, RunError, SecondSignal},
     net::SocketOptions,
     refusal::{Exempt, Refusal},
 };
@@ -476,6 +476,9 @@ where
             dropped: AtomicBool::new(false),
         });
         shared.settings.keep_alive.add_drain(shared.drain.shared());
+        for fact in [Fact::HttpLayer, Fact::StopSignal] {
+            drain.shared().record(fact);
+        }
         let server = Server {
             accept_loops,
             services,

@@ -29,7 +29,7 @@ use crate::{
     body::ResponseBody,
     capacity::{Capacity, is_counted},
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, InFlight, Stage},
+    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Stage},
     future::{Admitted, ResponseFuture},
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
@@ -73,7 +73,11 @@ impl LayerSettings<Unavailable, NoExemptions, AtDeadline> {
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(inner, drain.counter_handle(), LayerSettings::new())
+        Self::with(
+            inner,
+            drain.layer_handle(Fact::HttpLayer),
+            LayerSettings::new(),
+        )
     }
 }
 

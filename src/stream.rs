@@ -1,7 +1,7 @@
 //! Streams and bodies that end cleanly with the drain, at [`Phase::Draining`], instead of being
 //! aborted.
 
-use crate::drain::{Drain, Phase, Reached, Shared};
+use crate::drain::{Drain, Phase, Reached, Shared, Stage};
 use futures_core::Stream;
 use http::{
     HeaderValue, Response,
@@ -26,7 +26,7 @@ impl End {
     fn new(drain: &Drain) -> Self {
         Self {
             shared: drain.shared().clone(),
-            reached: drain.reached(Phase::Draining),
+            reached: Reached::stage(drain.shared().clone(), Stage::Draining),
         }
     }
 

@@ -175,6 +175,8 @@ impl Drain {
     {
         let listed = ListedGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
         let shared = self.shared().clone();
+        // It may stop a server.
+        shared.record(super::Fact::StopSignal);
         tokio::spawn(async move {
             let comes = shared.until(|schedule| match schedule.phase() >= Phase::Draining {
                 true => Some(Some(schedule.deadline())),

@@ -2,7 +2,8 @@
 
 use super::{
     report::{ForcedBy, Report},
-    table::{time, write_answered, write_table},
+    table::{time, write_answered, write_hints, write_table},
+    wiring::Hint,
 };
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -28,6 +29,8 @@ pub struct Drained {
     /// Measures the time from the beginning of the drain to the last connection that a listener of
     /// the drain accepted. `None` if it accepted none.
     pub last_connection: Option<Duration>,
+    /// Says what is likely to be wrong.
+    pub(super) hints: Vec<Hint>,
 }
 
 /// Says that the deadline came before the end of the work, and holds the [report](Self::report) of
@@ -106,7 +109,8 @@ impl fmt::Display for Drained {
             time(self.elapsed),
             self.completed,
             self.refused
-        )
+        )?;
+        write_hints(&self.hints, f)
     }
 }
 
@@ -124,9 +128,7 @@ impl fmt::Display for DrainTimeout {
         )?;
         write_answered(report, f)?;
         f.write_str(")")?;
-        if let Some(hint) = report.hint() {
-            write!(f, "; {hint}")?;
-        }
+        write_hints(&report.hints, f)?;
         match f.alternate() {
             true => write_table(report, f),
             false => Ok(()),

@@ -1,6 +1,6 @@
 //! What a drain waits for, in figures and one by one.
 
-use super::phase::Phase;
+use super::{phase::Phase, wiring::Hint};
 use http::Method;
 use std::{borrow::Cow, cmp::Reverse, fmt, net::SocketAddr, panic::Location, time::Duration};
 
@@ -20,7 +20,8 @@ use std::{borrow::Cow, cmp::Reverse, fmt, net::SocketAddr, panic::Location, time
 /// ```
 ///
 /// The line ends with `last request after 2.9s, last connection after 2.9s` if some came after the
-/// drain began. With the feature `serde` a report serialises. `Drain::status` serves it.
+/// drain began. Then comes [what is likely to be
+/// wrong](crate::guide::troubleshooting#what-the-drain-says-of-the-wiring), if the drain sees it. With the feature `serde` a report serialises. `Drain::status` serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -58,11 +59,8 @@ pub struct Report {
     pub blockers: Vec<Blocker>,
     /// Counts the blockers that [`limit`](Self::limit) has removed.
     pub(super) more_blockers: usize,
-    /// Says whether servers have been told to stop and go on without any work that the drain knows
-    /// of.
-    pub(super) server_alone: bool,
-    /// Says whether only requests are left whose handlers wait for this drain.
-    pub(super) waits_for_itself: bool,
+    /// Says what is likely to be wrong.
+    pub(super) hints: Vec<Hint>,
 }
 
 impl Report {
@@ -70,23 +68,6 @@ impl Report {
     pub(crate) fn limit(&mut self, most: usize) {
         self.more_blockers += self.blockers.len().saturating_sub(most);
         self.blockers.truncate(most);
-    }
-
-    /// Returns what is likely to be wrong, where the figures suggest it.
-    pub(super) fn hint(&self) -> Option<&'static str> {
-        if self.waits_for_itself {
-            Some(
-                "the handler of each request that is left waits for this drain, and so for itself: \
-                 begin the drain and answer",
-            )
-        } else if self.server_alone {
-            Some(
-                "either `with_graceful_shutdown(drain.shutdown_signal())` is missing, or the server \
-                 waits for connections that the drain does not know",
-            )
-        } else {
-            None
-        }
     }
 }
 

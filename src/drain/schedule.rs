@@ -17,6 +17,7 @@ use super::{
     phase::{Phase, Stage},
     report::{Blocker, Counts, ForcedBy},
     telemetry::{ENABLED, PROGRESS},
+    wiring::{Facts, Hint},
 };
 use std::{borrow::Cow, time::Duration};
 use tokio::time::Instant;
@@ -55,6 +56,8 @@ pub(super) struct DrainSettings {
     /// Says how long nothing new may have come for LameDuck to end early, if it may.
     pub(super) quiet: Option<Duration>,
     pub(super) timeout: Duration,
+    /// Says after what time Kubernetes kills the process, where the program has said it.
+    pub(super) pod: Option<Duration>,
     /// Limits the wait for requests in transit, after which idle connections are closed.
     pub(super) settle: Duration,
     /// Limits the time from the accept of a connection to its first byte.
@@ -152,6 +155,7 @@ pub(super) struct Figures {
     pub(super) self_waiting: usize,
     pub(super) last_request: Option<Instant>,
     pub(super) last_connection: Option<Instant>,
+    pub(super) facts: Facts,
 }
 
 impl Schedule {
@@ -356,6 +360,9 @@ impl Schedule {
                 refused: figures.refused,
                 last_request: self.since_begin(figures.last_request),
                 last_connection: self.since_begin(figures.last_connection),
+                hints: Hint::of_refusals(figures.facts, figures.refused)
+                    .into_iter()
+                    .collect(),
             }),
             Some(aborted) => Err(self.timed_out(now, aborted, figures)),
         };

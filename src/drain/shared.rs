@@ -14,6 +14,7 @@ use super::{
     telemetry::{self, ENABLED, Reporter},
     token,
     waiting::{Place, WaitList},
+    wiring::{Fact, Wiring},
 };
 use std::{
     fmt,
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     self_waiting: AtomicUsize,
     /// Records the last connection that was accepted since the drain began.
     last_connection: LastArrival,
+    wiring: Wiring,
     reporter: Reporter,
     schedule: watch::Sender<Schedule>,
 }
@@ -239,6 +241,7 @@ impl Shared {
             completed_late: AtomicU64::new(0),
             self_waiting: AtomicUsize::new(0),
             last_connection: LastArrival::default(),
+            wiring: Wiring::default(),
             reporter: Reporter::default(),
             schedule: watch::Sender::new(Schedule::new(settings)),
         })
@@ -271,6 +274,11 @@ impl Shared {
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
         self.completed_late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records which part of the drain is used.
+    pub(crate) fn record(&self, fact: Fact) {
+        self.wiring.record(fact);
     }
 
     /// Returns what requests read and write.
@@ -349,6 +357,7 @@ impl Shared {
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
             last_request: self.counter.data().last_request.get(),
             last_connection: self.last_connection.get(),
+            facts: self.wiring.facts(),
         }
     }
 
@@ -378,6 +387,7 @@ impl Shared {
                 // Under the schedule's lock. Only a later change under this lock reaches
                 // `Draining`, so no thread closes the counter before `begin` has returned.
                 self.counter.begin(self.clone());
+                self.wiring.record_environment();
             }
             starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
             refuses = before.0 < Stage::Draining && schedule.stage() >= Stage::Draining;
@@ -601,7 +611,7 @@ impl Shared {
 
     /// Records the state of the drain as metrics.
     #[cfg(feature = "metrics")]
-    pub(super) fn record(&self) {
+    pub(super) fn record_metrics(&self) {
         let outcome = self.look(|schedule| schedule.outcome().cloned());
         telemetry::record(&self.brief(self.left()), outcome.as_ref());
     }

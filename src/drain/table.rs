@@ -3,6 +3,7 @@
 use super::{
     phase::Phase,
     report::{Blocker, BlockerKind, Report},
+    wiring::Hint,
 };
 use std::{
     fmt::{self, Write as _},
@@ -47,9 +48,7 @@ impl fmt::Display for Report {
                 write!(f, ", last {what} after {}", time(last))?;
             }
         }
-        if let Some(hint) = self.hint() {
-            write!(f, "; {hint}")?;
-        }
+        write_hints(&self.hints, f)?;
         write_table(self, f)
     }
 }
@@ -60,6 +59,11 @@ pub(super) fn write_answered(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt
         0 => Ok(()),
         count => write!(f, ", {count} answered at the deadline"),
     }
+}
+
+/// Writes what is likely to be wrong, at the end of a line.
+pub(super) fn write_hints(hints: &[Hint], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    hints.iter().try_for_each(|hint| write!(f, "; {hint}"))
 }
 
 /// Writes a line break and the table of a report's blockers, or nothing if there are none: twenty

@@ -88,13 +88,20 @@ pub(super) fn progress(whole: impl Fn() -> Report, brief: impl Fn() -> Report) {
     let _ = (whole, brief);
 }
 
+/// Reports that process 1 is a shell.
+#[cfg(feature = "signal")]
+pub(crate) fn shell_is_first() {
+    #[cfg(feature = "tracing")]
+    catch_panic(|| to_tracing::wiring(None, &super::wiring::Hint::ShellIsFirst));
+}
+
 #[cfg(feature = "metrics")]
 pub(super) use self::to_metrics::record;
 
 #[cfg(feature = "tracing")]
 mod to_tracing {
     use super::*;
-    use crate::drain::report::ForcedBy;
+    use crate::drain::{report::ForcedBy, wiring::Hint};
     use tracing::{Level, enabled, info, warn};
 
     /// Limits how many blockers are logged one by one. Of the others, only the number is logged.
@@ -147,7 +154,7 @@ mod to_tracing {
                     "the drain was given up",
                     phase = "done",
                     forced_by,
-                    hint = timeout.report().hint()
+                    hint = hint(timeout.report())
                 );
                 let name = timeout.report().name.as_deref();
                 for blocker in timeout.report().blockers.iter().take(LISTED) {
@@ -159,15 +166,21 @@ mod to_tracing {
                 }
             }
             (Phase::Serving, _) => {}
-            (Phase::LameDuck, _) => emit!(
-                info,
-                report,
-                "the drain begins",
-                // Without a lame duck, no phase is named: Draining comes when the listeners are
-                // closed.
-                phase = has_lame_duck.then_some("lame_duck"),
-                remaining_seconds = remaining
-            ),
+            (Phase::LameDuck, _) => {
+                emit!(
+                    info,
+                    report,
+                    "the drain begins",
+                    // Without a lame duck, no phase is named: Draining comes when the listeners are
+                    // closed.
+                    phase = has_lame_duck.then_some("lame_duck"),
+                    remaining_seconds = remaining
+                );
+                let is_known = |hint: &&Hint| hint.is_known_at_begin();
+                for hint in report.hints.iter().filter(is_known) {
+                    wiring(report.name.as_deref(), hint);
+                }
+            }
             (Phase::Draining, _) => emit!(
                 info,
                 report,
@@ -182,8 +195,24 @@ mod to_tracing {
                 phase = "forced",
                 forced_by
             ),
-            (Phase::Done, _) => emit!(info, report, "drained", phase = "done"),
+            (Phase::Done, _) => emit!(info, report, "drained", phase = "done", hint = hint(report)),
         }
+    }
+
+    /// Logs a hint that is known when the drain begins, or before.
+    pub(super) fn wiring(drain: Option<&str>, hint: &Hint) {
+        match hint.is_likely_only() {
+            true => info!(target: "tower_graceful", drain, %hint, "check the wiring"),
+            false => warn!(target: "tower_graceful", drain, %hint, "check the wiring"),
+        }
+    }
+
+    /// Returns the hints of a report as a text, without those that were logged at the beginning.
+    fn hint(report: &Report) -> Option<String> {
+        let hints = report.hints.iter();
+        let hints = hints.filter(|hint| !matches!(hint, Hint::TooLong { .. }));
+        let hints: Vec<_> = hints.map(ToString::to_string).collect();
+        (!hints.is_empty()).then(|| hints.join("; "))
     }
 
     pub(super) fn progress(report: impl Fn() -> Report) {
@@ -201,7 +230,7 @@ mod to_tracing {
             phase = report.phase.as_label(),
             remaining_seconds = remaining,
             first,
-            hint = report.hint()
+            hint = hint(&report)
         );
     }
 }

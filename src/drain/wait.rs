@@ -7,6 +7,7 @@ use super::{
     phase::{Phase, Stage},
     schedule::Schedule,
     shared::Shared,
+    wiring::Fact,
 };
 use std::{
     fmt,
@@ -47,6 +48,9 @@ impl Drain {
     ///
     /// When polled outside of a tokio runtime with its time driver, once the drain has begun.
     pub fn reached(&self, phase: Phase) -> Reached {
+        if phase <= Phase::Draining {
+            self.shared().record(Fact::StopSignal);
+        }
         Reached::when(self.shared().clone(), move |schedule| {
             schedule.phase() >= phase
         })
@@ -71,6 +75,7 @@ impl Drain {
     /// # }
     /// ```
     pub fn shutdown_signal(&self) -> Reached {
+        self.shared().record(Fact::StopSignal);
         Reached::stage(self.shared().clone(), Stage::ClosingConnections)
     }
 

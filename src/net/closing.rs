@@ -16,7 +16,7 @@ use super::{
     socket::SocketOptions,
 };
 use crate::{
-    drain::{ConnectionGuard, Drain, Reached, Shared, Stage},
+    drain::{ConnectionGuard, Drain, Fact, Reached, Shared, Stage},
     log,
 };
 use std::{
@@ -59,7 +59,7 @@ pub(super) enum Listening<L> {
 /// Tracks how far a listener of any type is on its way to be closed, and delays its accepts.
 pub(super) struct ListenerState {
     pub(super) options: SocketOptions,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     stage: ListenerStage,
     /// Completes at the end of LameDuck, then at the end of the settling, then when servers get
     /// their shutdown signal.
@@ -94,6 +94,7 @@ enum ListenerStage {
 impl ListenerState {
     pub(super) fn new(drain: &Drain) -> Self {
         let shared = drain.shared().clone();
+        shared.record(Fact::Listener);
         shared.listener_opened();
         let next = Reached::stage(shared.clone(), Stage::Backlog);
         Self {

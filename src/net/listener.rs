@@ -6,6 +6,8 @@ use super::{
     closing::{ListenerState, Listening, poll_logged},
     drain_io::DrainIo,
 };
+#[cfg(feature = "axum")]
+use crate::drain::Fact;
 use crate::drain::{ConnectionGuard, Drain};
 use futures_core::Stream;
 use std::{
@@ -335,6 +337,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        self.state.shared.record(Fact::AxumAccepts);
         if let Listening::Inner(listener) = &mut self.listening {
             let accepted = {
                 let mut accept = pin!(listener.accept());

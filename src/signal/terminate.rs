@@ -3,12 +3,12 @@
 use super::requests::Requests;
 #[cfg(unix)]
 use super::watch;
-use crate::drain::SecondSignal;
+use crate::drain::{SecondSignal, check_process_one, shell_is_first};
 #[cfg(unix)]
 use std::fmt;
 use std::{
     future::{Future, poll_fn},
-    io,
+    io, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -24,6 +24,9 @@ use tokio::sync::watch::Receiver;
 /// SIGTERM and SIGINT end the process at once. Process 1 of a container ignores them before the
 /// call, and is killed at the end of its grace period. So call it before the server connects to its
 /// database.
+///
+/// On Linux, a report and the log (feature `tracing`) say if process 1 is a shell that forwards no
+/// signal to this process.
 ///
 /// ```
 /// use tower_graceful::{Drain, signal};
@@ -94,6 +97,7 @@ use tokio::sync::watch::Receiver;
 pub fn terminate() -> Terminate {
     Terminate {
         signals: Signals::listen().expect("the system takes a handler for termination signals"),
+        reports_shell: check_process_one(),
     }
 }
 
@@ -102,6 +106,9 @@ pub fn terminate() -> Terminate {
 #[must_use = "futures do nothing unless polled"]
 pub struct Terminate {
     signals: Signals,
+    /// Says whether the first poll reports that process 1 is a shell. At the call, a program that
+    /// calls `terminate` first has no log yet.
+    reports_shell: bool,
 }
 
 /// Names where a request to stop comes from.
@@ -117,6 +124,9 @@ impl Future for Terminate {
     type Output = SecondSignal;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SecondSignal> {
+        if mem::take(&mut self.reports_shell) {
+            shell_is_first();
+        }
         let first = ready!(self.signals.poll_recv(cx));
         let mut signals = self.signals.rest();
         let second = SecondSignal::new(async move {

@@ -16,3 +16,4 @@ mod running;
 #[cfg(all(unix, feature = "signal"))]
 mod signals;
 mod support;
+mod wiring;

@@ -4,8 +4,9 @@ use super::{Aborted, Entered, Figures, Schedule, due};
 use crate::drain::{
     outcome::DrainTimeout,
     phase::Stage,
-    report::{Blocker, Counts, Report},
+    report::{Blocker, ConnectionState, Counts, Report},
     telemetry::PROGRESS,
+    wiring::{Fact, Hint},
 };
 use tokio::time::Instant;
 
@@ -64,6 +65,7 @@ impl Schedule {
             (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
+        let hints = self.hints(&left, figures);
         Report {
             name: self.settings.name.clone(),
             phase: self.phase(),
@@ -78,16 +80,48 @@ impl Schedule {
             last_connection: self.since_begin(figures.last_connection),
             answered_at_deadline: figures.answered,
             forced_by: self.forced_by,
-            // From Draining on, every server has got its shutdown signal.
-            server_alone: (Stage::Draining..Stage::Done).contains(&self.stage)
-                && left.servers > 0
-                && !left.has_work(),
-            waits_for_itself: left.requests > 0
-                && left.requests <= figures.self_waiting
-                && left.guards + left.tasks == 0,
             left,
             blockers,
             more_blockers: 0,
+            hints,
         }
+    }
+
+    /// Returns what is likely to be wrong.
+    fn hints(&self, left: &Counts, figures: Figures) -> Vec<Hint> {
+        let facts = figures.facts;
+        let has_begun = self.stage > Stage::Serving;
+        let goes_on = has_begun && self.stage < Stage::Done;
+        let waits_for_itself = left.requests > 0
+            && left.requests <= figures.self_waiting
+            && left.guards + left.tasks == 0;
+        // From Draining on, every server has got its shutdown signal.
+        let server_alone =
+            goes_on && self.stage >= Stage::Draining && left.servers > 0 && !left.has_work();
+        let cause = if waits_for_itself {
+            Some(Hint::WaitsForItself)
+        } else if goes_on && facts.has(Fact::AxumAccepts) && !facts.has(Fact::StopSignal) {
+            Some(Hint::NotTold)
+        } else if server_alone {
+            Some(Hint::ServerAlone)
+        } else {
+            // A drain that has begun needs no signal.
+            (!has_begun && facts.has(Fact::ShellIsFirst)).then_some(Hint::ShellIsFirst)
+        };
+        let handling = left.connections_in(ConnectionState::Handling);
+        let no_layer = match self.stage {
+            Stage::Forced => Hint::of_cuts(facts, handling),
+            _ => None,
+        };
+        let no_listener = Hint::of_refusals(facts, figures.refused);
+        // The deadline may have been moved since.
+        let timeout = self.since_begin(self.deadline);
+        let too_long = has_begun.then(|| Hint::too_long(facts, timeout, self.settings.pod));
+        cause
+            .into_iter()
+            .chain(no_layer)
+            .chain(no_listener)
+            .chain(too_long.into_iter().flatten())
+            .collect()
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "observe/serve.rs"]
 mod serve;
+#[path = "observe/wiring.rs"]
+mod wiring;
 
 use bytes::Bytes;
 use http::{Request, Response, header::ACCEPT};

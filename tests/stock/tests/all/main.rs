@@ -23,6 +23,7 @@ mod tls;
 #[path = "../../../../examples/axum_tls/src/listener.rs"]
 mod tls_listener;
 mod upgrades;
+mod wiring;
 
 use std::time::Duration;
 
