@@ -69,8 +69,6 @@ pub(crate) struct ConnectionEntry {
     calls_finished: AtomicU64,
     /// Says whether the connection closes once it is idle, drain or not.
     retires: AtomicBool,
-    /// Says whether a task drives the connection, and wakes for each step of the schedule.
-    driven: AtomicBool,
 }
 
 /// Counts the calls of an HTTP/1 connection, at most one of which is active.
@@ -112,7 +110,6 @@ impl ConnectionList {
             calls_started: AtomicU64::new(0),
             calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
-            driven: AtomicBool::new(false),
         })
     }
 
@@ -273,11 +270,6 @@ impl ConnectionEntry {
         self.retires.load(Ordering::Acquire)
     }
 
-    /// Returns whether its tasks have to wake for each step of the schedule: no other does.
-    pub(crate) fn keeps_schedule(&self) -> bool {
-        !self.driven.load(Ordering::Acquire)
-    }
-
     /// Wakes the task that reads.
     pub(crate) fn wake_reader(&self) {
         self.wakers.wake(Role::Reads);
@@ -347,15 +339,6 @@ impl ConnectionEntry {
     #[inline]
     pub(crate) fn register_driver(&self, waker: &Waker, last: &mut RegisteredWaker) {
         self.wakers.register(Role::Drives, waker, last);
-    }
-
-    /// Records that a task drives the connection from now on, or does not any more.
-    pub(crate) fn set_driven(&self, driven: bool) {
-        self.driven.store(driven, Ordering::Release);
-        if !driven {
-            // An upgraded connection goes on.
-            self.wakers.wake_all();
-        }
     }
 
     /// Wakes the task that drives the connection.

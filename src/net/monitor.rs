@@ -32,6 +32,8 @@ pub(super) struct Monitor {
     idle_since: Option<Instant>,
     /// Limits the time of a head, drain or not.
     head_limit: Option<Duration>,
+    /// Says whether a task wakes for each step of the schedule: perhaps no waiter is there.
+    keeps_schedule: bool,
     /// Records since when a part of a head has been there.
     head_since: Option<Instant>,
     /// Says whether the last read is pending. Its waker is registered then.
@@ -63,6 +65,7 @@ impl Monitor {
             unread: false,
             idle_since: None,
             head_limit: None,
+            keeps_schedule: true,
             head_since: None,
             read_pending: false,
             published: (ConnectionState::Silent, false),
@@ -77,10 +80,11 @@ impl Monitor {
         }
     }
 
-    /// Limits the time of a head; see [`DrainIo::limit_heads`](super::DrainIo::limit_heads).
+    /// Prepares a connection of `serve`; see [`DrainIo::served`](super::DrainIo::served).
     #[cfg(feature = "server")]
-    pub(super) fn limit_heads(&mut self, limit: Option<Duration>) {
-        self.head_limit = limit;
+    pub(super) fn served(&mut self, head_limit: Option<Duration>) {
+        self.head_limit = head_limit;
+        self.keeps_schedule = false;
     }
 
     #[cfg(feature = "server")]
@@ -275,13 +279,11 @@ impl Monitor {
         Ok(())
     }
 
-    /// Returns when the schedule may have to be advanced here: perhaps no waiter is there to do it.
+    /// Returns when the schedule has to be advanced here.
     fn next_step(&self) -> Option<Instant> {
         let connection = self.registered.connection();
-        match connection.keeps_schedule() {
-            true => connection.schedule(|schedule| schedule.next_step()),
-            false => None,
-        }
+        self.keeps_schedule
+            .then(|| connection.schedule(|schedule| schedule.next_step()))?
     }
 
     /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,

@@ -131,7 +131,7 @@ where
         answers,
     };
     let mut io =
-        DrainIo::new(io, registered.clone(), H::has_unread_bytes).limit_heads(settings.limits.head);
+        DrainIo::new(io, registered.clone(), H::has_unread_bytes).served(settings.limits.head);
     if settings.half_close {
         io = io.notice_errors(H::error);
     }
@@ -184,7 +184,6 @@ enum Action {
 impl<'a> Driver<'a> {
     fn new(connection: Arc<Connection>, shared: &'a ServerShared) -> Self {
         let retires_at = shared.settings.limits.retirement(connection.accepted());
-        connection.set_driven(true);
         Self {
             connection,
             shared,
@@ -248,14 +247,8 @@ impl<'a> Driver<'a> {
                     return Poll::Ready(Some(end));
                 }
                 match self.next_action(stage, closes) {
-                    Action::Wait(until) => {
-                        let Some(until) = until.into_iter().chain(self.next_step(stage)).min()
-                        else {
-                            return Poll::Pending;
-                        };
-                        ready!(self.timer.poll(until, cx));
-                        self.connection.advance();
-                    }
+                    Action::Wait(None) => return Poll::Pending,
+                    Action::Wait(Some(until)) => ready!(self.timer.poll(until, cx)),
                     Action::Retire => self.connection.retire(),
                     Action::Shutdown => {
                         self.shutdown_sent = true;
@@ -276,14 +269,6 @@ impl<'a> Driver<'a> {
         connection.register_driver(cx.waker(), &mut self.waker);
         // After the registration: a later change of the stage wakes the task.
         connection.stage()
-    }
-
-    /// Returns when the schedule may have to be advanced here: perhaps no waiter is there to do it.
-    fn next_step(&self, stage: Stage) -> Option<Instant> {
-        match stage >= Stage::LastRead {
-            true => self.connection.schedule(|schedule| schedule.next_step()),
-            false => None,
-        }
     }
 
     /// Returns whether the connection closes once it is idle.
@@ -380,12 +365,6 @@ impl<'a> Driver<'a> {
             true => over(Some(since), next),
             false => over(at, next),
         }
-    }
-}
-
-impl Drop for Driver<'_> {
-    fn drop(&mut self) {
-        self.connection.set_driven(false);
     }
 }
 
