@@ -73,7 +73,7 @@ async fn the_handler_is_dropped_and_a_503_takes_its_place() {
 
 /// Another task may poll the future than the one that polled it first.
 #[tokio::test]
-async fn the_last_waker_is_woken() {
+async fn the_latest_waker_of_a_request_is_woken() {
     let drain = Drain::new();
     let (_answer, inner) = held::<Body>();
     let mut response = Box::pin(drain.layer().layer(inner).call(request()));

@@ -292,7 +292,7 @@ async fn f48_entered_on_one_thread_left_on_another() {
 }
 
 #[test]
-fn what_merely_exists_is_not_counted() {
+fn layers_and_services_without_requests_are_not_counted() {
     let drain = Drain::new();
     let layer = drain.layer();
     let service = layer.layer(service_fn(async |_: http::Request<Empty<Bytes>>| {

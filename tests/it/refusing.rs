@@ -152,7 +152,7 @@ async fn an_exemption_is_decided_once_for_each_request() {
 }
 
 #[tokio::test]
-async fn the_exempt_are_neither_refused_nor_counted() {
+async fn exempt_requests_are_neither_refused_nor_counted() {
     let drain = Drain::new();
     let (answer, service) = held::<Empty<Bytes>>();
     let mut service = drain

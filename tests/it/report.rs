@@ -274,7 +274,7 @@ fn table(report: &str) -> &str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_reads_well() {
+async fn a_report_reads_well() {
     let drain = Drain::builder().name("api").build();
     assert_eq!(
         drain.report().to_string(),
@@ -311,7 +311,7 @@ async fn it_reads_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_served() {
+async fn a_report_is_served() {
     let drain = Drain::new();
     let guard = drain.guard().expect("serving").named("outbox");
     drain.begin();

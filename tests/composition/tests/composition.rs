@@ -64,7 +64,7 @@ where
 }
 
 #[tokio::test]
-async fn within_a_service_builder_between_tower_https_layers() {
+async fn counts_between_tower_https_layers() {
     let timeout = || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, GUARD);
     let drain = Drain::new();
     let outside = ServiceBuilder::new()
@@ -95,7 +95,7 @@ async fn within_a_service_builder_between_tower_https_layers() {
 }
 
 #[tokio::test]
-async fn around_and_inside_of_towers_layers() {
+async fn counts_around_and_inside_of_towers_layers() {
     let drain = Drain::new();
     let outside = ServiceBuilder::new()
         .layer(drain.layer())
@@ -116,7 +116,7 @@ async fn around_and_inside_of_towers_layers() {
 }
 
 #[tokio::test]
-async fn in_an_axum_router() {
+async fn counts_in_an_axum_router() {
     let drain = Drain::new();
     let layered: Router = Router::new()
         .route("/", get(async || "hello"))
@@ -143,7 +143,7 @@ async fn in_an_axum_router() {
 
 /// A panic that is caught outside of the layer, or inside of it, is counted to its end.
 #[tokio::test]
-async fn panics_that_are_caught() {
+async fn a_panic_that_is_caught_ends_its_count() {
     let drain = Drain::new();
     let panics = || {
         service_fn(
@@ -184,7 +184,7 @@ async fn a_timeout_outside_ends_the_count() {
 
 /// A hand-written accept loop on hyper, HTTP/1 and HTTP/2, and hyper's own client.
 #[tokio::test]
-async fn on_hyper_by_hand() {
+async fn counts_in_a_hand_written_hyper_server() {
     for http2 in [false, true] {
         let drain = Drain::new();
         let service = ServiceBuilder::new()

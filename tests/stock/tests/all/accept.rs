@@ -416,7 +416,7 @@ async fn g55_several_listeners_have_one_drain() {
 
 /// A loop by hand, as one writes it.
 #[tokio::test]
-async fn a_loop_by_hand_has_the_same() {
+async fn a_hand_written_loop_closes_idle_connections() {
     let drain = Drain::new();
     let tcp = bind();
     let address = tcp.local_addr().expect("bound");
@@ -470,7 +470,7 @@ fn h60_without_file_descriptors_it_neither_spins_nor_hangs() {
             "--exact",
             "--ignored",
             "--nocapture",
-            "accept::out_of_file_descriptors",
+            "accept::child_without_file_descriptors",
         ])
         .output()
         .expect("it starts");
@@ -484,7 +484,7 @@ fn h60_without_file_descriptors_it_neither_spins_nor_hangs() {
 
 #[tokio::test]
 #[ignore = "lowers the process's limit; run by h60"]
-async fn out_of_file_descriptors() {
+async fn child_without_file_descriptors() {
     for kind in ALL {
         let server = Server::start(kind, Drain::new()).await;
         let (soft, hard) = rlimit::Resource::NOFILE.get().expect("a limit");

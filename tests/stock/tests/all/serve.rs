@@ -969,7 +969,7 @@ async fn places_are_for_connections_and_not_for_listeners() {
 }
 
 #[tokio::test]
-async fn no_time_is_too_long() {
+async fn settings_take_any_duration() {
     for time in [Duration::MAX, Duration::from_secs(1 << 40)] {
         let drain = Drain::builder().settle(time).grace(time).build();
         let server = start(drain, |server| {
@@ -1315,7 +1315,7 @@ async fn connections_are_seen_by_their_states() {
 }
 
 #[tokio::test]
-async fn either_http_can_be_asked_for() {
+async fn one_http_version_can_be_set() {
     let server = start(Drain::new(), Serve::http1_only);
     let mut client = Client::connect(server.address).await;
     client.send(frames::hello()).await;

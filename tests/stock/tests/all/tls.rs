@@ -406,7 +406,7 @@ async fn only_what_is_served_is_agreed_upon() {
 
 /// curl speaks both.
 #[tokio::test]
-async fn a_real_client_is_served_in_both() {
+async fn curl_is_served_over_both_http_versions() {
     if std::process::Command::new("curl")
         .arg("--version")
         .output()
