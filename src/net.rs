@@ -33,11 +33,13 @@
 
 // `listener` and `incoming` are the two types from which servers accept. `closing` is the state
 // machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io` wraps
-// each connection and acts on what `sniff` finds in its bytes. `linger` reads what a peer still
+// each connection and acts on what `sniff` finds in its bytes. `closing_handshake` closes WebSockets
+// in place of their handlers. `linger` reads what a peer still
 // sends after the connection was closed.
 
 mod backlog;
 mod closing;
+mod closing_handshake;
 mod drain_io;
 mod incoming;
 mod linger;
@@ -46,12 +48,13 @@ mod monitor;
 mod sniff;
 mod socket;
 
-pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 #[cfg(feature = "server")]
 pub(crate) use self::{
+    closing_handshake::CloseWebSockets,
     sniff::PREFACE,
     socket::{SocketOptions, bind, error, has_unread_bytes},
 };
+pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;
 use std::io;

@@ -237,6 +237,7 @@ impl<S> Serve<S> {
             settings: ServerSettings {
                 exclusive: false,
                 tcp: SocketOptions::default(),
+                close_websockets: Arc::default(),
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),

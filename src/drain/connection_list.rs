@@ -283,6 +283,11 @@ impl ConnectionEntry {
         self.wakers.wake(Role::Reads);
     }
 
+    /// Wakes all tasks that wait on the connection.
+    pub(crate) fn wake_tasks(&self) {
+        self.wakers.wake_all();
+    }
+
     /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
     /// at the schedule after this call: an earlier change does not wake it.
     #[inline]
@@ -354,7 +359,7 @@ impl ConnectionEntry {
         self.driven.store(driven, Ordering::Release);
         if !driven {
             // An upgraded connection goes on.
-            self.wakers.wake_all();
+            self.wake_tasks();
         }
     }
 

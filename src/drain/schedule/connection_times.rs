@@ -2,9 +2,11 @@
 
 use super::{HEAD_LIMIT, Schedule, add};
 use crate::drain::phase::Stage;
-#[cfg(feature = "server")]
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Delays the Close frames of WebSockets. A handler that waits for the drain closes by itself.
+const HANDLERS_FIRST: Duration = Duration::from_millis(100);
 
 impl Schedule {
     /// Returns whether requests are answered because the drain was forced.
@@ -45,6 +47,20 @@ impl Schedule {
         let start = if http2 { Duration::ZERO } else { all / 3 };
         let after = (all - start) / (1 << u16::BITS) * u32::from(share);
         begun.checked_add(start + after)
+    }
+
+    /// Returns when to close a WebSocket; `None` before the drain. `share` is a random number, which
+    /// spreads them over a duration.
+    pub(crate) fn closes_websocket_at(&self, over: Duration, share: u16) -> Option<Instant> {
+        let from = self.last_read_at?;
+        // The last clients need a moment to answer before the deadline.
+        let most = self.deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_duration_since(from) / 10 * 9
+        });
+        let start = HANDLERS_FIRST.min(most);
+        let over = over.min(most - start);
+        let after = start + over / (1 << u16::BITS) * u32::from(share);
+        from.checked_add(after)
     }
 
     /// Returns when to close a connection that has sent nothing since its accept.
