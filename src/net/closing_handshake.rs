@@ -149,8 +149,8 @@ impl ClosingHandshake {
         }
     }
 
-    /// Discards bytes that the server writes after the Close frame. Fails once the connection is not
-    /// waited for any longer.
+    /// Discards bytes that the server writes after the Close frame. Fails once the connection is
+    /// not waited for any longer.
     pub(super) fn poll_discard(
         &self,
         bytes: &[u8],
@@ -380,6 +380,10 @@ mod tests {
         assert_pending!(read.poll());
         client.write_all(b"\x88").await.expect("open");
         assert_eq!(assert_ready_ok!(read.poll()), 0x88);
+        drop(read);
+        drop(io);
+        let end = client.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.expect("the end"), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -34,6 +34,9 @@ pin_project! {
     ///   a PING, or a task of the server still holds a request body. The server reads an end of
     ///   file. After a part of the HTTP/2 preface, it gets an error of the kind
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
+    /// * A WebSocket is closed in place of its handler, if the listener was told to
+    ///   [close WebSockets](crate::net::DrainListener::close_websockets). After its Close frame,
+    ///   writes are discarded.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
     ///   it. While requests are still being [answered](crate::GracefulLayer::answer_at_deadline),

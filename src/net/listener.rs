@@ -151,14 +151,13 @@ impl<L> DrainListener<L> {
     /// 2. The drain writes the Close frame, between two frames of the server. What the server
     ///    writes after that is discarded.
     /// 3. The handler still reads what the client sends. After the client's Close frame, or after
-    ///    5 s without it, the handler reads the end of the connection. With most libraries, its loop
-    ///    ends then.
+    ///    5 s without it, the handler reads the end of the connection. After those 5 s, its writes
+    ///    fail as well. With most libraries, its loop ends then.
     /// 4. At the [deadline](crate::DrainBuilder::timeout), a WebSocket that is still open is
     ///    aborted and [reported](crate::report::ConnectionState::Upgraded).
     ///
-    /// A code for servers that stop is 1001, "going away". 1012, "service restart", asks clients to
-    /// come back, and browsers take it too. To keep all clients from coming back at once, set
-    /// [`close_websockets_over`](Self::close_websockets_over).
+    /// 1001, "going away", is the code for a server that stops. To keep all clients from coming
+    /// back at once, set [`close_websockets_over`](Self::close_websockets_over).
     ///
     /// # What it cannot close
     ///
@@ -167,16 +166,16 @@ impl<L> DrainListener<L> {
     /// * A WebSocket inside of TLS that was put around this listener: its bytes are encrypted.
     ///   [`Serve::close_websockets`](crate::Serve::close_websockets) closes those of `serve`'s own
     ///   TLS.
-    /// * One whose handler neither reads nor writes, or whose server is in the middle of a frame and
-    ///   does not end it.
+    /// * One whose handler neither reads nor writes, or is in the middle of a frame and does not
+    ///   end it.
     ///
     /// Their handlers have to wait for [`Drain::reached`] and close them.
     ///
     /// # Panics
     ///
     /// Panics if the code may not be sent ([RFC 6455, section
-    /// 7.4](https://www.rfc-editor.org/rfc/rfc6455#section-7.4)): it has to be 1000 to 1003, 1007 to
-    /// 1014 or 3000 to 4999. Panics if the reason has more than 123 bytes.
+    /// 7.4](https://www.rfc-editor.org/rfc/rfc6455#section-7.4)): it has to be 1000 to 1003, 1007
+    /// to 1014 or 3000 to 4999. Panics if the reason has more than 123 bytes.
     ///
     /// ```
     /// use std::time::Duration;
@@ -202,8 +201,8 @@ impl<L> DrainListener<L> {
     /// so that the clients do not all connect anew in one instant. Default: zero.
     ///
     /// The last Close frame is sent after nine tenths of the time to the
-    /// [deadline](crate::DrainBuilder::timeout) at the latest, so that clients can answer. The drain
-    /// takes as long as the spread. Without effect unless WebSockets
+    /// [deadline](crate::DrainBuilder::timeout) at the latest, so that clients can answer. The
+    /// drain takes as long as the spread. Without effect unless WebSockets
     /// [are closed](Self::close_websockets).
     pub fn close_websockets_over(mut self, duration: Duration) -> Self {
         Arc::make_mut(&mut self.close_websockets).set_over(duration);

@@ -78,9 +78,10 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Has the drain close WebSockets over HTTP/1, with a Close frame of this status code and reason:
-    /// see [`DrainListener::close_websockets`](crate::net::DrainListener::close_websockets). Also
-    /// over TLS. Default: only their handlers close them.
+    /// Has the drain close WebSockets over HTTP/1, also over TLS, with a Close frame of this status
+    /// code and reason: see
+    /// [`DrainListener::close_websockets`](crate::net::DrainListener::close_websockets). Default:
+    /// only their handlers close them.
     ///
     /// # Panics
     ///

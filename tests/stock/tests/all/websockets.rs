@@ -218,15 +218,40 @@ async fn in_the_lame_duck_it_goes_on() {
     }
 }
 
+/// One task reads, and another one closes.
+fn closing_by_itself(drain: &Drain) -> Router {
+    let drain = drain.clone();
+    let handler = by_hand("", move |io| {
+        let drain = drain.clone();
+        async move {
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+            let (mut write, mut read) = socket.split();
+            let reader = tokio::spawn(async move { while let Some(Ok(_)) = read.next().await {} });
+            drain.reached(Phase::Draining).await;
+            let close = CloseFrame {
+                code: 1001.into(),
+                reason: "going away".into(),
+            };
+            write.send(Message::Close(Some(close))).await.expect("open");
+            reader.await.expect("no panic");
+        }
+    });
+    Router::new().route("/ws-split", handler)
+}
+
 #[tokio::test]
 async fn a_handler_that_closes_by_itself_is_left_alone() {
     for under in ALL {
-        let server = under.start(Drain::new(), Duration::ZERO, Router::new());
-        let mut socket = under.connect(&server, "/ws-polite").await;
-        server.drain.begin();
-        let close = closed(&mut socket).await;
-        assert_eq!(close.reason.as_str(), "going away");
-        server.drained().await;
+        for path in ["/ws-polite", "/ws-split"] {
+            let drain = Drain::new();
+            let routes = closing_by_itself(&drain);
+            let server = under.start(drain, Duration::ZERO, routes);
+            let mut socket = under.connect(&server, path).await;
+            server.drain.begin();
+            let close = closed(&mut socket).await;
+            assert_eq!(close.reason.as_str(), "going away", "{under:?} {path}");
+            server.drained().await;
+        }
     }
 }
 
