@@ -359,6 +359,37 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
+    /// A write is pending between two frames, in another task than the read.
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_whose_client_does_not_read_ends_after_five_seconds() {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let (mut io, mut client) = connection(&drain, 64);
+        let handler = async move {
+            io.read_exact(&mut [0; REQUEST.len()]).await?;
+            io.write_all(HEAD).await?;
+            let (mut read, mut write) = tokio::io::split(io);
+            let writer = tokio::spawn(async move {
+                // The first one fills the buffer.
+                let frame = [&b"\x82\x3e"[..], &[0; 62]].concat();
+                while write.write_all(&frame).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+            read.read_to_end(&mut Vec::new()).await?;
+            writer.await.expect("no panic");
+            io::Result::Ok(())
+        };
+        let handler = tokio::spawn(handler);
+        client.write_all(REQUEST).await.expect("open");
+        assert_eq!(received(&mut client, HEAD.len()).await, HEAD);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drain.begin();
+        let began = Instant::now();
+        handler.await.expect("no panic").expect("an end of file");
+        let delay = began.elapsed().as_millis();
+        assert!((5100..5300).contains(&delay), "{delay}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_closes_by_itself_goes_on() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
