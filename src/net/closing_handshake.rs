@@ -1,7 +1,7 @@
 //! Closes a WebSocket in a drain, in place of its handler ([RFC 6455, section
 //! 7](https://www.rfc-editor.org/rfc/rfc6455#section-7)).
 
-use super::sniff::{CLOSE, WebSocket};
+use super::sniff::WebSocket;
 use crate::{drain::Connection, timer::random};
 use std::{
     future::Future,
@@ -37,8 +37,8 @@ impl CloseWebSockets {
             reason.len() <= 123,
             "the reason of a Close frame must not be longer than 123 bytes"
         );
-        // The frame is final, not masked, and not compressed: control frames never are.
-        self.frame = vec![0x80 | CLOSE, 2 + reason.len() as u8];
+        // Final and not compressed, as control frames have to be, and not masked.
+        self.frame = vec![0x88, 2 + reason.len() as u8];
         self.frame.extend(code.to_be_bytes());
         self.frame.extend(reason.as_bytes());
     }

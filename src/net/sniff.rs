@@ -11,7 +11,7 @@ mod http2;
 mod line;
 mod websocket;
 
-pub(super) use self::websocket::{CLOSE, WebSocket};
+pub(super) use self::websocket::WebSocket;
 
 use self::{
     http1::{Http1, NotHttp, Upgrade},

@@ -92,10 +92,9 @@ async fn upgrade(upgrade: WebSocketUpgrade) -> Response {
 /// Need not know of the drain, which sends a Close frame. After that of the client, the loop ends.
 async fn echo(mut socket: WebSocket) {
     while let Some(Ok(message)) = socket.recv().await {
-        if let Message::Text(_) | Message::Binary(_) = message {
-            if socket.send(message).await.is_err() {
-                return;
-            }
+        let has_data = matches!(message, Message::Text(_) | Message::Binary(_));
+        if has_data && socket.send(message).await.is_err() {
+            return;
         }
     }
 }

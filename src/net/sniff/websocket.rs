@@ -88,7 +88,7 @@ enum Next {
 }
 
 /// Names the opcode of a Close frame.
-pub(in crate::net) const CLOSE: u8 = 0x8;
+const CLOSE: u8 = 0x8;
 
 impl Frames {
     /// Follows bytes.
