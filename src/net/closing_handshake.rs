@@ -96,7 +96,7 @@ impl ClosingHandshake {
         self.websocket.server.closes()
     }
 
-    /// Returns whether both sides have sent a Close frame. The server may only end then.
+    /// Returns whether the Close frame was answered, or is the answer. Nothing is read after that.
     pub(super) fn has_closed(&self) -> bool {
         self.has_begun() && self.websocket.client.has_closed()
     }

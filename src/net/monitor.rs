@@ -207,8 +207,8 @@ impl Monitor {
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         if let Some(handshake) = &mut self.closing_handshake {
             handshake.read(bytes);
-            // After the client's Close frame, its library waits for the end of the connection, and
-            // so does that of the server.
+            // The client waits for the server to close the connection, and some libraries of servers
+            // wait for the client.
             self.ended |= handshake.has_closed();
         }
         self.publish_changes(stage);
