@@ -36,6 +36,8 @@ mod wakers;
 mod wiring;
 
 #[cfg(feature = "server")]
+pub(crate) use self::connection_list::CallCounts;
+#[cfg(feature = "server")]
 pub(crate) use self::current::{Identity, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
@@ -48,10 +50,11 @@ pub(crate) use self::{
     waiting::Place,
     wiring::Fact,
 };
-#[cfg(feature = "server")]
-pub(crate) use self::{connection::Connection, connection_list::CallCounts};
 #[cfg(feature = "net")]
-pub(crate) use self::{connection::ConnectionGuard, wakers::RegisteredWaker};
+pub(crate) use self::{
+    connection::{Connection, ConnectionGuard},
+    wakers::RegisteredWaker,
+};
 pub use self::{
     guard::{DrainGuard, Tracked},
     outcome::{DrainTimeout, Drained, Refused, RunError},

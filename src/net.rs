@@ -15,7 +15,8 @@
 //!   has its last byte, and the process may exit.
 //! * **WebSockets and tunnels are counted.** The drain waits for them, aborts them at the deadline,
 //!   and [reports](crate::report::ConnectionState::Upgraded) them. [`Drain::reached`] tells them of
-//!   [`Draining`](crate::Phase::Draining).
+//!   [`Draining`](crate::Phase::Draining). On request, the listener
+//!   [closes WebSockets](DrainListener::close_websockets) in place of their handlers.
 //! * **A response is not destroyed by the close.** When the server closes in the middle of a
 //!   request, the drain reads and discards the rest. It stops after 5 s or 16 MiB (HTTP/2: 4 MiB).
 //!
@@ -33,11 +34,13 @@
 
 // `listener` and `incoming` are the two types from which servers accept. `closing` is the state
 // machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io` wraps
-// each connection and acts on what `sniff` finds in its bytes. `linger` reads what a peer still
+// each connection and acts on what `sniff` finds in its bytes. `closing_handshake` closes
+// WebSockets in place of their handlers. `linger` reads what a peer still
 // sends after the connection was closed.
 
 mod backlog;
 mod closing;
+mod closing_handshake;
 mod drain_io;
 mod incoming;
 mod linger;
@@ -46,12 +49,13 @@ mod monitor;
 mod sniff;
 mod socket;
 
-pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 #[cfg(feature = "server")]
 pub(crate) use self::{
+    closing_handshake::CloseWebSockets,
     sniff::PREFACE,
     socket::{SocketOptions, bind, error, has_unread_bytes},
 };
+pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 
 use crate::drain::Drain;
 use std::io;

@@ -123,7 +123,8 @@ use std::{
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows
-/// their connections as [`Upgraded`](crate::report::ConnectionState::Upgraded).
+/// their connections as [`Upgraded`](crate::report::ConnectionState::Upgraded). On request, the
+/// server [closes](Serve::close_websockets) those over HTTP/1 in a drain.
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -237,6 +238,7 @@ impl<S> Serve<S> {
             settings: ServerSettings {
                 exclusive: false,
                 tcp: SocketOptions::default(),
+                close_websockets: Arc::default(),
                 limits: Limits::default(),
                 protocol: None,
                 keep_alive: KeepAlive::new(),

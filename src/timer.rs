@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    hash::{BuildHasher, RandomState},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -33,6 +34,12 @@ impl Timer {
     pub(crate) fn stop(&mut self) {
         self.0 = None;
     }
+}
+
+/// Returns a random number, by which connections share a duration. It is from the one source of
+/// randomness in the standard library.
+pub(crate) fn random() -> u16 {
+    RandomState::new().hash_one(0) as u16
 }
 
 #[cfg(test)]

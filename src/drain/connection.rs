@@ -9,7 +9,7 @@ use super::{
     schedule::Schedule,
     shared::Shared,
 };
-use std::{net::SocketAddr, ops::Deref, sync::Arc};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, task::Wake};
 #[cfg(feature = "server")]
 use {
     super::waiting::Place,
@@ -69,7 +69,6 @@ impl ConnectionGuard {
         &self.registration.connection
     }
 
-    #[cfg(feature = "server")]
     pub(crate) fn handle(&self) -> Arc<Connection> {
         self.registration.connection.clone()
     }
@@ -160,6 +159,13 @@ impl Connection {
 
     fn list(&self) -> &ConnectionList {
         self.shared.connections()
+    }
+}
+
+/// Wakes all tasks that wait on the connection.
+impl Wake for Connection {
+    fn wake(self: Arc<Self>) {
+        self.wake_tasks();
     }
 }
 

@@ -275,6 +275,11 @@ impl ConnectionEntry {
         self.wakers.wake(Role::Reads);
     }
 
+    /// Wakes all tasks that wait on the connection.
+    pub(crate) fn wake_tasks(&self) {
+        self.wakers.wake_all();
+    }
+
     /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
     /// at the schedule after this call: an earlier change does not wake it.
     #[inline]

@@ -1,4 +1,8 @@
-use super::{monitor::Monitor, socket};
+use super::{
+    closing_handshake::CloseWebSockets,
+    monitor::{Monitor, Side},
+    socket,
+};
 use crate::drain::{ConnectionGuard, Stage};
 use pin_project_lite::pin_project;
 use std::{
@@ -6,6 +10,7 @@ use std::{
     io::{self, IoSlice},
     net,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::{
@@ -29,6 +34,9 @@ pin_project! {
     ///   a PING, or a task of the server still holds a request body. The server reads an end of
     ///   file. After a part of the HTTP/2 preface, it gets an error of the kind
     ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
+    /// * A WebSocket is closed in place of its handler, if the listener was told to
+    ///   [close WebSockets](crate::net::DrainListener::close_websockets). After its Close frame,
+    ///   writes are discarded.
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
     ///   it. While requests are still being [answered](crate::GracefulLayer::answer_at_deadline),
@@ -97,6 +105,12 @@ impl<T> DrainIo<T> {
         }
     }
 
+    /// Has the connection close its WebSocket in the drain.
+    pub(crate) fn close_websockets(mut self, settings: Option<Arc<CloseWebSockets>>) -> Self {
+        self.monitor.close_websockets(settings);
+        self
+    }
+
     /// Prepares a connection of `serve`. That waits for the drain, so the connection need not wake
     /// for each step of the schedule. The limit is that of a head, drain or not; of the first one it
     /// counts from the accept.
@@ -147,7 +161,7 @@ fn read_unconstrained<T: AsyncRead>(
     pin!(unconstrained(poll_fn(|cx| io.as_mut().poll_read(cx, buf)))).poll(cx)
 }
 
-impl<T: AsyncRead> AsyncRead for DrainIo<T> {
+impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
     #[inline]
     fn poll_read(
         self: Pin<&mut Self>,
@@ -157,11 +171,14 @@ impl<T: AsyncRead> AsyncRead for DrainIo<T> {
         let this = self.project();
         let monitor = this.monitor;
         let stage = monitor.live_stage()?;
+        let mut io = this.io;
+        if monitor.closes_websocket(stage) {
+            monitor.close_websocket(io.as_mut(), Side::Reads, cx);
+        }
         if monitor.has_ended() {
             return Poll::Ready(Ok(()));
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
-        let mut io = this.io;
         let result = if stage < Stage::Settling {
             io.as_mut().poll_read(cx, buf)
         } else {
@@ -187,6 +204,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let stage = this.monitor.before_write()?;
+        if this.monitor.closes_websocket(stage) {
+            return this.monitor.poll_write_websocket(this.io, cx, buf, stage);
+        }
         let result = this.io.poll_write(cx, buf);
         this.monitor.saw_write(result, [buf], stage, cx)
     }
@@ -199,6 +219,11 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let stage = this.monitor.before_write()?;
+        if this.monitor.closes_websocket(stage) {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            let first = first.map_or(&[][..], |buf| buf);
+            return this.monitor.poll_write_websocket(this.io, cx, first, stage);
+        }
         let result = this.io.poll_write_vectored(cx, bufs);
         let slices = bufs.iter().map(|buf| &**buf);
         this.monitor.saw_write(result, slices, stage, cx)
@@ -210,8 +235,15 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.project();
+        let mut this = self.project();
         let stage = this.monitor.before_write()?;
+        if this.monitor.closes_websocket(stage)
+            && this
+                .monitor
+                .close_websocket(this.io.as_mut(), Side::Writes, cx)
+        {
+            return Poll::Ready(Ok(()));
+        }
         // Not after an upgrade: another task may read then, and this would replace its waker.
         if let (Some(error), true) = (*this.error, this.monitor.is_in_request()) {
             if let Some(error) = error(&this.io, cx) {

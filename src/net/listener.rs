@@ -4,6 +4,7 @@ use super::backlog::Backlog;
 use super::socket::SocketOptions;
 use super::{
     closing::{ListenerState, Listening, poll_logged},
+    closing_handshake::CloseWebSockets,
     drain_io::DrainIo,
 };
 #[cfg(feature = "axum")]
@@ -16,6 +17,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -89,6 +91,7 @@ pub struct DrainListener<L> {
     listening: Listening<L>,
     /// Returns the socket, if no other process has it. `None` too once it refuses new clients.
     exclusive: Option<fn(&L) -> Option<&TcpListener>>,
+    close_websockets: Arc<CloseWebSockets>,
     state: ListenerState,
 }
 
@@ -97,6 +100,7 @@ impl<L> DrainListener<L> {
         Self {
             listening: Listening::Inner(listener),
             exclusive: None,
+            close_websockets: Arc::default(),
             state: ListenerState::new(drain),
         }
     }
@@ -134,6 +138,76 @@ impl<L> DrainListener<L> {
     /// The number of probes and the time between them are settings of the system.
     pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Duration>>) -> Self {
         self.state.options.keepalive = keepalive.into();
+        self
+    }
+
+    /// Has the drain close WebSockets, with a Close frame of this status code and reason. Default:
+    /// only their handlers close them.
+    ///
+    /// Handlers need not know of the drain, nor does their library. It may be axum's, tungstenite,
+    /// fastwebsockets or any other, with and without compression (permessage-deflate). For each
+    /// WebSocket:
+    ///
+    /// 1. At [`Draining`](crate::Phase::Draining), its handler has 100 ms to send a Close frame by
+    ///    itself. If it does, the drain does nothing more, and waits for it as for any other.
+    /// 2. The drain writes the Close frame, between two frames of the server. What the server
+    ///    writes after that is discarded.
+    /// 3. The handler still reads what the client sends. After the client's Close frame, or after
+    ///    5 s without it, the handler reads the end of the connection. After those 5 s, its writes
+    ///    fail as well. With most libraries, its loop ends then.
+    /// 4. At the [deadline](crate::DrainBuilder::timeout), a WebSocket that is still open is
+    ///    aborted and [reported](crate::report::ConnectionState::Upgraded).
+    ///
+    /// 1001, "going away", is the code for a server that stops. To keep all clients from coming
+    /// back at once, set [`close_websockets_over`](Self::close_websockets_over).
+    ///
+    /// # What it cannot close
+    ///
+    /// * A WebSocket over HTTP/2 ([RFC 8441](https://www.rfc-editor.org/rfc/rfc8441)), whose frames
+    ///   are parts of a stream.
+    /// * A WebSocket inside of TLS that was put around this listener: its bytes are encrypted.
+    ///   [`Serve::close_websockets`](crate::Serve::close_websockets) closes those of `serve`'s own
+    ///   TLS.
+    /// * One whose handler neither reads nor writes, or is in the middle of a frame and does not
+    ///   end it.
+    ///
+    /// Their handlers have to wait for [`Drain::reached`] and close them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the code may not be sent ([RFC 6455, section
+    /// 7.4](https://www.rfc-editor.org/rfc/rfc6455#section-7.4)): it has to be 1000 to 1003, 1007
+    /// to 1014 or 3000 to 4999. Panics if the reason has more than 123 bytes.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_graceful::Drain;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let drain = Drain::new();
+    /// let listener = drain
+    ///     .bind("127.0.0.1:0")
+    ///     .await?
+    ///     .close_websockets(1001, "the server restarts")
+    ///     .close_websockets_over(Duration::from_secs(10));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn close_websockets(mut self, code: u16, reason: &str) -> Self {
+        Arc::make_mut(&mut self.close_websockets).set(code, reason);
+        self
+    }
+
+    /// Spreads the Close frames over this duration: each WebSocket gets its own at a random moment,
+    /// so that the clients do not all connect anew in one instant. Default: zero.
+    ///
+    /// The last Close frame is sent after nine tenths of the time to the
+    /// [deadline](crate::DrainBuilder::timeout) at the latest, so that clients can answer. The
+    /// drain takes as long as the spread. Without effect unless WebSockets
+    /// [are closed](Self::close_websockets).
+    pub fn close_websockets_over(mut self, duration: Duration) -> Self {
+        Arc::make_mut(&mut self.close_websockets).set_over(duration);
         self
     }
 
@@ -249,8 +323,12 @@ impl<L: 'static> DrainListener<L> {
     ) -> Poll<Option<(DrainIo<T>, A)>> {
         self.poll_registered(cx, accept).map(|accepted| {
             let (io, address, registered) = accepted?;
-            Some((DrainIo::accepted(io, registered), address))
+            Some((self.wrap(io, registered), address))
         })
+    }
+
+    fn wrap<T: 'static>(&self, io: T, registered: ConnectionGuard) -> DrainIo<T> {
+        DrainIo::accepted(io, registered).close_websockets(self.close_websockets.share())
     }
 
     /// Returns whether the listener is neither being emptied nor closed.
@@ -353,7 +431,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
             };
             let admitted = accepted.and_then(|accepted| self.admit(Some(accepted)));
             if let Some((io, address, registered)) = admitted {
-                return (DrainIo::accepted(io, registered), address);
+                return (self.wrap(io, registered), address);
             }
         }
         match poll_fn(|cx| self.poll_accept(cx, |_, _| Poll::Pending)).await {

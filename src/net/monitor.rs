@@ -1,6 +1,11 @@
 //! Watches one connection: publishes what it does, and enforces the limits on it.
 
+mod websocket;
+
+pub(super) use self::websocket::Side;
+
 use super::{
+    closing_handshake::{CloseWebSockets, ClosingHandshake},
     linger::{Linger, Lingering},
     sniff::Sniffer,
 };
@@ -11,6 +16,7 @@ use crate::{
 use std::{
     fmt, io, net,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -46,6 +52,10 @@ pub(super) struct Monitor {
     /// Limits the lingering, while the connection lingers. Boxed, as most connections are open and
     /// do not linger.
     linger: Option<Box<Linger>>,
+    /// Says how to close a WebSocket in the drain, if the drain closes it.
+    close_websockets: Option<Arc<CloseWebSockets>>,
+    /// Closes the WebSocket that the connection has become, unless its handler does.
+    closing_handshake: Option<Box<ClosingHandshake>>,
     /// Fires at the next limit, for a task that reads or lingers.
     reading_timer: Timer,
     /// Fires at the next step of the schedule, for a task that waits for something else.
@@ -72,12 +82,19 @@ impl Monitor {
             multiplexed: false,
             ended: false,
             linger: None,
+            close_websockets: None,
+            closing_handshake: None,
             reading_timer: Timer::default(),
             waiting_timer: Timer::default(),
             reader: RegisteredWaker::default(),
             writer: RegisteredWaker::default(),
             registered: Lingering::new(registered),
         }
+    }
+
+    /// Has a WebSocket closed in the drain.
+    pub(super) fn close_websockets(&mut self, settings: Option<Arc<CloseWebSockets>>) {
+        self.close_websockets = settings;
     }
 
     /// Prepares a connection of `serve`; see [`DrainIo::served`](super::DrainIo::served).
@@ -192,6 +209,12 @@ impl Monitor {
         let awaited_response = self.sniffer.awaits_response();
         self.sniffer.read(bytes);
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
+        if let Some(handshake) = &mut self.closing_handshake {
+            handshake.read(bytes);
+            // The client waits for the server to close the connection, and some libraries of servers
+            // wait for the client.
+            self.ended |= handshake.has_closed();
+        }
         self.publish_changes(stage);
         if self.published.0 != ConnectionState::Reading {
             self.head_since = None;
@@ -215,7 +238,7 @@ impl Monitor {
             self.registered.connection().wrote(written);
             for slice in slices {
                 let part = &slice[..slice.len().min(written)];
-                self.sniffer.wrote(part);
+                self.follow_written(part);
                 written -= part.len();
                 if written == 0 {
                     break;
@@ -292,7 +315,7 @@ impl Monitor {
         let closes = stage >= Stage::Settling || self.registered.connection().retires();
         // A GOAWAY names the last request that was seen, and an upgraded connection has no
         // requests.
-        let loses = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded);
+        let loses = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded(_));
         closes && stage < Stage::Forced && loses
     }
 
@@ -363,6 +386,12 @@ impl Monitor {
             let stage = self.live_stage()?;
             self.publish_changes(stage);
             let limit = self.limit(stage);
+            let handshake = self.closing_handshake.as_ref();
+            if handshake.is_some_and(|it| it.may_begin(self.registered.connection())) {
+                // The next read writes the Close frame.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if limit.is_some_and(|limit| limit <= Instant::now()) {
                 self.ended = true;
                 return Poll::Ready(match self.sniffer.is_in_preface() {
@@ -378,7 +407,9 @@ impl Monitor {
                 let step = self.next_step();
                 // The end of the grace changes what is published.
                 let grace = self.grace_until().filter(|_| self.is_young());
-                next = [next, step, grace].into_iter().flatten().min();
+                let close = self.closing_handshake.as_ref();
+                let close = close.and_then(|handshake| handshake.next(connection));
+                next = [next, step, grace, close].into_iter().flatten().min();
             }
             let Some(next) = next else {
                 return Poll::Pending;
@@ -428,7 +459,9 @@ impl Monitor {
             }
             _ => None,
         });
-        [head, closing].into_iter().flatten().min()
+        let websocket = self.closing_handshake.as_ref();
+        let websocket = websocket.and_then(|handshake| handshake.until());
+        [head, closing, websocket].into_iter().flatten().min()
     }
 
     /// Returns whether the write half was closed, and the connection lingers.
@@ -445,7 +478,7 @@ impl Monitor {
         self.linger = match &self.sniffer {
             _ if self.registered.connection().closes_at_once() => None,
             // The server may go on reading.
-            Sniffer::Upgraded => None,
+            Sniffer::Upgraded(_) => None,
             Sniffer::Opaque => {
                 if !self.ended {
                     self.registered.hold(duplicate());

@@ -8,10 +8,15 @@
 mod header_block;
 mod http1;
 mod http2;
+mod line;
+mod websocket;
+
+pub(super) use self::websocket::WebSocket;
 
 use self::{
-    http1::{Http1, NotHttp},
+    http1::{Http1, NotHttp, Upgrade},
     http2::Http2,
+    websocket::SwitchingHead,
 };
 use crate::drain::ConnectionState;
 
@@ -26,7 +31,8 @@ pub(super) enum Sniffer {
     Unknown(usize),
     Http1(Http1),
     Http2(Http2),
-    Upgraded,
+    /// Has left HTTP. Follows the head of the response that says so, if it switches protocols.
+    Upgraded(Option<Box<SwitchingHead>>),
     Opaque,
 }
 
@@ -64,22 +70,44 @@ impl Sniffer {
                 Err(NotHttp) => *self = Self::Opaque,
             },
             Self::Http2(http2) => http2.read(bytes),
+            Self::Upgraded(Some(head)) => head.read(bytes),
             _ => {}
         }
     }
 
-    /// Follows bytes that were written to the peer.
+    /// Follows bytes that were written to the peer. Returns the WebSocket that these bytes open:
+    /// from there on, the caller follows it.
     #[inline]
-    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+    pub(super) fn wrote(&mut self, bytes: &[u8]) -> Option<WebSocket> {
         match self {
             Self::Http1(http1) => {
-                http1.wrote(bytes);
-                if http1.is_upgraded() {
-                    *self = Self::Upgraded;
-                }
+                let upgrade = http1.wrote(bytes)?;
+                self.upgraded(upgrade)
             }
-            Self::Http2(http2) => http2.wrote(bytes),
-            _ => {}
+            Self::Http2(http2) => {
+                http2.wrote(bytes);
+                None
+            }
+            Self::Upgraded(Some(head)) => {
+                let websocket = head.wrote(bytes)?;
+                *self = Self::Upgraded(None);
+                websocket
+            }
+            _ => None,
+        }
+    }
+
+    #[cold]
+    fn upgraded(&mut self, upgrade: Upgrade<'_>) -> Option<WebSocket> {
+        match upgrade {
+            Upgrade::Tunnel => {
+                *self = Self::Upgraded(None);
+                None
+            }
+            Upgrade::Switching(head, rest) => {
+                *self = Self::Upgraded(Some(head));
+                self.wrote(rest)
+            }
         }
     }
 
@@ -93,7 +121,7 @@ impl Sniffer {
             Self::Http2(http2) if http2.has_streams() => ConnectionState::Handling,
             Self::Http2(http2) if http2.is_reading() => ConnectionState::Reading,
             Self::Http2(_) => ConnectionState::Idle,
-            Self::Upgraded => ConnectionState::Upgraded,
+            Self::Upgraded(_) => ConnectionState::Upgraded,
             Self::Opaque => ConnectionState::Opaque,
         }
     }

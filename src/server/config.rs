@@ -5,14 +5,18 @@ use super::{
     keep_alive::KeepAlive,
     listener::{ConnectionInfo, Protocol},
 };
-use crate::{drain::Drain, net::SocketOptions, refusal::Exempt};
+use crate::{
+    drain::Drain,
+    net::{CloseWebSockets, SocketOptions},
+    refusal::Exempt,
+    timer::random,
+};
 use http::{Extensions, Request};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +32,7 @@ pub(super) type Exemptions = Arc<dyn Exempt<Request<Incoming>> + Send + Sync>;
 pub(super) struct ServerSettings {
     pub(super) exclusive: bool,
     pub(super) tcp: SocketOptions,
+    pub(super) close_websockets: Arc<CloseWebSockets>,
     pub(super) limits: Limits,
     pub(super) protocol: Option<Protocol>,
     pub(super) keep_alive: KeepAlive,
@@ -107,9 +112,4 @@ impl Limits {
     pub(super) fn is_overdue(&self, retired: Instant, now: Instant) -> bool {
         self.overdue_at(retired).is_some_and(|at| at <= now)
     }
-}
-
-/// Returns a random number, from the one source of randomness in the standard library.
-pub(super) fn random() -> u16 {
-    RandomState::new().hash_one(0) as u16
 }

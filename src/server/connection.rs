@@ -1,7 +1,7 @@
 //! Serves one connection, from its handshake to its end, in a task of its own.
 
 use super::{
-    config::{ServerShared, random},
+    config::ServerShared,
     handle::ConnectionHandle,
     info,
     listener::{Handshake, Peer, Protocol},
@@ -12,7 +12,7 @@ use crate::{
     drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
     log,
     net::DrainIo,
-    timer::Timer,
+    timer::{Timer, random},
 };
 use http::Extensions;
 use hyper_util::service::TowerToHyperService;
@@ -130,8 +130,9 @@ where
         exempt: settings.exempt.clone(),
         answers,
     };
-    let mut io =
-        DrainIo::new(io, registered.clone(), H::has_unread_bytes).served(settings.limits.head);
+    let mut io = DrainIo::new(io, registered.clone(), H::has_unread_bytes)
+        .served(settings.limits.head)
+        .close_websockets(settings.close_websockets.share());
     if settings.half_close {
         io = io.notice_errors(H::error);
     }

@@ -78,6 +78,36 @@ impl<S, F> Serve<S, F> {
         self
     }
 
+    /// Has the drain close WebSockets over HTTP/1, also over TLS, with a Close frame of this status
+    /// code and reason: see
+    /// [`DrainListener::close_websockets`](crate::net::DrainListener::close_websockets). Default:
+    /// only their handlers close them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the code may not be sent, or if the reason has more than 123 bytes.
+    ///
+    /// ```no_run
+    /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {
+    /// tower_graceful::serve(tcp, app)
+    ///     .close_websockets(1001, "the server restarts")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn close_websockets(mut self, code: u16, reason: &str) -> Self {
+        Arc::make_mut(&mut self.settings.close_websockets).set(code, reason);
+        self
+    }
+
+    /// Spreads these Close frames over a duration: see
+    /// [`DrainListener::close_websockets_over`](crate::net::DrainListener::close_websockets_over).
+    /// Default: zero.
+    pub fn close_websockets_over(mut self, duration: Duration) -> Self {
+        Arc::make_mut(&mut self.settings.close_websockets).set_over(duration);
+        self
+    }
+
     /// Serves only HTTP/1, with and without TLS.
     pub fn http1_only(mut self) -> Self {
         self.settings.protocol = Some(Protocol::Http1);

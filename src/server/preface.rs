@@ -24,7 +24,7 @@ pub(super) struct Rewound<T> {
     end: u8,
 }
 
-impl<T: AsyncRead + Unpin> Rewound<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Rewound<T> {
     pub(super) fn new(io: DrainIo<T>) -> Self {
         Self {
             io: TokioIo::new(io),
@@ -52,7 +52,7 @@ impl<T: AsyncRead + Unpin> Rewound<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> Read for Rewound<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Read for Rewound<T> {
     #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -9,7 +9,7 @@ use axum::{
     Router,
     extract::{
         State, WebSocketUpgrade,
-        ws::{CloseFrame, Message, WebSocket, close_code},
+        ws::{Message, WebSocket},
     },
     http::StatusCode,
     response::{Response, Sse, sse::Event},
@@ -17,7 +17,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt};
 use std::{convert::Infallible, error::Error, time::Duration};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, sleep};
 use tokio_stream::wrappers::IntervalStream;
 use tower_graceful::{Drain, Phase, Refused, signal};
 
@@ -36,7 +36,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/report", post(report))
         .with_state(drain.clone())
         .layer(drain.layer());
-    let listener = drain.bind("127.0.0.1:3000").await?;
+    let listener = drain
+        .bind("127.0.0.1:3000")
+        .await?
+        .close_websockets(1001, "the server is shutting down");
     println!("http://localhost:3000, Ctrl-C to stop");
 
     let server = axum::serve(listener, app).with_graceful_shutdown(drain.shutdown_signal());
@@ -82,35 +85,16 @@ async fn report(State(drain): State<Drain>) -> Result<&'static str, (StatusCode,
 
 /// Makes a WebSocket. The request ends with its 101, but the drain's listener has accepted the
 /// connection, so the drain counts the WebSocket until it closes.
-async fn upgrade(State(drain): State<Drain>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(move |socket| echo(socket, drain))
+async fn upgrade(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(echo)
 }
 
-async fn echo(mut socket: WebSocket, drain: Drain) {
-    let mut draining = drain.reached(Phase::Draining);
-    loop {
-        tokio::select! {
-            message = socket.recv() => match message {
-                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                    if socket.send(message).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return,
-            },
-            () = &mut draining => break,
+/// Need not know of the drain, which sends a Close frame. After that of the client, the loop ends.
+async fn echo(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        let has_data = matches!(message, Message::Text(_) | Message::Binary(_));
+        if has_data && socket.send(message).await.is_err() {
+            return;
         }
     }
-    let going_away = CloseFrame {
-        code: close_code::AWAY,
-        reason: "the server is shutting down".into(),
-    };
-    let close = async {
-        if socket.send(Message::Close(Some(going_away))).await.is_ok() {
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    };
-    // Without this limit, a client that never answers holds the drain to its deadline.
-    let _ = timeout(Duration::from_secs(2), close).await;
 }

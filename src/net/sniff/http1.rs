@@ -1,6 +1,10 @@
 //! Follows HTTP/1, as far as needed to find the end of each request ([RFC 9112, section
 //! 6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
 
+use super::{
+    line::{Line, line_end, value},
+    websocket::{Frames, SwitchingHead},
+};
 use crate::drain::ConnectionState;
 
 /// Follows the requests and responses of an HTTP/1 connection.
@@ -14,7 +18,16 @@ pub(in crate::net) struct Http1 {
     connect: bool,
     /// Says whether the head of a request has come.
     saw_request: bool,
-    upgraded: bool,
+    /// Follows the bytes behind the last head as frames, if they came before a response. They are
+    /// either the next request, or frames of a WebSocket that is not open yet.
+    early: Option<Frames>,
+}
+
+/// Says that a response leaves HTTP.
+pub(super) enum Upgrade<'a> {
+    Tunnel,
+    /// Switches protocols. Holds what was written behind the status.
+    Switching(Box<SwitchingHead>, &'a [u8]),
 }
 
 /// Says that the first line of a connection is not one of HTTP/1.
@@ -45,27 +58,6 @@ struct Head {
     length: u64,
     chunked: bool,
     connect: bool,
-}
-
-/// Keeps the start and the end of a line, as far as needed.
-#[derive(Debug)]
-struct Line {
-    bytes: [u8; Line::START + Line::END],
-    filled: usize,
-}
-
-impl Line {
-    const START: usize = 48;
-    const END: usize = 16;
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self {
-            bytes: [0; Line::START + Line::END],
-            filled: 0,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -100,11 +92,17 @@ impl Default for Response {
 
 impl Http1 {
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), NotHttp> {
+        if let Some(early) = &mut self.early {
+            early.follow(bytes);
+        }
         while let Some(first) = bytes.first() {
             bytes = match &mut self.request {
                 // A line break before the request line is skipped.
                 Request::Before if b"\r\n".contains(first) => &bytes[1..],
                 Request::Before => {
+                    if self.awaited_responses > 0 {
+                        self.early.get_or_insert_default().follow(bytes);
+                    }
                     self.request = Request::Head(Head::default());
                     bytes
                 }
@@ -119,6 +117,7 @@ impl Http1 {
                         Err(NotHttp) => return Err(NotHttp),
                     };
                     self.saw_request = true;
+                    self.early = None;
                     self.awaited_responses = self.awaited_responses.saturating_add(1);
                     self.connect = head.connect;
                     self.request = match (head.chunked, head.length) {
@@ -148,18 +147,20 @@ impl Http1 {
         Ok(())
     }
 
+    /// Follows bytes that were written, up to a response that leaves HTTP.
     #[inline]
-    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+    pub(super) fn wrote<'a>(&mut self, bytes: &'a [u8]) -> Option<Upgrade<'a>> {
         if self.awaited_responses > 0 || matches!(self.response, Response::Head(_)) {
-            self.wrote_response(bytes);
+            return self.wrote_response(bytes);
         }
+        None
     }
 
-    fn wrote_response(&mut self, mut bytes: &[u8]) {
+    fn wrote_response<'a>(&mut self, mut bytes: &'a [u8]) -> Option<Upgrade<'a>> {
         while !bytes.is_empty() {
             match &mut self.response {
                 // While no response is awaited, all bytes belong to the previous one.
-                Response::Status(..) if self.awaited_responses == 0 => return,
+                Response::Status(..) if self.awaited_responses == 0 => return None,
                 Response::Status(line, filled) => {
                     let (part, rest) = bytes.split_at(bytes.len().min(line.len() - *filled));
                     line[*filled..][..part.len()].copy_from_slice(part);
@@ -170,12 +171,12 @@ impl Http1 {
                         // previous write may have ended with a byte that does.
                         *filled = 0;
                         if before == 0 {
-                            return;
+                            return None;
                         }
                         continue;
                     }
                     if *filled < line.len() {
-                        return;
+                        return None;
                     }
                     bytes = rest;
                     let (status, class) = (&line[9..], line[9]);
@@ -187,12 +188,19 @@ impl Http1 {
                     }
                     self.awaited_responses -= 1;
                     let is_last = self.awaited_responses == 0;
-                    self.upgraded = switches || (is_last && self.connect && class == b'2');
+                    if switches {
+                        let client = self.early.take().unwrap_or_default();
+                        let head = Box::new(SwitchingHead::new(client));
+                        return Some(Upgrade::Switching(head, bytes));
+                    }
+                    if is_last && self.connect && class == b'2' {
+                        return Some(Upgrade::Tunnel);
+                    }
                     // The frequent case: the whole head was written, and a short body or none. Found
                     // from the end, so that the head is not read.
                     if is_last && ends_near_the_end(bytes) {
                         self.response = Response::default();
-                        return;
+                        return None;
                     }
                 }
                 Response::Head(begins) => {
@@ -202,14 +210,12 @@ impl Http1 {
                         *begins = *byte == b'\n' || (*begins && *byte == b'\r');
                         ends
                     });
-                    let Some(end) = end else {
-                        return;
-                    };
-                    bytes = &bytes[end + 1..];
+                    bytes = &bytes[end? + 1..];
                     self.response = Response::default();
                 }
             }
         }
+        None
     }
 
     pub(super) fn activity(&self) -> ConnectionState {
@@ -225,10 +231,6 @@ impl Http1 {
         self.saw_request
     }
 
-    pub(super) fn is_upgraded(&self) -> bool {
-        self.upgraded
-    }
-
     pub(super) fn is_mid_request(&self) -> bool {
         !matches!(self.request, Request::Before)
     }
@@ -242,7 +244,7 @@ impl Head {
             let line = &rest[..at];
             rest = &rest[at + 1..];
             // The frequent cases: the line has come as a whole, and is no header of interest.
-            let ended = if self.line.filled == 0 {
+            let ended = if self.line.bytes().is_empty() {
                 if self.headers
                     && !matches!(line.first(), None | Some(b'\r' | b'C' | b'c' | b'T' | b't'))
                 {
@@ -252,7 +254,7 @@ impl Head {
             } else {
                 let mut whole = std::mem::take(&mut self.line);
                 whole.push(line);
-                self.end_line(&whole.bytes[..whole.filled])?
+                self.end_line(whole.bytes())?
             };
             if ended {
                 return Ok(Some(rest));
@@ -290,20 +292,6 @@ impl Head {
             self.chunked = true;
         }
         Ok(false)
-    }
-}
-
-impl Line {
-    fn push(&mut self, part: &[u8]) {
-        for byte in part {
-            if self.filled == self.bytes.len() {
-                // Between the start and the end, bytes are dropped.
-                self.bytes.copy_within(Self::START + 1.., Self::START);
-                self.filled -= 1;
-            }
-            self.bytes[self.filled] = *byte;
-            self.filled += 1;
-        }
     }
 }
 
@@ -368,22 +356,9 @@ fn ends_near_the_end(bytes: &[u8]) -> bool {
     near.windows(4).rev().any(|four| four == b"\r\n\r\n")
 }
 
-/// Finds the first line break.
-#[inline]
-fn line_end(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr(b'\n', bytes)
-}
-
 /// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.
 fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
     let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *left -= taken as u64;
     (&bytes[taken..], *left == 0)
-}
-
-/// Returns the value of a header, if the line is that header. The case of its name does not matter.
-#[inline]
-fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (start, value) = line.split_at_checked(name.len())?;
-    start.eq_ignore_ascii_case(name).then_some(value)
 }

@@ -23,7 +23,7 @@ fn run(steps: &[(char, &[u8])], size: usize) -> Sniffer {
                 .chunks(size.min(bytes.len()))
                 .for_each(|part| sniffer.read(part)),
             // A server writes a response's head at once.
-            _ => sniffer.wrote(bytes),
+            _ => drop(sniffer.wrote(bytes)),
         }
     }
     sniffer
@@ -333,7 +333,7 @@ fn tunnels(enables: bool, frames: &[(char, Vec<u8>)]) -> ConnectionState {
         for byte in bytes.chunks(1) {
             match side {
                 '>' => sniffer.read(byte),
-                _ => sniffer.wrote(byte),
+                _ => drop(sniffer.wrote(byte)),
             }
         }
     }

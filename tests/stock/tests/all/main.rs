@@ -23,6 +23,8 @@ mod tls;
 #[path = "../../../../examples/axum_tls/src/listener.rs"]
 mod tls_listener;
 mod upgrades;
+mod web_clients;
+mod websockets;
 mod wiring;
 
 use std::time::Duration;

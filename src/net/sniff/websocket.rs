@@ -1,0 +1,254 @@
+//! Follows a WebSocket: the head of the response that opens it, then the frames of both directions
+//! ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)).
+
+use super::line::{Line, line_end, value};
+
+/// Follows the head of a response that switches protocols, after its status.
+#[derive(Debug, Default)]
+pub(in crate::net) struct SwitchingHead {
+    /// Holds the part of a line that has come.
+    line: Line,
+    /// Says whether the first line has ended, which is the rest of the status line.
+    has_status: bool,
+    is_websocket: bool,
+    /// Follows what the client has sent behind its request.
+    client: Frames,
+}
+
+/// Follows the frames of an open WebSocket, by the direction in which they are sent.
+#[derive(Debug)]
+pub(in crate::net) struct WebSocket {
+    pub(in crate::net) client: Frames,
+    pub(in crate::net) server: Frames,
+}
+
+impl SwitchingHead {
+    pub(super) fn new(client: Frames) -> Self {
+        Self {
+            client,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn read(&mut self, bytes: &[u8]) {
+        self.client.follow(bytes);
+    }
+
+    /// Follows what the server writes. Ready at the end of the head: with the WebSocket, if it is
+    /// one.
+    pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> Option<Option<WebSocket>> {
+        loop {
+            let Some(end) = line_end(bytes) else {
+                self.line.push(bytes);
+                return None;
+            };
+            self.line.push(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            let line = std::mem::take(&mut self.line);
+            let line = line.bytes().trim_ascii_end();
+            if !self.has_status {
+                self.has_status = true;
+            } else if let Some(protocol) = value(line, b"upgrade:") {
+                self.is_websocket = protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
+            } else if line.is_empty() {
+                let mut server = Frames::default();
+                server.follow(bytes);
+                let client = self.client;
+                return Some(self.is_websocket.then_some(WebSocket { client, server }));
+            }
+        }
+    }
+}
+
+/// Follows the frames of one direction ([RFC 6455, section
+/// 5.2](https://www.rfc-editor.org/rfc/rfc6455#section-5.2)), as far as needed to find the end of
+/// each, and the Close frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::net) struct Frames {
+    next: Next,
+    /// Says whether the last frame that has begun is a Close.
+    is_close: bool,
+}
+
+/// Locates the next byte within a frame.
+#[derive(Clone, Copy, Debug, Default)]
+enum Next {
+    /// Begins a frame.
+    #[default]
+    First,
+    Second,
+    /// Holds the extended length, as far as it has come.
+    Length {
+        missing: u8,
+        length: u64,
+        is_masked: bool,
+    },
+    /// Counts the bytes that are to come: of the mask and the payload.
+    Rest(u64),
+}
+
+/// Names the opcode of a Close frame.
+const CLOSE: u8 = 0x8;
+
+impl Frames {
+    /// Follows bytes.
+    pub(in crate::net) fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let frame = self.end_frame(bytes);
+            bytes = &bytes[frame..];
+        }
+    }
+
+    /// Follows bytes to the end of a frame. Returns how many bytes that was: all of them, if the
+    /// frame does not end.
+    pub(in crate::net) fn end_frame(&mut self, bytes: &[u8]) -> usize {
+        if self.has_closed() {
+            return bytes.len();
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            self.next = match self.next {
+                Next::First => {
+                    self.is_close = byte & 0x0f == CLOSE;
+                    Next::Second
+                }
+                Next::Second => {
+                    let is_masked = byte & 0x80 != 0;
+                    match byte & 0x7f {
+                        126 => Next::length(2, 0, is_masked),
+                        127 => Next::length(8, 0, is_masked),
+                        length => Next::length(0, length.into(), is_masked),
+                    }
+                }
+                Next::Length {
+                    missing,
+                    length,
+                    is_masked,
+                } => Next::length(missing - 1, length << 8 | u64::from(byte), is_masked),
+                Next::Rest(left) => {
+                    let here = bytes.len() - at;
+                    let skipped = usize::try_from(left).map_or(here, |left| left.min(here));
+                    // The last byte is counted below.
+                    at += skipped - 1;
+                    Next::Rest(left - skipped as u64)
+                }
+            };
+            at += 1;
+            if let Next::Rest(0) = self.next {
+                self.next = Next::First;
+                break;
+            }
+        }
+        at
+    }
+
+    /// Returns whether the next byte begins a frame.
+    pub(in crate::net) fn is_between_frames(&self) -> bool {
+        matches!(self.next, Next::First)
+    }
+
+    /// Returns whether a Close frame has begun.
+    pub(in crate::net) fn closes(&self) -> bool {
+        self.is_close
+    }
+
+    /// Returns whether a Close frame has ended. No frame follows it.
+    pub(in crate::net) fn has_closed(&self) -> bool {
+        self.is_close && self.is_between_frames()
+    }
+}
+
+impl Next {
+    fn length(missing: u8, length: u64, is_masked: bool) -> Self {
+        match missing {
+            0 => Self::Rest(length.saturating_add(if is_masked { 4 } else { 0 })),
+            _ => Self::Length {
+                missing,
+                length,
+                is_masked,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of that opcode, with a payload of so many bytes that look like headers.
+    fn frame(first: u8, length: usize, is_masked: bool) -> Vec<u8> {
+        let mask = if is_masked { 0x80 } else { 0 };
+        let mut frame = vec![first];
+        match length {
+            0..126 => frame.push(mask | length as u8),
+            126..65536 => {
+                frame.push(mask | 126);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            _ => {
+                frame.push(mask | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend(if is_masked { &[0x88; 4][..] } else { &[] });
+        frame.resize(frame.len() + length, 0x88);
+        frame
+    }
+
+    const LENGTHS: [usize; 9] = [0, 1, 2, 125, 126, 127, 65535, 65536, 100_000];
+
+    #[test]
+    fn each_frame_ends_where_it_does() {
+        for is_masked in [false, true] {
+            // A message in two fragments with a Ping in between, compressed and not.
+            for first in [0x01, 0x89, 0x80, 0xc1, 0x82] {
+                for length in LENGTHS {
+                    let whole = frame(first, length, is_masked);
+                    let mut frames = Frames::default();
+                    for (at, byte) in whole.iter().enumerate() {
+                        assert_eq!(frames.is_between_frames(), at == 0, "{first} {length} {at}");
+                        frames.follow(&[*byte]);
+                    }
+                    assert!(frames.is_between_frames(), "{first} {length}");
+                    assert!(!frames.closes());
+                    // The same at once, and with the next one behind.
+                    let mut two = whole.clone();
+                    two.extend(frame(0x81, 3, is_masked));
+                    assert_eq!(Frames::default().end_frame(&two), whole.len());
+                    let mut frames = Frames::default();
+                    frames.follow(&two);
+                    assert!(frames.is_between_frames());
+                    frames.follow(&two[..two.len() - 1]);
+                    assert!(!frames.is_between_frames());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_close() {
+        let mut close = frame(0x81, 126, true);
+        close.extend(frame(0x88, 2, true));
+        let mut frames = Frames::default();
+        for byte in &close {
+            assert!(!frames.has_closed());
+            frames.follow(&[*byte]);
+        }
+        assert!(frames.has_closed());
+        frames.follow(&[0x81]);
+        assert!(frames.has_closed());
+        let mut empty = Frames::default();
+        empty.follow(&[0x88, 0]);
+        assert!(empty.has_closed());
+    }
+
+    #[test]
+    fn a_length_that_does_not_fit_never_ends() {
+        let mut frames = Frames::default();
+        frames.follow(&[0x82, 0xff]);
+        frames.follow(&[0xff; 8]);
+        frames.follow(&[0; 4096]);
+        assert!(!frames.is_between_frames());
+    }
+}
