@@ -147,7 +147,8 @@ mod tests {
         let mut key = CallerKey::NONE;
         put(&callers, &mut key, &mut waits);
         for _ in 0..1000 {
-            put(&callers, &mut CallerKey::NONE, &mut task::spawn(()));
+            let mut gone = CallerKey::NONE;
+            put(&callers, &mut gone, &mut task::spawn(()));
             if waits.is_woken() {
                 put(&callers, &mut key, &mut waits);
             }
