@@ -26,7 +26,8 @@ impl End {
     fn new(drain: &Drain) -> Self {
         Self {
             shared: drain.shared().clone(),
-            reached: Reached::stage(drain.shared().clone(), Stage::Draining),
+            // The first stage of the phase. Without `Drain::reached`: this stops no server.
+            reached: Reached::stage(drain.shared().clone(), Stage::LastRead),
         }
     }
 

@@ -3,7 +3,9 @@
 //! A service that is dropped while its caller waits does not say so. A drop of its own would cost
 //! each request, as each has a clone of the service. So the list itself finds out which callers are
 //! gone: whenever it has grown to its limit, it wakes them all. A caller that still waits is polled
-//! then, and comes back. A caller that has not come back by the next time is removed.
+//! then, and comes back. A caller that has not come back by the next time is removed. So the list
+//! keeps at most as many callers that are gone as have waited at one time, with the memory of their
+//! tasks, until others wait or the drain refuses.
 
 use slab::Slab;
 use std::{
@@ -21,7 +23,8 @@ struct List {
     callers: Slab<Caller>,
     /// Counts the callers that were added.
     added: u32,
-    /// Says at how many callers to look for those that are gone, if that is more than [`LEAST`].
+    /// Holds the length at which the list looks for callers that are gone, if it is more than
+    /// [`LEAST`].
     limit: usize,
 }
 
@@ -42,6 +45,9 @@ pub(crate) struct CallerKey {
 /// Says how many callers are listed at least before the list looks for those that are gone.
 const LEAST: usize = 64;
 
+/// Limits the callers whose memory an empty list keeps.
+const KEPT: usize = 1024;
+
 impl CallerKey {
     /// Locates no caller.
     pub(super) const NONE: Self = Self {
@@ -53,23 +59,24 @@ impl CallerKey {
 impl Callers {
     /// Lists the waker of a caller. Adds the caller if it is not listed.
     pub(super) fn put(&self, key: &mut CallerKey, waker: &Waker) {
-        let mut waker = waker.clone();
-        let mut asked = Vec::new();
+        let waker = waker.clone();
+        let (mut replaced, mut asked) = (None, Vec::new());
         let mut list = self.lock();
         match list.at(*key) {
             Some(caller) => {
                 caller.is_asked = false;
-                std::mem::swap(&mut caller.waker, &mut waker);
+                replaced = Some(std::mem::replace(&mut caller.waker, waker));
             }
             None => {
                 if list.callers.len() >= list.limit.max(LEAST) {
                     asked = list.ask();
                 }
-                *key = list.add(waker.clone());
+                *key = list.add(waker);
             }
         }
         // Outside of the lock: the drop of a waker may run any code, and so may a wake-up.
         drop(list);
+        drop(replaced);
         asked.into_iter().for_each(Waker::wake);
     }
 
@@ -80,6 +87,11 @@ impl Callers {
             .at(key)
             .is_some()
             .then(|| list.callers.remove(key.slot as usize));
+        // After a burst, the next look comes soon enough.
+        list.limit = list.limit.min(2 * list.callers.len());
+        if list.callers.is_empty() && list.callers.capacity() > KEPT {
+            list.callers.shrink_to_fit();
+        }
         // Outside of the lock, as above.
         drop(list);
         drop(removed);
@@ -87,7 +99,11 @@ impl Callers {
 
     /// Removes all callers, and wakes them.
     pub(super) fn wake_all(&self) {
-        let callers = std::mem::take(&mut *self.lock()).callers;
+        let mut list = self.lock();
+        list.limit = 0;
+        // The numbers go on, so that no key of before finds a caller that comes later.
+        let callers = std::mem::take(&mut list.callers);
+        drop(list);
         callers
             .into_iter()
             .for_each(|(_, caller)| caller.waker.wake());

@@ -21,7 +21,8 @@ use std::{borrow::Cow, cmp::Reverse, fmt, net::SocketAddr, panic::Location, time
 ///
 /// The line ends with `last request after 2.9s, last connection after 2.9s` if some came after the
 /// drain began. Then comes [what is likely to be
-/// wrong](crate::guide::troubleshooting#what-the-drain-says-of-the-wiring), if the drain sees it. With the feature `serde` a report serialises. `Drain::status` serves it.
+/// wrong](crate::guide::troubleshooting#what-the-drain-says-of-the-wiring), if the drain sees it.
+/// With the feature `serde` a report serialises. `Drain::status` serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {

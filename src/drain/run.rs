@@ -5,6 +5,7 @@ use super::{
     guard::ListedGuard,
     outcome::{Drained, RunError},
     report::{BlockerKind, ForcedBy},
+    wiring::Fact,
 };
 use std::{
     convert::Infallible,
@@ -129,6 +130,8 @@ impl Drain {
                 if let Some(polled) = server.as_mut().as_pin_mut() {
                     if let Poll::Ready(output) = polled.poll(cx) {
                         server.set(None);
+                        // There is nothing left to tell.
+                        drain.shared().record(Fact::StopSignal);
                         failure = output.into_result().err();
                         drain.update(|schedule, now| schedule.skip_lame_duck(now));
                         listed = None;

@@ -156,6 +156,8 @@ pub(super) struct Figures {
     pub(super) last_request: Option<Instant>,
     pub(super) last_connection: Option<Instant>,
     pub(super) facts: Facts,
+    /// Says whether a connection is open that speaks HTTP/2, or may.
+    pub(super) has_http2: bool,
 }
 
 impl Schedule {

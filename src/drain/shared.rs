@@ -207,9 +207,10 @@ impl CounterHandle {
             return false;
         };
         let key = key.get_or_insert(CallerKey::NONE);
-        if let Some(shared) = self.owner() {
-            // Perhaps no waiter is there to advance the schedule.
-            if shared.is_due() {
+        if (Stage::LameDuck..Stage::Draining).contains(&data.stage()) {
+            // Perhaps no waiter is there to advance the schedule. If there is none and no caller is
+            // polled any more, the next request or the next look at the phase does it.
+            if let Some(shared) = self.owner().filter(|shared| shared.is_due()) {
                 shared.advance_to_close(Instant::now());
             }
         }
@@ -358,6 +359,7 @@ impl Shared {
             last_request: self.counter.data().last_request.get(),
             last_connection: self.last_connection.get(),
             facts: self.wiring.facts(),
+            has_http2: self.connections.multiplexed() > 0,
         }
     }
 
@@ -480,7 +482,10 @@ impl Shared {
 
     /// Records that the last handle was dropped. A drain that has not begun can never begin then.
     pub(super) fn abandon(&self) {
-        self.schedule.send_if_modified(Schedule::abandon);
+        if self.schedule.send_if_modified(Schedule::abandon) {
+            // It never refuses, so callers have nothing to wait for here.
+            self.counter.data().callers.wake_all();
+        }
     }
 
     /// Advances the schedule to the present, and ends the drain if that is due.

@@ -3,8 +3,8 @@
 //! Each part records its fact once, where it is made, off the path of requests. The rules read the
 //! facts when the drain begins, and for its reports.
 //!
-//! A layer alone and a listener alone are supported. So their two rules ask for a loss that the
-//! missing part would have prevented.
+//! A layer alone and a listener alone are supported. So the rules for these two report only a loss
+//! that the other part would have prevented.
 
 use std::{
     env, fmt,
@@ -16,22 +16,22 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Fact {
-    /// A layer counts HTTP requests, or `serve` does.
+    /// Says that a layer counts HTTP requests, or that `serve` does.
     HttpLayer = 1,
-    /// A layer counts the calls of another service.
+    /// Says that a layer counts the calls of another service.
     CallLayer = 1 << 1,
-    /// A listener or a stream of the drain accepts connections.
+    /// Says that a listener or a stream of the drain accepts connections.
     Listener = 1 << 2,
-    /// `axum::serve` accepts from a listener of the drain. It stops only when it is told.
+    /// Says that `axum::serve` accepts from a listener of the drain. It stops only when it is told.
     AxumAccepts = 1 << 3,
-    /// Something was made that tells a server to stop. It need not have been polled: the first
-    /// signal may come before that.
+    /// Says that something was made that tells a server to stop, or that the server has ended. It
+    /// need not have been polled: the first signal may come before that.
     StopSignal = 1 << 4,
-    /// The process runs in a pod.
+    /// Says that the process runs in a pod.
     Kubernetes = 1 << 5,
-    /// The process is a service of systemd that notifies it.
+    /// Says that the process is a service of systemd that notifies it.
     Systemd = 1 << 6,
-    /// Process 1 is the parent, and a shell that forwards no signal.
+    /// Says that process 1 is the parent, and a shell that forwards no signal.
     ShellIsFirst = 1 << 7,
 }
 
@@ -157,8 +157,8 @@ impl Killer {
 }
 
 impl Hint {
-    /// Returns those of a drain that is set up to take that long. `pod` is the time that
-    /// `DrainBuilder::kubernetes` was given.
+    /// Returns the hints for a timeout that is longer than what the supervisor allows. `pod` is the
+    /// time that `DrainBuilder::kubernetes` was given.
     pub(super) fn too_long(
         facts: Facts,
         timeout: Option<Duration>,
@@ -175,24 +175,27 @@ impl Hint {
 
     /// Returns the hint of a drain that has refused so many requests.
     pub(super) fn of_refusals(facts: Facts, refused: u64) -> Option<Self> {
-        let lacks = facts.has(Fact::HttpLayer) && !facts.has(Fact::Listener);
+        // With a layer for other calls, nobody knows which of them were refused.
+        let lacks =
+            facts.has(Fact::HttpLayer) && !facts.has(Fact::CallLayer) && !facts.has(Fact::Listener);
         (lacks && refused > 0).then_some(Self::NoListener)
     }
 
-    /// Returns the hint of a drain that cuts so many connections with a request.
-    pub(super) fn of_cuts(facts: Facts, handling: usize) -> Option<Self> {
+    /// Returns the hint of a drain that cuts so many connections with a request. Over HTTP/2, a
+    /// response may have begun, which no layer could have answered.
+    pub(super) fn of_cuts(facts: Facts, handling: usize, has_http2: bool) -> Option<Self> {
         let has_layer = facts.has(Fact::HttpLayer) || facts.has(Fact::CallLayer);
         let lacks = facts.has(Fact::Listener) && !has_layer;
-        (lacks && handling > 0).then_some(Self::NoLayer)
+        (lacks && handling > 0 && !has_http2).then_some(Self::NoLayer)
     }
 
-    /// Returns whether it is known when the drain begins.
+    /// Returns whether the hint is known when the drain begins.
     #[cfg(feature = "tracing")]
     pub(super) fn is_known_at_begin(&self) -> bool {
         matches!(self, Self::NotTold | Self::TooLong { .. })
     }
 
-    /// Returns whether it depends on what the process cannot see.
+    /// Returns whether the hint depends on what the process cannot see.
     #[cfg(feature = "tracing")]
     pub(super) fn is_likely_only(&self) -> bool {
         let killer = match self {
@@ -215,7 +218,7 @@ impl fmt::Display for Hint {
                  waits for connections that the drain does not know"
             }
             Self::NotTold => {
-                "nothing tells the server to stop: \
+                "the drain does not tell axum's server to stop: \
                  `with_graceful_shutdown(drain.shutdown_signal())` is missing"
             }
             Self::NoListener => {

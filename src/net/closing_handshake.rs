@@ -57,7 +57,7 @@ impl CloseWebSockets {
 pub(super) struct ClosingHandshake {
     settings: Arc<CloseWebSockets>,
     websocket: WebSocket,
-    /// Spreads the WebSockets over the duration: a random number.
+    /// Holds a random number, which places the Close frame within the duration.
     share: u16,
     state: State,
 }
@@ -96,16 +96,21 @@ impl ClosingHandshake {
         self.websocket.server.closes()
     }
 
-    /// Returns whether the Close frame was answered, or is the answer. Nothing is read after that.
+    /// Returns whether both sides have sent a Close frame. Nothing is read after that.
     pub(super) fn has_closed(&self) -> bool {
-        self.has_begun() && self.websocket.client.has_closed()
+        matches!(self.state, State::Written { .. }) && self.websocket.client.has_closed()
+    }
+
+    /// Returns whether the client has not answered in time.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.until().is_some_and(|until| until <= Instant::now())
     }
 
     fn has_begun(&self) -> bool {
         !matches!(self.state, State::Open)
     }
 
-    /// Returns when the connection is not waited for any longer.
+    /// Returns when to give up the connection.
     pub(super) fn until(&self) -> Option<Instant> {
         match self.state {
             State::Open => None,
@@ -150,7 +155,7 @@ impl ClosingHandshake {
     }
 
     /// Discards bytes that the server writes after the Close frame. Fails once the connection is
-    /// not waited for any longer.
+    /// given up.
     pub(super) fn poll_discard(
         &self,
         bytes: &[u8],
@@ -158,8 +163,7 @@ impl ClosingHandshake {
     ) -> Poll<io::Result<usize>> {
         // Otherwise a handler that always has something to send would never yield.
         ready!(pin!(consume_budget()).poll(cx));
-        let is_over = self.until().is_some_and(|until| until <= Instant::now());
-        Poll::Ready(match is_over {
+        Poll::Ready(match self.is_overdue() {
             true => Err(io::ErrorKind::BrokenPipe.into()),
             false => Ok(bytes.len()),
         })
@@ -386,6 +390,52 @@ mod tests {
         drain.begin();
         let began = Instant::now();
         handler.await.expect("no panic").expect("an end of file");
+        let delay = began.elapsed().as_millis();
+        assert!((5100..5300).contains(&delay), "{delay}");
+    }
+
+    /// No read is ever pending.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_always_sends_has_five_seconds_to_answer() {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let (mut io, mut client) = connection(&drain, 1 << 20);
+        client.write_all(REQUEST).await.expect("open");
+        io.read_exact(&mut [0; REQUEST.len()])
+            .await
+            .expect("a request");
+        io.write_all(HEAD).await.expect("open");
+        let empty = b"\x81\x80\0\0\0\0";
+        client.write_all(&empty.repeat(10_000)).await.expect("open");
+        drain.begin();
+        let began = Instant::now();
+        while io.read(&mut [0; 6]).await.expect("an end of file") > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let delay = began.elapsed().as_millis();
+        assert!((5100..5300).contains(&delay), "{delay}");
+    }
+
+    /// One task writes, and reads nothing meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_only_writes_ends_after_five_seconds() {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let (mut io, mut client) = connection(&drain, 64);
+        let handler = tokio::spawn(async move {
+            io.read_exact(&mut [0; REQUEST.len()]).await?;
+            io.write_all(HEAD).await?;
+            // The first one fills the buffer.
+            let frame = [&b"\x82\x3e"[..], &[0; 62]].concat();
+            while io.write_all(&frame).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            io::Result::Ok(())
+        });
+        client.write_all(REQUEST).await.expect("open");
+        assert_eq!(received(&mut client, HEAD.len()).await, HEAD);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drain.begin();
+        let began = Instant::now();
+        handler.await.expect("no panic").expect("open");
         let delay = began.elapsed().as_millis();
         assert!((5100..5300).contains(&delay), "{delay}");
     }

@@ -111,9 +111,9 @@ impl<T> DrainIo<T> {
         self
     }
 
-    /// Prepares a connection of `serve`. That waits for the drain, so the connection need not wake
-    /// for each step of the schedule. The limit is that of a head, drain or not; of the first one it
-    /// counts from the accept.
+    /// Prepares a connection of `serve`, whose future advances the schedule, so that connections need
+    /// not. `head_limit` limits the time of each head, drain or not. That of the first one counts from
+    /// the accept.
     #[cfg(feature = "server")]
     pub(crate) fn served(mut self, head_limit: Option<std::time::Duration>) -> Self {
         self.monitor.served(head_limit);

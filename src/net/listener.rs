@@ -168,8 +168,8 @@ impl<L> DrainListener<L> {
     /// * A WebSocket inside of TLS that was put around this listener: its bytes are encrypted.
     ///   [`Serve::close_websockets`](crate::Serve::close_websockets) closes those of `serve`'s own
     ///   TLS.
-    /// * One whose handler neither reads nor writes, or is in the middle of a frame and does not
-    ///   end it.
+    /// * One whose handler neither reads nor writes, or is in the middle of a frame that it does not
+    ///   end, or that its client does not read.
     ///
     /// Their handlers have to wait for [`Drain::reached`] and close them.
     ///

@@ -38,7 +38,7 @@ pub(super) struct Monitor {
     idle_since: Option<Instant>,
     /// Limits the time of a head, drain or not.
     head_limit: Option<Duration>,
-    /// Says whether a task wakes for each step of the schedule: perhaps no waiter is there.
+    /// Says whether the connection's tasks advance the schedule: perhaps nothing waits for the drain.
     keeps_schedule: bool,
     /// Records since when a part of a head has been there.
     head_since: Option<Instant>,
@@ -292,7 +292,9 @@ impl Monitor {
         connection.register_writer(cx.waker(), &mut self.writer);
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
-            match self.next_step() {
+            let close = self.closing_handshake.as_ref();
+            let close = close.and_then(|it| it.next(self.registered.connection()));
+            match [self.next_step(), close].into_iter().flatten().min() {
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
                 }
@@ -302,11 +304,14 @@ impl Monitor {
         Ok(())
     }
 
-    /// Returns when the schedule has to be advanced here.
+    /// Returns when the connection's task has to advance the schedule.
     fn next_step(&self) -> Option<Instant> {
         let connection = self.registered.connection();
-        self.keeps_schedule
-            .then(|| connection.schedule(|schedule| schedule.next_step()))?
+        // An upgraded connection may outlive the future of `serve`.
+        match self.keeps_schedule || matches!(self.sniffer, Sniffer::Upgraded(_)) {
+            true => connection.schedule(|schedule| schedule.next_step()),
+            false => None,
+        }
     }
 
     /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,

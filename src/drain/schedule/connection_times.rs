@@ -49,8 +49,8 @@ impl Schedule {
         begun.checked_add(start + after)
     }
 
-    /// Returns when to close a WebSocket; `None` before the drain. `share` is a random number, by
-    /// which they are spread over a duration.
+    /// Returns when to close a WebSocket; `None` before the drain. `share` is a random number
+    /// that places this one within `over`.
     pub(crate) fn closes_websocket_at(&self, over: Duration, share: u16) -> Option<Instant> {
         let from = self.last_read_at?;
         // The last clients need a moment to answer before the deadline.

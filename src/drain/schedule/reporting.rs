@@ -110,7 +110,7 @@ impl Schedule {
         };
         let handling = left.connections_in(ConnectionState::Handling);
         let no_layer = match self.stage {
-            Stage::Forced => Hint::of_cuts(facts, handling),
+            Stage::Forced => Hint::of_cuts(facts, handling, figures.has_http2),
             _ => None,
         };
         let no_listener = Hint::of_refusals(facts, figures.refused);

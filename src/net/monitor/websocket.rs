@@ -66,7 +66,8 @@ impl Monitor {
             Side::Writes => connection.register_writer(cx.waker(), &mut self.writer),
         }
         let has_begun = handshake.advance(io, &connection);
-        self.ended |= handshake.has_closed();
+        // Here, too: a client that always sends leaves no read pending.
+        self.ended |= handshake.has_closed() || handshake.is_overdue();
         if has_begun {
             (self.stalled, self.unflushed) = (false, false);
             self.publish_changes(connection.stage());

@@ -8,7 +8,7 @@ use super::line::{Line, line_end, value};
 pub(in crate::net) struct SwitchingHead {
     /// Holds the part of a line that has come.
     line: Line,
-    /// Says whether the first line has ended, which is the rest of the status line.
+    /// Says whether the status line has ended.
     has_status: bool,
     is_websocket: bool,
     /// Follows what the client has sent behind its request.

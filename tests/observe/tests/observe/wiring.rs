@@ -75,7 +75,7 @@ async fn a_server_that_is_not_told_is_logged_once() {
         match (&of_wiring(&lines)[..], is_told) {
             ([], true) => {}
             ([line], false) => {
-                let hint = "hint=nothing tells the server to stop: \
+                let hint = "hint=the drain does not tell axum's server to stop: \
                             `with_graceful_shutdown(drain.shutdown_signal())` is missing";
                 assert_eq!(**line, format!("{WARNING}{hint}"));
             }

@@ -100,6 +100,23 @@ async fn e36_a_tunnel_is_counted_told_waited_for_and_cut() {
     }
 }
 
+/// Nothing waits for the drain then.
+#[tokio::test]
+async fn e36_a_tunnel_is_cut_after_its_server_was_dropped() {
+    let timeout = Duration::from_millis(700);
+    let server = Server::start(Kind::Serve, Drain::builder().timeout(timeout).build()).await;
+    let mut client = Client::connect(server.address).await;
+    client
+        .send("CONNECT far:1 HTTP/1.1\r\nhost: far:1\r\n\r\n")
+        .await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    server.drain.begin();
+    guarded(server.drain.shutdown_signal()).await;
+    server.done.abort();
+    client.end().await;
+}
+
 /// A thread that reads the counts at any time sees the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e37_the_hand_over_leaves_no_moment_at_zero() {

@@ -124,7 +124,7 @@ async fn a_server_that_is_not_told_is_a_hint_from_the_beginning() {
                     panic!("{seen:?}");
                 };
                 assert!(
-                    hint.starts_with("nothing tells the server to stop"),
+                    hint.starts_with("the drain does not tell axum's server to stop"),
                     "{hint}"
                 );
             }
