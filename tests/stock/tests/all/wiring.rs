@@ -1,7 +1,7 @@
 //! What a drain says of its wiring, on real servers: each rule both ways, and no false alarm.
 
 use crate::{
-    client::Client,
+    client::{Client, frames},
     guarded,
     server::{ALL, Kind, Server, Shared, app, bind},
 };
@@ -173,11 +173,17 @@ async fn a_request_that_is_cut_without_a_layer_is_a_hint() {
     }
 }
 
-/// Nothing is missing: a layer cannot answer a WebSocket, nor half a head.
+/// Nothing is missing: a layer cannot answer a response that has begun, a WebSocket, nor half a head.
 #[tokio::test]
 async fn other_connections_that_are_cut_are_no_hint() {
     let drain = Drain::new();
     let server = Server::start_with(Kind::Axum, drain.clone(), None, bind()).await;
+    let mut events = Client::connect(server.address).await;
+    events.send(frames::hello()).await;
+    events.send(frames::get(1, "/events")).await;
+    while server.shared.handled() == 0 {
+        tokio::task::yield_now().await;
+    }
     let mut socket = Client::connect(server.address).await;
     let handshake = "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                      sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
