@@ -109,6 +109,7 @@ struct Aborted {
     /// Counts requests completed by then. A request that ends later is among those left.
     completed: u64,
     self_waiting: usize,
+    has_http2: bool,
 }
 
 /// Limits the time in which requests are answered after the deadline.
@@ -393,6 +394,7 @@ impl Schedule {
             blockers,
             completed: figures.completed,
             self_waiting: figures.self_waiting,
+            has_http2: figures.has_http2,
         };
         let is_first = self.stage < Stage::Forced;
         if is_first {

@@ -43,6 +43,7 @@ impl Schedule {
         let figures = Figures {
             completed: aborted.completed,
             self_waiting: aborted.self_waiting,
+            has_http2: aborted.has_http2,
             ..figures
         };
         DrainTimeout::new(Report {
