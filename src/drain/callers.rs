@@ -16,10 +16,10 @@ use std::{
 
 /// Lists the wakers of callers that wait for capacity.
 #[derive(Default)]
-pub(super) struct Callers(Mutex<List>);
+pub(super) struct Callers(Mutex<CallerSlab>);
 
 #[derive(Default)]
-struct List {
+struct CallerSlab {
     callers: Slab<Caller>,
     /// Counts the callers that were added.
     added: u32,
@@ -109,12 +109,12 @@ impl Callers {
             .for_each(|(_, caller)| caller.waker.wake());
     }
 
-    fn lock(&self) -> MutexGuard<'_, List> {
+    fn lock(&self) -> MutexGuard<'_, CallerSlab> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl List {
+impl CallerSlab {
     fn at(&mut self, key: CallerKey) -> Option<&mut Caller> {
         let caller = self.callers.get_mut(key.slot as usize);
         caller.filter(|caller| caller.number == key.number)

@@ -3,7 +3,7 @@
 use super::{
     arrival::LastArrival,
     block::{Owner, Pool},
-    callers::{CallerKey, Callers},
+    callers::Callers,
     connection_list::ConnectionList,
     counter::{self, Counter},
     entry::{Entry, RequestEntry},
@@ -58,11 +58,11 @@ pub(crate) struct RequestData {
     /// Copies the stage of the schedule, to be read without a lock.
     stage: AtomicU8,
     /// Records the last request that came since the drain began.
-    last_request: LastArrival,
+    pub(super) last_request: LastArrival,
     /// Lists requests for reports.
     requests: Registry<RequestEntry>,
     /// Lists the tasks that wait for capacity.
-    callers: Callers,
+    pub(super) callers: Callers,
     /// Lists the tasks of requests whose response has not begun.
     waiting: WaitList,
     /// Counts requests that were answered because the drain was forced.
@@ -157,77 +157,6 @@ pub(crate) type Admission = counter::Admission<Shared>;
 
 /// Keeps a request counted until it is dropped.
 pub(crate) type Token = token::Token<Shared>;
-
-impl CounterHandle {
-    /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.
-    pub(crate) fn stage(&self) -> Stage {
-        self.data().map_or(Stage::Serving, RequestData::stage)
-    }
-
-    /// Counts a request or refuses it, where [`enter`](Self::enter) has not counted it.
-    ///
-    /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
-    /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
-    #[cold]
-    pub(crate) fn enter_closely(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
-        if let Some(token) = self.enter_by_index() {
-            return Admission::Counted(token);
-        }
-        if let Some(data) = self.data() {
-            // Not once the drain is over: its outcome is known, and refusals cost less.
-            if (Stage::LameDuck..Stage::Done).contains(&data.stage()) {
-                // Before the schedule looks at the clock: this request keeps the lame duck from
-                // ending early.
-                data.last_request.note(Instant::now());
-            }
-        }
-        if self.stage() < Stage::Draining {
-            if let Some(shared) = self.owner() {
-                // Perhaps no waiter is there to advance the schedule. This stops before the close:
-                // an outcome that is set now would not count this request as refused.
-                if shared.is_due() {
-                    shared.advance_to_close(Instant::now());
-                }
-            }
-            let stage = self.stage();
-            if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
-                return Admission::Refused;
-            }
-        }
-        self.enter_late(|data| data.stage() < Stage::Draining)
-    }
-}
-
-/// Lets callers wait for capacity.
-impl CounterHandle {
-    /// Returns whether the drain refuses requests. If not, it wakes the task once it does.
-    pub(crate) fn refuses(&self, key: &mut Option<CallerKey>, waker: &Waker) -> bool {
-        // A drain that was dropped before it began never refuses.
-        let Some(data) = self.data() else {
-            return false;
-        };
-        let key = key.get_or_insert(CallerKey::NONE);
-        if (Stage::LameDuck..Stage::Draining).contains(&data.stage()) {
-            // Perhaps no waiter is there to advance the schedule. If there is none and no caller is
-            // polled any more, the next request or the next look at the phase does it.
-            if let Some(shared) = self.owner().filter(|shared| shared.is_due()) {
-                shared.advance_to_close(Instant::now());
-            }
-        }
-        if data.stage() < Stage::Draining {
-            data.callers.put(key, waker);
-        }
-        // After the registration: a later change of the stage wakes the task.
-        data.stage() >= Stage::Draining
-    }
-
-    /// Removes a caller that has got capacity.
-    pub(crate) fn stop_waiting(&self, key: CallerKey) {
-        if let Some(data) = self.data() {
-            data.callers.remove(key);
-        }
-    }
-}
 
 impl Shared {
     pub(super) fn new(settings: DrainSettings, shards: usize) -> Arc<Self> {
@@ -427,7 +356,7 @@ impl Shared {
     }
 
     /// Advances the schedule up to [`Stage::Draining`], and closes nothing.
-    fn advance_to_close(self: &Arc<Self>, now: Instant) {
+    pub(super) fn advance_to_close(self: &Arc<Self>, now: Instant) {
         loop {
             let mut before = Stage::Done;
             let mut skipped = false;

@@ -59,10 +59,10 @@ pub(super) struct ClosingHandshake {
     websocket: WebSocket,
     /// Holds a random number, which places the Close frame within the duration.
     share: u16,
-    state: State,
+    state: Progress,
 }
 
-enum State {
+enum Progress {
     /// Waits for the moment, and for the end of a frame.
     Open,
     /// Writes the Close frame. What the server writes is discarded from here on.
@@ -77,7 +77,7 @@ impl ClosingHandshake {
             settings,
             websocket,
             share: random(),
-            state: State::Open,
+            state: Progress::Open,
         }
     }
 
@@ -98,7 +98,7 @@ impl ClosingHandshake {
 
     /// Returns whether both sides have sent a Close frame. Nothing is read after that.
     pub(super) fn has_closed(&self) -> bool {
-        matches!(self.state, State::Written { .. }) && self.websocket.client.has_closed()
+        matches!(self.state, Progress::Written { .. }) && self.websocket.client.has_closed()
     }
 
     /// Returns whether the client has not answered in time.
@@ -107,14 +107,14 @@ impl ClosingHandshake {
     }
 
     fn has_begun(&self) -> bool {
-        !matches!(self.state, State::Open)
+        !matches!(self.state, Progress::Open)
     }
 
     /// Returns when to give up the connection.
     pub(super) fn until(&self) -> Option<Instant> {
         match self.state {
-            State::Open => None,
-            State::Writing { until, .. } | State::Written { until } => Some(until),
+            Progress::Open => None,
+            Progress::Writing { until, .. } | Progress::Written { until } => Some(until),
         }
     }
 
@@ -180,16 +180,16 @@ impl ClosingHandshake {
     ) -> bool {
         if self.may_begin(connection) {
             let until = Instant::now() + ANSWER;
-            self.state = State::Writing { written: 0, until };
+            self.state = Progress::Writing { written: 0, until };
             // A pending write is discarded, and a pending read has another limit.
             connection.wake_tasks();
         }
-        if let State::Writing { written, until } = &mut self.state {
+        if let Progress::Writing { written, until } = &mut self.state {
             let waker = Waker::from(connection.clone());
             let mut cx = Context::from_waker(&waker);
             // If it fails, the next read fails, too.
             if poll_write_all(io, &self.settings.frame, written, &mut cx).is_ready() {
-                self.state = State::Written { until: *until };
+                self.state = Progress::Written { until: *until };
             }
         }
         self.has_begun()

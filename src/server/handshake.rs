@@ -58,21 +58,21 @@ impl<T> Handshaken<T> {
 }
 
 /// Makes the handshake of [`Serve::listen_with`](super::Serve::listen_with).
-pub(super) struct Own<F>(Arc<F>);
+pub(super) struct OwnHandshake<F>(Arc<F>);
 
-impl<F> Own<F> {
+impl<F> OwnHandshake<F> {
     pub(super) fn new(handshake: F) -> Self {
         Self(Arc::new(handshake))
     }
 }
 
-impl<F> Clone for Own<F> {
+impl<F> Clone for OwnHandshake<F> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T, F, R, U> Handshake<T> for Own<F>
+impl<T, F, R, U> Handshake<T> for OwnHandshake<F>
 where
     F: Fn(T, Peer) -> R + Send + Sync + 'static,
     R: Future<Output = io::Result<Handshaken<U>>> + Send + 'static,

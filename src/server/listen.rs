@@ -5,7 +5,7 @@ use super::tls::Tls;
 use super::{
     Serve,
     accept::Listen,
-    handshake::{Handshaken, Own},
+    handshake::{Handshaken, OwnHandshake},
     listener::{Listener, Peer, Plain},
     service::HttpService,
 };
@@ -154,7 +154,7 @@ impl<S: HttpService, F> Serve<S, F> {
         R: Future<Output = io::Result<Handshaken<T>>> + Send + 'static,
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let handshake = Own::new(handshake);
+        let handshake = OwnHandshake::new(handshake);
         self.add(Listen::new(listener, false, |_| handshake))
     }
 

@@ -3,7 +3,7 @@
 
 use super::{
     line::{Line, line_end, value},
-    websocket::{Frames, SwitchingHead},
+    websocket::{FrameEnds, SwitchingHead},
 };
 use crate::drain::ConnectionState;
 
@@ -20,7 +20,7 @@ pub(in crate::net) struct Http1 {
     saw_request: bool,
     /// Follows the bytes behind the last head as frames, if they came before a response. They are
     /// either the next request, or frames of a WebSocket that is not open yet.
-    early: Option<Frames>,
+    early: Option<FrameEnds>,
 }
 
 /// Says that a response leaves HTTP.

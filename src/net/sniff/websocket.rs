@@ -12,18 +12,18 @@ pub(in crate::net) struct SwitchingHead {
     has_status: bool,
     is_websocket: bool,
     /// Follows what the client has sent behind its request.
-    client: Frames,
+    client: FrameEnds,
 }
 
 /// Follows the frames of an open WebSocket, by the direction in which they are sent.
 #[derive(Debug)]
 pub(in crate::net) struct WebSocket {
-    pub(in crate::net) client: Frames,
-    pub(in crate::net) server: Frames,
+    pub(in crate::net) client: FrameEnds,
+    pub(in crate::net) server: FrameEnds,
 }
 
 impl SwitchingHead {
-    pub(super) fn new(client: Frames) -> Self {
+    pub(super) fn new(client: FrameEnds) -> Self {
         Self {
             client,
             ..Self::default()
@@ -51,7 +51,7 @@ impl SwitchingHead {
             } else if let Some(protocol) = value(line, b"upgrade:") {
                 self.is_websocket = protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
             } else if line.is_empty() {
-                let mut server = Frames::default();
+                let mut server = FrameEnds::default();
                 server.follow(bytes);
                 let client = self.client;
                 return Some(self.is_websocket.then_some(WebSocket { client, server }));
@@ -64,7 +64,7 @@ impl SwitchingHead {
 /// 5.2](https://www.rfc-editor.org/rfc/rfc6455#section-5.2)), as far as needed to find the end of
 /// each, and the Close frame.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::net) struct Frames {
+pub(in crate::net) struct FrameEnds {
     next: Next,
     /// Says whether the last frame that has begun is a Close.
     is_close: bool,
@@ -90,7 +90,7 @@ enum Next {
 /// Names the opcode of a Close frame.
 const CLOSE: u8 = 0x8;
 
-impl Frames {
+impl FrameEnds {
     /// Follows bytes.
     pub(in crate::net) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -205,7 +205,7 @@ mod tests {
             for first in [0x01, 0x89, 0x80, 0xc1, 0x82] {
                 for length in LENGTHS {
                     let whole = frame(first, length, is_masked);
-                    let mut frames = Frames::default();
+                    let mut frames = FrameEnds::default();
                     for (at, byte) in whole.iter().enumerate() {
                         assert_eq!(frames.is_between_frames(), at == 0, "{first} {length} {at}");
                         frames.follow(&[*byte]);
@@ -215,8 +215,8 @@ mod tests {
                     // The same at once, and with the next one behind.
                     let mut two = whole.clone();
                     two.extend(frame(0x81, 3, is_masked));
-                    assert_eq!(Frames::default().end_frame(&two), whole.len());
-                    let mut frames = Frames::default();
+                    assert_eq!(FrameEnds::default().end_frame(&two), whole.len());
+                    let mut frames = FrameEnds::default();
                     frames.follow(&two);
                     assert!(frames.is_between_frames());
                     frames.follow(&two[..two.len() - 1]);
@@ -230,7 +230,7 @@ mod tests {
     fn nothing_follows_a_close() {
         let mut close = frame(0x81, 126, true);
         close.extend(frame(0x88, 2, true));
-        let mut frames = Frames::default();
+        let mut frames = FrameEnds::default();
         for byte in &close {
             assert!(!frames.has_closed());
             frames.follow(&[*byte]);
@@ -238,14 +238,14 @@ mod tests {
         assert!(frames.has_closed());
         frames.follow(&[0x81]);
         assert!(frames.has_closed());
-        let mut empty = Frames::default();
+        let mut empty = FrameEnds::default();
         empty.follow(&[0x88, 0]);
         assert!(empty.has_closed());
     }
 
     #[test]
     fn a_length_that_does_not_fit_never_ends() {
-        let mut frames = Frames::default();
+        let mut frames = FrameEnds::default();
         frames.follow(&[0x82, 0xff]);
         frames.follow(&[0xff; 8]);
         frames.follow(&[0; 4096]);
