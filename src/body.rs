@@ -21,14 +21,14 @@ pin_project! {
     #[must_use = "dropping a body ends its request"]
     pub struct ResponseBody<B> {
         #[pin]
-        state: State<B>,
+        state: BodyState<B>,
     }
 }
 
 pin_project! {
     // No larger than the inner body and a reference.
     #[project = StateProj]
-    enum State<B> {
+    enum BodyState<B> {
         Inner {
             #[pin]
             inner: B,
@@ -43,7 +43,7 @@ impl<B> ResponseBody<B> {
     #[inline]
     pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
         Self {
-            state: State::Inner { inner, in_flight },
+            state: BodyState::Inner { inner, in_flight },
         }
     }
 }
@@ -66,16 +66,16 @@ impl<B: Body> Body for ResponseBody<B> {
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Inner { inner, .. } => inner.is_end_stream(),
-            State::Empty => true,
+            BodyState::Inner { inner, .. } => inner.is_end_stream(),
+            BodyState::Empty => true,
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            State::Inner { inner, .. } => inner.size_hint(),
-            State::Empty => SizeHint::with_exact(0),
+            BodyState::Inner { inner, .. } => inner.size_hint(),
+            BodyState::Empty => SizeHint::with_exact(0),
         }
     }
 }
@@ -83,7 +83,7 @@ impl<B: Body> Body for ResponseBody<B> {
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
-            state: State::Empty,
+            state: BodyState::Empty,
         }
     }
 }
@@ -96,7 +96,7 @@ impl<B> From<B> for ResponseBody<B> {
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let empty = matches!(self.state, State::Empty);
+        let empty = matches!(self.state, BodyState::Empty);
         f.debug_struct("ResponseBody")
             .field("empty", &empty)
             .finish_non_exhaustive()

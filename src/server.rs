@@ -78,7 +78,7 @@ pub use self::{
 };
 
 use self::{
-    accept::{Accept, Listen},
+    accept::{Listen, Server},
     config::{Limits, ServerSettings, ServerShared},
     service::{Answers, LateAnswer, Services},
 };
@@ -537,32 +537,5 @@ impl<S, F> fmt::Debug for Serve<S, F> {
             .field("listeners", &self.listeners.len())
             .field("drain", &self.drain)
             .finish_non_exhaustive()
-    }
-}
-
-/// Accepts from all listeners, as the server of [`Drain::run`]. Ends when they have closed, as the
-/// drain waits for the connections.
-struct Server<S> {
-    accept_loops: Vec<Box<dyn Accept<S>>>,
-    services: Services<S>,
-    shared: Arc<ServerShared>,
-}
-
-impl<S> Unpin for Server<S> {}
-
-impl<S> Future for Server<S> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self {
-            accept_loops,
-            services,
-            shared,
-        } = &mut *self;
-        accept_loops.retain_mut(|accept| accept.poll(services, shared, cx).is_pending());
-        match accept_loops.is_empty() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
     }
 }

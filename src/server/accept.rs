@@ -9,10 +9,39 @@ use super::{
 use crate::{drain::Drain, net::DrainListener};
 use hyper::rt::Executor;
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio_util::sync::PollSemaphore;
+
+/// Accepts from all listeners, as the server of [`Drain::run`]. Ends when they have closed, as the
+/// drain waits for the connections.
+pub(super) struct Server<S> {
+    pub(super) accept_loops: Vec<Box<dyn Accept<S>>>,
+    pub(super) services: Services<S>,
+    pub(super) shared: Arc<ServerShared>,
+}
+
+impl<S> Unpin for Server<S> {}
+
+impl<S> Future for Server<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self {
+            accept_loops,
+            services,
+            shared,
+        } = &mut *self;
+        accept_loops.retain_mut(|accept| accept.poll(services, shared, cx).is_pending());
+        match accept_loops.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
 
 /// Runs an [`AcceptLoop`] over any type of listener.
 pub(super) trait Accept<S>: Send {
