@@ -101,8 +101,8 @@ impl DrainBuilder {
     /// s.
     ///
     /// [`Duration::MAX`] is for ever. Zero aborts at once, and a drain with nothing in flight still
-    /// ends as [`Drained`](crate::Drained). A [server](Drain::run) without work that has not ended by the deadline
-    /// gets half a second more.
+    /// ends as [`Drained`](crate::Drained). A [server](Drain::run) without work that has not ended by
+    /// the deadline gets half a second more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self

@@ -144,9 +144,9 @@ impl<L> DrainListener<L> {
     /// Has the drain close WebSockets, with a Close frame of this status code and reason. Default:
     /// only their handlers close them.
     ///
-    /// Handlers need not know of the drain, nor does their library. It may be axum's, tungstenite,
-    /// fastwebsockets or any other, with and without compression (permessage-deflate). For each
-    /// WebSocket:
+    /// Neither the handler nor its library has to know of the drain. The library may be axum's,
+    /// tungstenite, fastwebsockets or any other, with and without compression (permessage-deflate).
+    /// For each WebSocket:
     ///
     /// 1. At [`Draining`](crate::Phase::Draining), its handler has 100 ms to send a Close frame by
     ///    itself. If it does, the drain does nothing more, and waits for it as for any other.
@@ -168,10 +168,11 @@ impl<L> DrainListener<L> {
     /// * A WebSocket inside of TLS that was put around this listener: its bytes are encrypted.
     ///   [`Serve::close_websockets`](crate::Serve::close_websockets) closes those of `serve`'s own
     ///   TLS.
-    /// * One whose handler neither reads nor writes, or is in the middle of a frame that it does not
-    ///   end, or that its client does not read.
+    /// * A WebSocket whose handler neither reads nor writes.
+    /// * A WebSocket in the middle of a frame that its handler does not end, or that its client does
+    ///   not read. It is cut at the deadline.
     ///
-    /// Their handlers have to wait for [`Drain::reached`] and close them.
+    /// The handlers of the first three have to wait for [`Drain::reached`] and close them.
     ///
     /// # Panics
     ///
