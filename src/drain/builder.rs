@@ -38,7 +38,8 @@ impl DrainBuilder {
     /// that was: [`Drained::last_connection`](crate::Drained::last_connection) and
     /// [`Drained::last_request`](crate::Drained::last_request).
     ///
-    /// [`quiet`](Self::quiet) ends it early, if nothing new comes.
+    /// [`quiet`](Self::quiet) ends it early, if nothing new comes. After it, what is on its way to
+    /// open connections still has the time of [`settle`](Self::settle).
     ///
     /// Under `serve`, connections that were open before have their clients go elsewhere meanwhile,
     /// each at a moment of its own. Otherwise all of them would connect anew at the end, in one
