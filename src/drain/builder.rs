@@ -163,7 +163,7 @@ impl DrainBuilder {
     /// time that the hook may take. What it does not take stays unused.
     pub fn kubernetes(self, grace_period: Duration, pre_stop: Duration) -> Self {
         const LAME_DUCK: Duration = Duration::from_secs(5);
-        /// Aborting takes up to a second. The rest is for what comes after the drain.
+        // Aborting takes up to a second. The rest is for what comes after the drain.
         const RESERVE: Duration = Duration::from_secs(2);
 
         let timeout = grace_period

@@ -88,33 +88,34 @@ impl Wiring {
 /// Names what is likely to be wrong. Its text says what was seen, what follows, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hint {
-    /// The handlers of all requests that are left wait for their own drain.
+    /// Says that the handlers of all requests that are left wait for their own drain.
     WaitsForItself,
-    /// Only servers are left, and go on.
+    /// Says that only servers are left, and go on.
     ServerAlone,
-    /// axum's server accepts, and nothing tells it to stop.
+    /// Says that axum's server accepts, and that the drain does not tell it to stop.
     NotTold,
-    /// Requests were refused, and no listener could tell those that came in time.
+    /// Says that requests were refused, and that no listener could tell those that came in time.
     NoListener,
-    /// Requests were cut, and no layer could answer them.
+    /// Says that requests were cut, and that no layer could answer them.
     NoLayer,
-    /// The supervisor kills the process before the drain's deadline. A timeout of `None` has no
-    /// limit.
+    /// Says that the supervisor kills the process before the drain's deadline. A timeout of `None`
+    /// has no limit.
     TooLong {
         timeout: Option<Duration>,
         killer: Killer,
     },
+    /// Says that process 1 is a shell.
     ShellIsFirst,
 }
 
 /// Names what kills a process that takes too long to stop, and after what time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Killer {
-    /// Kubernetes, after what `DrainBuilder::kubernetes` was given.
+    /// Stands for Kubernetes, with the time that `DrainBuilder::kubernetes` was given.
     Pod(Duration),
-    /// Kubernetes, by its default.
+    /// Stands for Kubernetes and its default.
     Kubernetes,
-    /// systemd, by its default.
+    /// Stands for systemd and its default.
     Systemd,
 }
 

@@ -62,12 +62,12 @@ impl Backlog {
         const AND: u16 = 0x54;
         const JUMP_IF_EQUAL: u16 = 0x15;
         const RETURN: u16 = 0x06;
-        /// The offset of the flags in a TCP header; then the flag SYN, and SYN with ACK.
+        // The offset of the flags in a TCP header; then the flag SYN, and SYN with ACK.
         const FLAGS: u32 = 13;
         const SYN: u32 = 0x02;
         const SYN_AND_ACK: u32 = 0x12;
-        /// The highest possible index of an interface; they are assigned from 1 on. On Linux, one
-        /// call binds both IPv4 and IPv6.
+        // The highest possible index of an interface; they are assigned from 1 on. On Linux, one
+        // call binds both IPv4 and IPv6.
         const NO_INTERFACE: Option<NonZeroU32> = NonZeroU32::new(i32::MAX as u32);
 
         let dropping_syns = [

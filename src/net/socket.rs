@@ -32,7 +32,7 @@ pub(crate) async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener>
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    /// As tokio's: the system limits it further.
+    // As tokio's: the system limits it further.
     const BACKLOG: u32 = 1024;
 
     let socket = match address {
