@@ -90,8 +90,8 @@ impl Drain {
 /// Inside another layer of the same drain, a layer counts each request a second time in the figures.
 /// The request is still served once or refused once.
 ///
-/// Under `serve` with the same drain, a layer counts, refuses and answers nothing, because `serve` has
-/// counted the request. So its [`report_requests`](Self::report_requests) lists nothing: use
+/// Under `serve` with the same drain, a layer counts, refuses and answers nothing, because `serve`
+/// has counted the request. So its [`report_requests`](Self::report_requests) lists nothing: use
 /// `Serve::report_requests`. A middleware between `serve` and such a layer may spawn the future of
 /// the inner call and let it outlive its client. The layer does not make the drain wait for that
 /// future. (A `Buffer` between the two calls the layer from a task of its own. There the layer
@@ -154,8 +154,9 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     ///
     /// Where the drain knows the connections, the answers are written before it cuts them, within
     /// the 500 ms after the deadline. A response that has begun is cut. A handler that blocks its
-    /// thread is not polled, so its request is cut, too, and so is an exempt one. The drain has failed in any case: a
-    /// [report](crate::report::Report::answered_at_deadline) counts these requests apart.
+    /// thread is not polled, so its request is cut, too, and so is an exempt one. The drain has
+    /// failed in any case: a [report](crate::report::Report::answered_at_deadline) counts these
+    /// requests apart.
     ///
     /// Takes a closure from `&Request<()>` to a response of the inner service's kind, or your own
     /// [`Refusal`](crate::refusal::Refusal). The request has gone to the handler: the closure sees

@@ -32,19 +32,21 @@ impl CounterHandle {
             }
         }
         if self.stage() < Stage::Draining {
-            if let Some(shared) = self.owner() {
-                // Perhaps no waiter is there to advance the schedule. This stops before the close:
-                // an outcome that is set now would not count this request as refused.
-                if shared.is_due() {
-                    shared.advance_to_close(Instant::now());
-                }
-            }
+            self.advance_to_close();
             let stage = self.stage();
             if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
                 return Admission::Refused;
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
+    }
+
+    /// Advances the schedule, if that is due: perhaps no waiter is there to do it. Stops before the
+    /// close: an outcome that is set now would not count the caller's request as refused.
+    fn advance_to_close(&self) {
+        if let Some(shared) = self.owner().filter(|shared| shared.is_due()) {
+            shared.advance_to_close(Instant::now());
+        }
     }
 }
 
@@ -58,11 +60,9 @@ impl CounterHandle {
         };
         let key = key.get_or_insert(CallerKey::NONE);
         if (Stage::LameDuck..Stage::Draining).contains(&data.stage()) {
-            // Perhaps no waiter is there to advance the schedule. If there is none and no caller is
-            // polled any more, the next request or the next look at the phase does it.
-            if let Some(shared) = self.owner().filter(|shared| shared.is_due()) {
-                shared.advance_to_close(Instant::now());
-            }
+            // If no caller is polled when it is due, the next request or the next look at the phase
+            // does it.
+            self.advance_to_close();
         }
         if data.stage() < Stage::Draining {
             data.callers.put(key, waker);

@@ -204,5 +204,12 @@ mod tests {
         callers.remove(first);
         callers.wake_all();
         assert!(other.is_woken() && !one.is_woken());
+        // Nor one that is listed after all were woken.
+        let (mut later, mut third) = (task::spawn(()), CallerKey::NONE);
+        put(&callers, &mut third, &mut later);
+        callers.remove(first);
+        callers.remove(second);
+        callers.wake_all();
+        assert!(later.is_woken());
     }
 }

@@ -245,6 +245,16 @@ mod tests {
         (io, client)
     }
 
+    /// A connection that has become a WebSocket.
+    async fn opened(drain: &Drain, buffer: usize) -> (DrainIo<DuplexStream>, DuplexStream) {
+        let (mut io, mut client) = connection(drain, buffer);
+        client.write_all(REQUEST).await.expect("open");
+        let mut request = [0; REQUEST.len()];
+        io.read_exact(&mut request).await.expect("a request");
+        io.write_all(HEAD).await.expect("open");
+        (io, client)
+    }
+
     async fn is_due(drain: &Drain) {
         drain.begin();
         drain.reached(crate::Phase::Draining).await;
@@ -348,12 +358,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_five_seconds_to_answer() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, mut client) = connection(&drain, 4096);
-        client.write_all(REQUEST).await.expect("open");
-        io.read_exact(&mut [0; REQUEST.len()])
-            .await
-            .expect("a request");
-        io.write_all(HEAD).await.expect("open");
+        let (mut io, _client) = opened(&drain, 4096).await;
         drain.begin();
         let began = Instant::now();
         assert_eq!(io.read(&mut [0]).await.expect("an end of file"), 0);
@@ -398,12 +403,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_always_sends_has_five_seconds_to_answer() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, mut client) = connection(&drain, 1 << 20);
-        client.write_all(REQUEST).await.expect("open");
-        io.read_exact(&mut [0; REQUEST.len()])
-            .await
-            .expect("a request");
-        io.write_all(HEAD).await.expect("open");
+        let (mut io, mut client) = opened(&drain, 1 << 20).await;
         let empty = b"\x81\x80\0\0\0\0";
         client.write_all(&empty.repeat(10_000)).await.expect("open");
         drain.begin();
@@ -443,12 +443,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_closes_by_itself_goes_on() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, mut client) = connection(&drain, 4096);
-        client.write_all(REQUEST).await.expect("open");
-        io.read_exact(&mut [0; REQUEST.len()])
-            .await
-            .expect("a request");
-        io.write_all(HEAD).await.expect("open");
+        let (mut io, mut client) = opened(&drain, 4096).await;
         drain.begin();
         drain.reached(crate::Phase::Draining).await;
         // The other half of its Close frame comes after our moment.

@@ -123,8 +123,8 @@ impl<S, F> Serve<S, F> {
     /// Sets hyper's options for HTTP/1. May be called more than once.
     ///
     /// hyper's timeout for heads is off: use [`header_read_timeout`](Self::header_read_timeout).
-    /// hyper's timer is tokio's. Use [`http1_half_close`](Self::http1_half_close) for half-closed connections, and
-    /// [`KeepAlive`](super::KeepAlive) to close connections after their response.
+    /// hyper's timer is tokio's. Use [`http1_half_close`](Self::http1_half_close) for half-closed
+    /// connections, and [`KeepAlive`](super::KeepAlive) to close connections after their response.
     ///
     /// ```no_run
     /// # async fn f(tcp: tokio::net::TcpListener, app: axum::Router) -> Result<(), tower_graceful::DrainTimeout> {

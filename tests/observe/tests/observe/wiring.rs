@@ -4,8 +4,11 @@ use crate::{Log, SECOND};
 use http::{Request, Response};
 use std::{
     convert::Infallible,
-    env, io,
+    env,
+    future::{IntoFuture, poll_fn},
+    io,
     process::{Command, Stdio},
+    task::Poll,
     time::Duration,
 };
 use tokio::time::sleep;
@@ -83,6 +86,27 @@ async fn a_server_that_is_not_told_is_logged_once() {
         }
         server.abort();
     }
+}
+
+/// Its end begins the drain, and nothing is left to tell.
+#[tokio::test]
+async fn a_server_that_ends_by_itself_is_no_hint() {
+    let (log, _guard) = Log::of_this_thread();
+    let drain = Drain::new();
+    let listener = drain.bind("127.0.0.1:0").await.expect("loopback");
+    let app = axum::Router::new().layer(drain.layer());
+    let server = axum::serve(listener, app);
+    let server = async move {
+        let mut server = std::pin::pin!(server.into_future());
+        // It accepts, and ends.
+        let accepts = poll_fn(|cx| Poll::Ready(server.as_mut().poll(cx)));
+        assert!(accepts.await.is_pending());
+    };
+    let drained = drain.run(server, std::future::pending::<()>()).await;
+    drained.expect("nothing was left");
+    let lines = log.lines();
+    assert!(lines.iter().any(|line| line.contains("the drain begins")));
+    assert!(!lines.concat().contains("hint="), "{lines:?}");
 }
 
 #[tokio::test(start_paused = true)]
