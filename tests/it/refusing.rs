@@ -317,6 +317,24 @@ async fn g54_a_saturated_inner_service_does_not_hang_a_refusal() {
     assert_eq!(drain.in_flight(), 1);
 }
 
+/// The drain keeps no waker of it, as it never refuses.
+#[tokio::test]
+async fn i61_a_caller_of_a_drain_that_is_dropped_gets_capacity() {
+    let drain = Drain::new();
+    let (answer, service) = held::<Empty<Bytes>>();
+    let limited = ConcurrencyLimitLayer::new(1).layer(tower::util::BoxService::new(service));
+    let mut service = drain.layer().layer(limited);
+    let mut busy = task::spawn(service.ready().await.expect("free").call(request()));
+    assert_pending!(busy.poll());
+    let mut ready = task::spawn(service.ready());
+    assert_pending!(ready.poll(), "at the limit");
+    drop(drain);
+    assert!(ready.is_woken(), "let go");
+    assert_pending!(ready.poll(), "still at the limit");
+    drop((busy, answer));
+    assert!(assert_ready!(ready.poll()).is_ok());
+}
+
 /// The drain is in [`Phase::Draining`] and still admits requests, as long as the connection that is
 /// returned has not been dropped: its first request may be on its way.
 #[cfg(feature = "net")]
