@@ -150,7 +150,7 @@ use tokio::time::Instant;
 /// | [`guard`](Self::guard), [`track`](Self::track) | have the drain wait for work that is no request |
 #[cfg_attr(
     feature = "net",
-    doc = "| [`on_shutdown`](Self::on_shutdown) | runs work when the drain begins, and waits for it |"
+    doc = "| [`on_shutdown`](Self::on_shutdown) | runs work at `Draining`, and waits for it |"
 )]
 /// | [`end_stream`](Self::end_stream), [`end_response`](Self::end_response) | end streams and bodies with the drain, instead of aborting them |
 /// | [`report`](Self::report) | lists what holds the drain, at any time |
@@ -192,9 +192,9 @@ impl Drain {
 
     /// Begins the drain.
     ///
-    /// It enters [`Phase::LameDuck`] if the builder gave it a duration or there is a listener,
-    /// which then closes. Else it enters [`Phase::Draining`] at once: when this returns, no service
-    /// refuses one request and admits a later one.
+    /// It enters [`Phase::LameDuck`] if the builder gave a lame duck, or if there is a listener. (The
+    /// listener closes at the end of that phase.) Otherwise it enters [`Phase::Draining`] at once:
+    /// when this returns, no service refuses one request and admits a later one.
     ///
     /// Any thread may call it, also outside of a runtime. Only the first call counts.
     pub fn begin(&self) {

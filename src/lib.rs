@@ -66,7 +66,8 @@
 //! | [`guide`] | | whole programs, Kubernetes, systemd, proxies, what to do when a drain hangs |
 //! | [`net`], [`server`] | `net`, `server` (default) | listeners, connections; what `serve` does |
 //! | [`signal`] | `signal` (default) | SIGTERM and SIGINT; the second signal |
-//! | [`probe`], [`health`] | for `health`: `tonic-health` | readiness, liveness, report; for gRPC |
+//! | [`probe`] | | readiness, liveness, report |
+//! | [`health`] | `tonic-health` | the health service of gRPC |
 //! | [`report`] | | what a drain waits for |
 //! | [`guard`], [`stream`] | | work that is no request; streams that end with the drain |
 //! | [`refusal`], [`call`] | | other refusals; services that are not HTTP |

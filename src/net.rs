@@ -66,8 +66,8 @@ impl Drain {
     ///
     /// It is a [`listener`](Self::listener) over tokio's `TcpListener` that is
     /// [`exclusive`](DrainListener::exclusive): no other process has its socket. So no client is
-    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system has
-    /// such sockets.
+    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system lets an
+    /// IPv6 socket do that.
     ///
     /// # Errors
     ///

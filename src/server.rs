@@ -14,12 +14,14 @@
 //! * A busy HTTP/1 connection sends its response with `Connection: close`. If the head of the
 //!   response was already sent, the connection becomes idle later, and closes as any idle one. A
 //!   request that its client sends meanwhile is served.
-//! * An HTTP/2 connection gets two GOAWAYs, as soon as the listeners are closed at the latest ([RFC 9113, section
-//!   6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
+//! * An HTTP/2 connection gets two GOAWAYs, as soon as the listeners are closed at the latest ([RFC
+//!   9113, section 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
 //!   two are served.
-//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before it has
-//!   its client go elsewhere at a moment of its own. New connections are served.
-//! * A connection that is silent, or in the middle of a head or a handshake, has a time limit: see
+//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before is closed,
+//!   or gets a GOAWAY, at a random moment. So its client connects to another server. New connections
+//!   are served.
+//! * A connection that is silent, or in the middle of a head (the request line and the headers) or of
+//!   a handshake, has a time limit: see
 //!   [`DrainIo`](crate::net::DrainIo).
 //!
 //! What [`net`](crate::net#what-is-promised) promises holds here, too. A handshake is a part of
@@ -158,10 +160,11 @@ pub fn serve<L: Listener, S: HttpService>(listener: L, service: S) -> Serve<S> {
     Serve::new(service).listen(listener)
 }
 
-/// Sets up a server; made by [`serve`]. Await it to run the server.
+/// Sets up a server; from [`serve`], [`Serve::new`] or [`Serve::per_connection`]. Await it to run
+/// the server.
 ///
-/// Its output is the outcome of its [drain](Self::with_drain). Without a
-/// [signal](Self::shutdown_on) and a drain of your own, it serves for ever.
+/// Its output is the outcome of its [drain](Self::with_drain). With a listener, and without a
+/// [signal](Self::shutdown_on) or a drain of your own, it serves for ever.
 ///
 /// # Errors
 ///

@@ -143,8 +143,8 @@ impl DrainBuilder {
     ///
     /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
     ///
-    /// Call [`timeout`](Self::timeout) before this method, not after it. If the drain takes longer
-    /// than the pod has, the log and the report say so.
+    /// It replaces an earlier [`timeout`](Self::timeout), and a later one replaces it. If the timeout
+    /// is then longer than the pod has, the log and the report say so.
     ///
     /// # Why a lame duck
     ///
@@ -153,7 +153,8 @@ impl DrainBuilder {
     /// the address out seconds after the signal. Until then it sends requests there, and a closed
     /// port turns them into 502s. If that takes longer than 5 s, call
     /// [`lame_duck`](Self::lame_duck) after this method. A preStop hook that sleeps does the same,
-    /// but tells no client to close its connection; with a hook, a lame duck of zero is enough.
+    /// but tells no client to close its connection. With a hook, a lame duck of 1 s is enough for
+    /// that.
     ///
     /// # Short grace periods
     ///
@@ -178,8 +179,8 @@ impl DrainBuilder {
     /// that is on its way. Idle connections are closed after that. Default: 100 ms.
     ///
     /// Half-done TCP handshakes of an exclusive listener, and handshakes inside of a listener of
-    /// your own, have the same time to end. It is over at once where no connection is open and no
-    /// listener has a handshake to wait for. The drain cannot see what goes on inside of a listener
+    /// your own, have the same time to end. The settling ends at once if no connection is open and
+    /// no listener waits for a handshake. The drain cannot see what goes on inside of a listener
     /// of your own, or of a stream: with one, the settling takes its full time.
     ///
     /// It applies to connections that a listener of the drain, or `serve`, has accepted. A request
@@ -194,8 +195,8 @@ impl DrainBuilder {
     /// Sets how long a connection may stay silent after its accept before a drain closes it.
     /// Default: 1 s.
     ///
-    /// The first request of a client that has just connected may be on its way. Go waits for 5 to 7
-    /// s. It applies to connections that a listener of the drain has accepted.
+    /// The first request of a client that has just connected may be on its way. (Go waits for 5 to 7
+    /// s.) The grace applies to connections that a listener of the drain, or `serve`, has accepted.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self

@@ -140,12 +140,14 @@ impl Drain {
         Ok(DrainGuard { listed })
     }
 
-    /// Runs a hook when the drain begins, and waits for it until the deadline: Go's
+    /// Runs a hook at [`Phase::Draining`], and waits for it until the deadline: Go's
     /// `RegisterOnShutdown`.
     ///
-    /// The hook runs once, in a task of its own, when [`Phase::Draining`] is reached, and gets the
-    /// [deadline](Self::deadline). A hook that is registered later runs at once. The drain waits
-    /// for it, too, as long as it admits requests.
+    /// The hook runs once, in a task of its own, and gets the [deadline](Self::deadline). For work at
+    /// the signal, before a lame duck, await [`reached(Phase::LameDuck)`](Self::reached) in a task.
+    ///
+    /// A hook that is registered later runs at once. The drain waits for a late hook, too, if it is
+    /// registered while the drain still admits requests.
     ///
     /// If the last clone of a drain is dropped before the drain has begun, its hooks are dropped
     /// without being run. A hook that owns a clone prevents that: the hook and its task stay until

@@ -27,7 +27,7 @@ pub struct Drained {
     /// duck](crate::DrainBuilder::lame_duck) has to be.
     pub last_request: Option<Duration>,
     /// Measures the time from the beginning of the drain to the last connection that a listener of
-    /// the drain accepted. `None` if it accepted none.
+    /// the drain accepted. `None` if none came since.
     pub last_connection: Option<Duration>,
     /// Says what is likely to be wrong.
     pub(super) hints: Vec<Hint>,

@@ -44,7 +44,7 @@ pub struct Report {
     /// count.
     pub last_request: Option<Duration>,
     /// Measures the time from the beginning of the drain to the last connection that a listener of
-    /// the drain accepted. `None` if it has accepted none.
+    /// the drain accepted. `None` if none has come since.
     pub last_connection: Option<Duration>,
     /// Counts requests that were [answered](crate::GracefulLayer::answer_at_deadline) because the
     /// drain was forced before their response had begun. They are not completed.
@@ -140,8 +140,8 @@ impl Counts {
         *self == Self::default()
     }
 
-    /// Returns how many connections a listener of the drain has accepted that have not been
-    /// dropped.
+    /// Returns how many connections a listener of the drain, or `serve`, has accepted that have not
+    /// been dropped.
     pub fn connections(&self) -> usize {
         self.connections.0.iter().sum()
     }

@@ -20,9 +20,10 @@ use std::{
 impl Drain {
     /// Runs a server until a signal tells it to stop and everything is drained.
     ///
-    /// Polls the server. When the signal completes, [begins](Self::begin) the drain; when it comes
-    /// a [second time](crate::signal::SecondSignal), [forces](Self::force) it. Ends when the server
-    /// and everything that the drain counts have ended, or at the deadline. Spawns nothing.
+    /// `run` polls the server. When the signal completes, `run` [begins](Self::begin) the drain. When
+    /// the signal comes a [second time](crate::signal::SecondSignal), it [forces](Self::force) the
+    /// drain. `run` ends when the server and everything that the drain counts have ended, or at the
+    /// deadline. It spawns nothing.
     ///
     /// The server has to stop by itself: give it [`shutdown_signal`](Self::shutdown_signal). A
     /// server that does not stop is dropped at the deadline.

@@ -40,7 +40,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     if address.is_ipv6() && address.ip().is_unspecified() {
-        // Some systems have no such sockets. There the listener takes IPv6 clients only.
+        // Some systems do not allow it. There the listener takes IPv6 clients only.
         let _ = SockRef::from(&socket).set_only_v6(false);
     }
     // On Windows, the option would let another process take the port.

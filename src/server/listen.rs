@@ -22,9 +22,9 @@ impl<S: HttpService, F> Serve<S, F> {
     /// Binds a TCP listener and adds it.
     ///
     /// No other process has its socket. So it is [`exclusive`](Self::exclusive), and no client is
-    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system has
-    /// such sockets. To let the system choose the port, bind a `TcpListener`, ask it for its address,
-    /// and give it to [`listen`](Self::listen).
+    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system lets an
+    /// IPv6 socket do that. To let the system choose the port, bind a `TcpListener`, ask it for its
+    /// address, and give it to [`listen`](Self::listen).
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
