@@ -4,7 +4,11 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, StatusCode};
 use std::net::SocketAddr;
 use throughput::{Http1, ask};
-use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 /// A connection on which one request was made, and that is kept.
 pub enum Kept {
@@ -40,6 +44,18 @@ impl Kept {
         let mut connection = TcpStream::connect(server).await.expect("it listens");
         ask(&mut connection, Http1::Kept).await;
         Self::Http1(connection)
+    }
+
+    /// Makes a request that waits, and waits until the server closes the connection.
+    pub async fn wait(self) {
+        if let Self::Http1(mut connection) = self {
+            let request = b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n";
+            connection.write_all(request).await.expect("open");
+            let mut answer = Vec::new();
+            let read = connection.read_to_end(&mut answer).await;
+            read.expect("closed, not reset");
+            assert!(answer.ends_with(b"hello"), "a whole answer");
+        }
     }
 
     /// Waits until the server closes it.

@@ -2,7 +2,7 @@
 //! that knows no graceful anything; the same router on each.
 //!
 //! `cargo run --release --package throughput --bin serve` prints tables in Markdown; with `throughput`,
-//! `memory`, `idle` or `streams` behind `--` only that one. (A binary of its own, as here a server has
+//! `memory`, `idle`, `peak` or `streams` behind `--` only that one. (A binary of its own, as here a server has
 //! a process of its own, for its memory and its file descriptors, and the load is somebody else's:
 //! h2load's and wrk's. The other binary has ten times as many rounds in a tenth of the time.)
 //!
@@ -33,8 +33,9 @@ use tokio::{
 
 /// Of memory.
 const IDLE: usize = 5_000;
-/// Of the drain.
+/// Of the drain, and how many more with a request in flight.
 const DRAINED: usize = 10_000;
+const BUSY: usize = 1_000;
 /// Connections, and streams on each.
 const MULTIPLEXED: (usize, usize) = (100, 100);
 
@@ -58,6 +59,9 @@ fn main() {
         }
         if wanted("idle") {
             idle(no_more_than(room, DRAINED)).await;
+        }
+        if wanted("peak") {
+            peak(no_more_than(room, DRAINED + BUSY) - BUSY).await;
         }
         if wanted("streams") {
             streams().await;
@@ -158,6 +162,41 @@ async fn idle(connections: usize) {
         all.row("from the signal to the end of the server", 1, 1)
     );
     println!("{}", all.row("the server's CPU", 2, 1));
+}
+
+/// The most memory that a server has taken by the end of a drain, with connections that are idle and
+/// others with a request in flight.
+async fn peak(connections: usize) {
+    const ROUNDS: usize = 3;
+    const KINDS: [Kind; 4] = [Kind::Axum, Kind::AxumAgain, Kind::AxumWithOurs, Kind::Ours];
+    println!();
+    let title = format!("{connections} idle connections and {BUSY} busy ones, MB");
+    println!("{}", rounds::head(&title, &KINDS));
+    let all = turns(&KINDS, ROUNDS, async |which| {
+        let mut server = Server::start(KINDS[which]).await;
+        let idle = Kept::many(server.address, false, connections).await;
+        let busy = Kept::many(server.address, false, BUSY).await;
+        let mut ends = JoinSet::new();
+        for client in busy {
+            ends.spawn(client.wait());
+        }
+        server.order(&format!("await {BUSY}")).await;
+        assert_eq!(server.says().await, "they wait");
+        for client in idle {
+            ends.spawn(client.end());
+        }
+        let before = server.peak();
+        server.order("drain").await;
+        // Longer than the settling: the idle ones have been closed, the busy ones have not.
+        sleep(4 * server::SETTLE).await;
+        server.order("open").await;
+        while ends.join_next().await.is_some() {}
+        let (_, _) = server.ended().await;
+        [server.peak() / 1e6, (server.peak() - before) / 1e6]
+    })
+    .await;
+    println!("{}", all.row("peak memory", 0, 0));
+    println!("{}", all.row("of it in the drain", 1, 1));
 }
 
 /// What becomes of streams whose handlers wait while the server is told to stop.

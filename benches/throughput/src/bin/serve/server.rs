@@ -10,6 +10,7 @@ use hyper_util::{
 use std::{
     env,
     fs::read_to_string,
+    future::pending,
     io::stdin,
     net::SocketAddr,
     process::Stdio,
@@ -39,9 +40,12 @@ pub enum Kind {
     AxumAgain,
     Loop,
     Ours,
+    /// axum's server with our listener and layer.
+    AxumWithOurs,
 }
 
 impl Kind {
+    /// Those whose throughput is measured.
     pub const ALL: [Self; 4] = [Self::Axum, Self::AxumAgain, Self::Loop, Self::Ours];
 
     pub fn title(self) -> &'static str {
@@ -50,11 +54,12 @@ impl Kind {
             Self::AxumAgain => "axum::serve again",
             Self::Loop => "a bare loop",
             Self::Ours => "serve",
+            Self::AxumWithOurs => "axum::serve, listener and layer",
         }
     }
 
     pub fn of(title: &str) -> Self {
-        let mut all = Self::ALL.into_iter();
+        let mut all = Self::ALL.into_iter().chain([Self::AxumWithOurs]);
         all.find(|kind| kind.title() == title).expect("a title")
     }
 }
@@ -114,11 +119,20 @@ impl Server {
 
     /// What it has in memory, in bytes. Looked up page by page: the kernel's sums are rough.
     pub fn memory(&self) -> f64 {
-        let rollup = self.proc("smaps_rollup");
-        let resident = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
-        let resident = resident.and_then(|line| line.trim().strip_suffix(" kB"));
-        let resident: f64 = resident.and_then(|kb| kb.parse().ok()).expect("kB");
-        resident * 1024.0
+        self.bytes("smaps_rollup", "Rss:")
+    }
+
+    /// The most that it has had in memory so far, in bytes.
+    pub fn peak(&self) -> f64 {
+        self.bytes("status", "VmHWM:")
+    }
+
+    fn bytes(&self, file: &str, name: &str) -> f64 {
+        let lines = self.proc(file);
+        let value = lines.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes: f64 = value.and_then(|kb| kb.parse().ok()).expect("kB");
+        kilobytes * 1024.0
     }
 
     fn proc(&self, file: &str) -> String {
@@ -208,6 +222,15 @@ async fn run(
             Ok(drained) => drained.to_string(),
             Err(timeout) => timeout.to_string(),
         },
+        Kind::AxumWithOurs => {
+            let app = app.layer(drain.layer());
+            let server = axum::serve(drain.listener(tcp), app)
+                .with_graceful_shutdown(drain.shutdown_signal());
+            match drain.run(server, pending::<()>()).await {
+                Ok(drained) => drained.to_string(),
+                Err(error) => error.to_string(),
+            }
+        }
     }
 }
 
