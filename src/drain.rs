@@ -117,7 +117,8 @@ use tokio::time::Instant;
 ///   No timer and no polling is needed for that.
 /// * **It ends.** It ends at the [deadline](Self::set_deadline), or at once at
 ///   [`force`](Self::force) and at the [second signal](crate::signal::SecondSignal). Servers and
-///   idle connections without work, and connections that are aborted, get another 0.5 s to end.
+///   connections without work (silent ones, and HTTP/2 without streams), and connections that are
+///   aborted, get another 0.5 s to end.
 /// * **All waiters get the same outcome**: [`Drained`], or [`DrainTimeout`] with a
 ///   [report](DrainTimeout::report).
 ///

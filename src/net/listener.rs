@@ -149,7 +149,7 @@ impl<L> DrainListener<L> {
     /// For each WebSocket:
     ///
     /// 1. At [`Draining`](crate::Phase::Draining), its handler has 100 ms to send a Close frame by
-    ///    itself. If it does, the drain does nothing more, and waits for it as for any other.
+    ///    itself. If it does, the drain sends nothing, and waits for that WebSocket to end.
     /// 2. The drain writes the Close frame, between two frames of the server. What the server
     ///    writes after that is discarded.
     /// 3. The handler still reads what the client sends. After the client's Close frame, or after
@@ -172,7 +172,9 @@ impl<L> DrainListener<L> {
     /// * A WebSocket in the middle of a frame that its handler does not end, or that its client does
     ///   not read. It is cut at the deadline.
     ///
-    /// The handlers of the first three have to wait for [`Drain::reached`] and close them.
+    /// The handlers of the first three have to wait for [`Drain::reached`] and close them. A drain
+    /// that is [forced](crate::Drain::force) before [`Draining`](crate::Phase::Draining), as by a
+    /// second signal in the lame duck, cuts WebSockets without a Close frame.
     ///
     /// # Panics
     ///

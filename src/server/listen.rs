@@ -87,7 +87,10 @@ impl<S: HttpService, F> Serve<S, F> {
     ///
     /// # async fn f(config: ServerConfig, app: axum::Router) -> Result<(), Box<dyn Error>> {
     /// let tcp = TcpListener::bind("0.0.0.0:443").await?;
-    /// Serve::new(app).listen_rustls(tcp, Arc::new(config)).await?;
+    /// Serve::new(app)
+    ///     .listen_rustls(tcp, Arc::new(config))
+    ///     .exclusive() // no other process has the socket
+    ///     .await?;
     /// # Ok(())
     /// # }
     /// ```
