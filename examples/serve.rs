@@ -1,8 +1,8 @@
 //! An axum router on `serve`, with the settings that a server on the internet needs.
 //!
-//! `cargo run --example serve`, then `curl localhost:3000/slow` in one terminal and Ctrl-C here: the
-//! request is answered first. A Ctrl-C at a terminal skips the lame duck. With `kill` in its place,
-//! `curl localhost:3000/readyz` says 503 from the signal on, until the listener closes.
+//! `cargo run --example serve`, then `curl localhost:3000/slow` in one terminal and Ctrl-C here:
+//! the request is answered first. A Ctrl-C at a terminal skips the lame duck. With `kill` in its
+//! place, `curl localhost:3000/readyz` says 503 from the signal on, until the listener closes.
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use std::{error::Error, net::SocketAddr, time::Duration};
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .timeout(Duration::from_secs(25))
         .build();
     // The drain waits for this hook.
-    drain.on_shutdown(async |_deadline| println!("the listener has closed"));
+    drain.on_shutdown(async |_deadline| println!("no new requests"));
 
     let app = Router::new()
         .route("/", get(hello))

@@ -1,4 +1,41 @@
 //! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
+//!
+//! A worker that takes jobs from a queue, stops to take them at the signal, and ends what it has
+//! taken:
+//!
+#![cfg_attr(feature = "signal", doc = "```no_run")]
+#![cfg_attr(not(feature = "signal"), doc = "```ignore")]
+//! use std::{convert::Infallible, pin::pin};
+//! use tokio::sync::mpsc;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower_graceful::{Drain, Phase, signal};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stop = signal::terminate(); // first: before it, SIGTERM ends the process
+//! let drain = Drain::new();
+//! let service = ServiceBuilder::new()
+//!     .layer(drain.call_layer())
+//!     .service(service_fn(async |job: String| Ok::<_, Infallible>(println!("{job}"))));
+//!
+//! let (_jobs, mut queue) = mpsc::channel::<String>(8);
+//! let draining = drain.reached(Phase::Draining);
+//! let worker = async move {
+//!     let mut draining = pin!(draining);
+//!     loop {
+//!         let job = tokio::select! {
+//!             job = queue.recv() => job,
+//!             () = &mut draining => None,
+//!         };
+//!         let Some(job) = job else { return };
+//!         // A job that is refused (`Refused`) has not begun: give it back to the queue.
+//!         tokio::spawn(service.clone().oneshot(job));
+//!     }
+//! };
+//! println!("{}", drain.run(worker, stop).await?);
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::{
     capacity::Capacity,
@@ -53,9 +90,10 @@ impl Drain {
 /// Counts the calls of any tower service and refuses new ones once draining; from
 /// [`Drain::call_layer`].
 ///
-/// A call is counted until its future ends or is dropped. What
-/// [`GracefulLayer`](crate::GracefulLayer#where-to-put-it) says of `poll_ready`, of its place among
-/// other layers and of capacity holds here, too.
+/// A call is counted until its future ends or is dropped. If the drain has a listener, too, calls
+/// are refused a moment later than [`Draining`](crate::Phase::Draining): requests that arrived in
+/// time may still make them. What [`GracefulLayer`](crate::GracefulLayer#where-to-put-it) says of
+/// `poll_ready`, of its place among other layers and of capacity holds here, too.
 ///
 /// ```
 /// use tower::ServiceBuilder;

@@ -37,9 +37,10 @@ impl Drain {
 /// | [`LameDuck`](crate::Phase::LameDuck) | is counted, and a final HTTP/1 response carries `Connection: close` |
 /// | from [`Draining`](crate::Phase::Draining) on | is answered with a refusal and never reaches the inner service |
 ///
-/// Each request is either counted or refused: never neither and never both, even if it comes at
-/// the same time as the signal. A refusal is an answer in the protocol of its request: by default
-/// a 503 with `Retry-After` and `Connection: close`, or gRPC's UNAVAILABLE ([`Unavailable`]).
+/// Each request that is not [exempt](Self::exempt) is either counted or refused: never neither and
+/// never both, even if it comes at the same time as the signal. A refusal is an answer in the
+/// protocol of its request: by default a 503 with `Retry-After` and `Connection: close`, or gRPC's
+/// UNAVAILABLE ([`Unavailable`]).
 ///
 /// If the drain also counts connections, a request that arrived on one of them in time is still
 /// served while draining; see [`Drain::shutdown_signal`]. The exceptions are CONNECT and requests
@@ -56,8 +57,8 @@ impl Drain {
 /// The layer sees requests, not connections. Its count falls to 0 when the *server* has the last
 /// byte, not when the client has it. It aborts no connection. It does not see a request that its
 /// server never reads, nor a WebSocket after its upgrade. For these, add the drain's listener
-/// (`Drain::listener`, feature `net`), or at least the server's own graceful shutdown, as
-/// [`Drain::run`] does.
+/// (`Drain::listener`, feature `net`), or at least the server's own graceful shutdown, with
+/// [`Drain::shutdown_signal`].
 ///
 /// # Where to put it
 ///
@@ -87,8 +88,8 @@ impl Drain {
 ///
 /// # Applied twice
 ///
-/// Inside another layer of the same drain, a layer counts each request a second time in the figures.
-/// The request is still served once or refused once.
+/// Inside another layer of the same drain, a layer counts each request a second time in the
+/// figures. The request is still served once or refused once.
 ///
 /// Under `serve` with the same drain, a layer counts, refuses and answers nothing, because `serve`
 /// has counted the request. So its [`report_requests`](Self::report_requests) lists nothing: use

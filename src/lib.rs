@@ -12,6 +12,7 @@
 //! | a service, and no need for another server | [`serve`] | requests and connections |
 //! | axum's or tonic's server, or a hyper loop | [`Drain::bind`], [`Drain::layer`] | both |
 //! | a server that cannot take that listener | [`Drain::layer`] alone | requests only |
+//! | a tower service that is not HTTP | [`Drain::call_layer`] | calls |
 //!
 //! Use `serve` unless you need another server:
 //!

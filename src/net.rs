@@ -7,8 +7,8 @@
 //!   request of a connection that was accepted a moment ago. The response says `Connection: close`
 //!   if there is a [layer](Drain::layer).
 //! * **No connection holds the drain for ever.** A silent one is closed a
-//!   [second](crate::DrainBuilder::grace) after its accept. One with half a head is closed after
-//!   5 s, and so is an HTTP/2 connection without streams that does not end. All others are aborted at
+//!   [second](crate::DrainBuilder::grace) after its accept. One with half a head is closed after 5
+//!   s, and so is an HTTP/2 connection without streams that does not end. All others are aborted at
 //!   the deadline. Sockets are closed within a second, even if the server has detached their
 //!   connections.
 //! * **Done means written.** A connection is counted until its server drops it. By then the kernel
@@ -29,14 +29,15 @@
 //! * **The kernel may reset a client** that connects in the microsecond in which the listener
 //!   closes, or whose TCP handshake is half done then. On Linux it does not if the process alone
 //!   has the listener ([`Drain::bind`], [`DrainListener::exclusive`]).
-//! * **An idle connection is closed** once the [settling](crate::DrainBuilder::settle) is over. A
-//!   client that sends a request on it later finds it closed.
+//! * **An idle connection is closed** after the [settling](crate::DrainBuilder::settle), by the
+//!   server at its [shutdown signal](Drain::shutdown_signal). A client that sends a request on it
+//!   later finds it closed.
 
 // `listener` and `incoming` are the two types from which servers accept. `closing` is the state
-// machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io` wraps
-// each connection and acts on what `sniff` finds in its bytes. `closing_handshake` closes
-// WebSockets in place of their handlers. `linger` reads what a peer still
-// sends after the connection was closed.
+// machine of both, up to the end of listening, and `backlog` empties accept queues. `drain_io`
+// wraps each connection and acts on what `sniff` finds in its bytes. `closing_handshake` closes
+// WebSockets in place of their handlers. `linger` reads what a peer still sends after the
+// connection was closed.
 
 mod backlog;
 mod closing;
@@ -65,9 +66,9 @@ impl Drain {
     /// Binds a TCP listener whose connections this drain counts.
     ///
     /// It is a [`listener`](Self::listener) over tokio's `TcpListener` that is
-    /// [`exclusive`](DrainListener::exclusive): no other process has its socket. So no client is
-    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system lets an
-    /// IPv6 socket do that.
+    /// [`exclusive`](DrainListener::exclusive): no other process has its socket. So, on Linux, no
+    /// client is reset that connects while it closes. `[::]` takes IPv4 clients, too, where the
+    /// system lets an IPv6 socket do that.
     ///
     /// # Errors
     ///

@@ -90,10 +90,10 @@ impl Drain {
     /// Ends the body of a response at [`Phase::Draining`] if it is an event stream
     /// (`text/event-stream`), and changes no other response.
     ///
-    /// Use it in a layer around handlers that you do not want to change. An event stream with a
-    /// known length is not ended. Nor is one with a `Content-Encoding`, which would be incomplete.
-    /// Nor is one that has an end of its own, and says so by the extension [`Finite`]: the drain
-    /// waits for it, as for any other response.
+    /// Use it in a layer around handlers that you do not want to change. Three kinds of event
+    /// streams are not ended: those with a known length, those with a `Content-Encoding` (the
+    /// encoded data would be incomplete), and those with the extension [`Finite`], which have an
+    /// end of their own. The drain waits for them.
     ///
     /// ```
     /// use axum::{Router, middleware::map_response, response::Response, routing::get};
@@ -136,8 +136,8 @@ impl Drain {
     }
 }
 
-/// Says, as an extension of a response, that its stream ends by itself: [`Drain::end_response`] does
-/// not end it.
+/// Says, as an extension of a response, that its stream ends by itself: [`Drain::end_response`]
+/// does not end it.
 ///
 /// For an event stream that a client cannot resume, such as the tokens of a language model, or the
 /// progress of a job. The drain waits for its end, until the deadline.

@@ -143,8 +143,9 @@ impl Drain {
     /// Runs a hook at [`Phase::Draining`], and waits for it until the deadline: Go's
     /// `RegisterOnShutdown`.
     ///
-    /// The hook runs once, in a task of its own, and gets the [deadline](Self::deadline). For work at
-    /// the signal, before a lame duck, await [`reached(Phase::LameDuck)`](Self::reached) in a task.
+    /// The hook runs once, in a task of its own, and gets the [deadline](Self::deadline). For work
+    /// at the signal, before a lame duck, await [`reached(Phase::LameDuck)`](Self::reached) in a
+    /// task.
     ///
     /// A hook that is registered later runs at once. The drain waits for a late hook, too, if it is
     /// registered while the drain still admits requests.
@@ -153,7 +154,8 @@ impl Drain {
     /// without being run. A hook that owns a clone prevents that: the hook and its task stay until
     /// the runtime ends.
     ///
-    /// Until the hook has run, it counts as a task in [`left`](Self::left).
+    /// Until the hook has run, it counts as a task in [`left`](Self::left). (With the feature
+    /// `net`.)
     ///
     /// ```
     /// use tower_graceful::Drain;

@@ -20,10 +20,10 @@ use std::{
 impl Drain {
     /// Runs a server until a signal tells it to stop and everything is drained.
     ///
-    /// `run` polls the server. When the signal completes, `run` [begins](Self::begin) the drain. When
-    /// the signal comes a [second time](crate::signal::SecondSignal), it [forces](Self::force) the
-    /// drain. `run` ends when the server and everything that the drain counts have ended, or at the
-    /// deadline. It spawns nothing.
+    /// `run` polls the server. When the signal completes, `run` [begins](Self::begin) the drain.
+    /// When the signal comes a [second time](crate::signal::SecondSignal), it [forces](Self::force)
+    /// the drain. `run` ends when the server and everything that the drain counts have ended, or at
+    /// the deadline. It spawns nothing.
     ///
     /// The server has to stop by itself: give it [`shutdown_signal`](Self::shutdown_signal). A
     /// server that does not stop is dropped at the deadline.
@@ -54,9 +54,9 @@ impl Drain {
     ///
     /// # When the server ends by itself
     ///
-    /// Before any signal, well or with an error: the drain begins without its lame duck, as nothing
-    /// serves new requests any more. Work in flight is waited for. An error is returned beside the
-    /// outcome.
+    /// If the server ends before any signal, with or without an error, the drain begins without its
+    /// lame duck, as nothing serves new requests any more. Work in flight is waited for. An error
+    /// is returned beside the outcome.
     ///
     /// # Several servers
     ///
@@ -70,12 +70,11 @@ impl Drain {
     /// [`RunError::Timeout`] if work was left at the deadline, [`RunError::Server`] if the server
     /// failed.
     ///
-    /// After a timeout, tasks that the server has spawned may still run: all of its connections,
-    /// unless the drain has accepted them, and in any case tasks that block their thread. To end
-    /// them, end the process, with [`std::process::exit`] or tokio's
-    /// `Runtime::shutdown_background`. The drop of a runtime, as at the end of `#[tokio::main]`,
-    /// waits for tasks that block their thread. The third signal that `signal::terminate()` gets
-    /// ends the process, too.
+    /// After a timeout, some tasks of the server may still run. Connections run on if no listener
+    /// of the drain has accepted them. A task that blocks its thread always runs on. To end them,
+    /// end the process, with [`std::process::exit`] or tokio's `Runtime::shutdown_background`. The
+    /// drop of a runtime, as at the end of `#[tokio::main]`, waits for tasks that block their
+    /// thread. The third signal that `signal::terminate()` gets ends the process, too.
     ///
     /// # Cancel safety
     ///
@@ -150,12 +149,12 @@ impl Drain {
     }
 }
 
-/// Waits for a signal to come a second time, which forces the drain; what the signal of
-/// [`Drain::run`] ends with.
+/// Waits for the second signal, and forces the drain then; the signal of [`Drain::run`] ends with
+/// it.
 ///
-/// A signal that ends with `()` has no second time. One that ends with an `io::Result<()>`, such as
-/// tokio's `ctrl_c()`, has none, either, and an error begins the drain: a server that nothing can
-/// stop would only be killed. `signal::terminate()` has a second time.
+/// The future of `signal::terminate()` ends with it. A future that ends with `()`, or with an
+/// `io::Result<()>` such as tokio's `ctrl_c()`, has no second signal. An error begins the drain,
+/// too: otherwise nothing could stop the server.
 ///
 /// ```
 /// use tokio::sync::mpsc;

@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 impl Drain {
     /// Completes when the drain has reached that phase or a later one.
     ///
-    /// The future is `'static`: for a server's graceful shutdown, for the end of an event stream,
-    /// for a task that has to finish something. Cancel safe: dropping it changes nothing.
+    /// Use it for the end of an event stream, or for a task that has to finish something. For a
+    /// server's graceful shutdown there is [`shutdown_signal`](Self::shutdown_signal). The future
+    /// is `'static` and cancel safe: dropping it changes nothing.
     ///
     /// If nothing begins the drain, the future stays pending for ever. It costs one allocation.
     ///
@@ -58,11 +59,11 @@ impl Drain {
 
     /// Completes when a server has to stop: give it to the server's graceful shutdown.
     ///
-    /// Without a listener of this drain, it completes at [`Phase::Draining`]. With one, it
-    /// completes when no connection may still bring a request that arrived in time: a server closes
-    /// what it takes for idle, without a look at unread bytes. So it waits for two kinds of
-    /// connections: silent ones that are younger than the [grace](crate::DrainBuilder::grace), and
-    /// those that have sent a part of a head. Each has its own limit.
+    /// Without a listener of this drain, the future completes at [`Phase::Draining`]. With a
+    /// listener, it completes later: when no connection can still bring a request that arrived in
+    /// time. It waits for silent connections within their [grace](crate::DrainBuilder::grace), and
+    /// for connections that have sent a part of a head, 5 s at most. The reason: a server closes
+    /// idle connections without looking for unread bytes.
     ///
     /// The future is `'static` and cancel safe, with the costs and panics of
     /// [`reached`](Self::reached).
@@ -148,11 +149,11 @@ impl Drain {
         }
     }
 
-    /// Begins the drain and waits for at most `timeout`: Go's `http.Server.Shutdown`.
+    /// Begins the drain and waits for at most `timeout` and 1 s: Go's `http.Server.Shutdown`.
     ///
-    /// The builder's lame duck is kept, and is a part of the timeout. A drain that has begun before
-    /// gets an earlier deadline at most; to extend it there is
-    /// [`set_deadline`](Self::set_deadline).
+    /// What is left at the deadline is aborted in that second. The builder's lame duck is kept, and
+    /// is a part of the timeout. If the drain has begun before, this can make its deadline earlier,
+    /// but never later: for that there is [`set_deadline`](Self::set_deadline).
     ///
     /// The drain begins with the first poll. Cancel safe: a drain that has begun goes on without a
     /// waiter.

@@ -28,12 +28,12 @@ pin_project! {
     ///
     /// # What it does during a drain
     ///
-    /// * It closes if the peer has sent nothing when its [grace](crate::DrainBuilder::grace) is
-    ///   over; if the peer has not sent the rest of a head for 5 s; or if the server has ended all
-    ///   streams of HTTP/2 for 5 s and the connection is still open. Then the peer does not answer
-    ///   a PING, or a task of the server still holds a request body. The server reads an end of
-    ///   file. After a part of the HTTP/2 preface, it gets an error of the kind
-    ///   [`TimedOut`](io::ErrorKind::TimedOut) instead.
+    /// * It closes in three cases. The peer has sent nothing when its
+    ///   [grace](crate::DrainBuilder::grace) is over. The peer has not sent the rest of a head (the
+    ///   request line and the headers) for 5 s. Or an HTTP/2 connection has had no streams for 5 s
+    ///   and is still open, because the peer does not answer a PING, or because a task of the
+    ///   server holds a request body. The server reads an end of file. After a part of the HTTP/2
+    ///   preface, it gets an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) instead.
     /// * A WebSocket is closed in place of its handler, if the listener was told to
     ///   [close WebSockets](crate::net::DrainListener::close_websockets). After its Close frame,
     ///   writes are discarded.
@@ -111,9 +111,9 @@ impl<T> DrainIo<T> {
         self
     }
 
-    /// Prepares a connection of `serve`, whose future advances the schedule, so that connections need
-    /// not. `head_limit` limits the time of each head, drain or not. That of the first one counts from
-    /// the accept.
+    /// Prepares a connection of `serve`, whose future advances the schedule, so that connections
+    /// need not. `head_limit` limits the time of each head, drain or not. That of the first one
+    /// counts from the accept.
     #[cfg(feature = "server")]
     pub(crate) fn served(mut self, head_limit: Option<std::time::Duration>) -> Self {
         self.monitor.served(head_limit);

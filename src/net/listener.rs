@@ -169,8 +169,8 @@ impl<L> DrainListener<L> {
     ///   [`Serve::close_websockets`](crate::Serve::close_websockets) closes those of `serve`'s own
     ///   TLS.
     /// * A WebSocket whose handler neither reads nor writes.
-    /// * A WebSocket in the middle of a frame that its handler does not end, or that its client does
-    ///   not read. It is cut at the deadline.
+    /// * A WebSocket in the middle of a frame that its handler does not end, or that its client
+    ///   does not read. It is cut at the deadline.
     ///
     /// The handlers of the first three have to wait for [`Drain::reached`] and close them. A drain
     /// that is [forced](crate::Drain::force) before [`Draining`](crate::Phase::Draining), as by a
@@ -237,7 +237,7 @@ impl DrainListener<TcpListener> {
     /// Declares that no other process has the socket, as after [`Drain::bind`]: it was not
     /// inherited from systemd or a parent, and is not passed on to a successor.
     ///
-    /// Then no client is reset that connects while the listener closes. On Linux, new clients are
+    /// Then, on Linux, no client is reset that connects while the listener closes: new clients are
     /// refused from the time on when the accept queue is emptied. Where the system does not allow
     /// that, before Linux 5.7, a socket filter drops their SYNs: they try again after a second, and
     /// are refused.
@@ -246,10 +246,10 @@ impl DrainListener<TcpListener> {
     /// [settling](crate::DrainBuilder::settle). That depends on its round-trip time. Without such a
     /// handshake and without an open connection, the settling ends at once.
     ///
-    /// A shared socket cannot have this, as the filter or the binding would stop the other
-    /// processes from accepting too. Without them new handshakes go on, and the last ones are
-    /// reset. To avoid that, keep a duplicate of the socket in the other process, which accepts
-    /// those connections.
+    /// Do not call this for a shared socket: the other processes could not accept either. On a
+    /// shared socket, clients go on connecting until the close, and the last ones are reset. To
+    /// avoid that, keep a duplicate of the socket in the other process, which accepts those
+    /// connections.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = Some(|tcp| Some(tcp));
         self

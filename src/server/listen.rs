@@ -21,10 +21,10 @@ use tokio::{
 impl<S: HttpService, F> Serve<S, F> {
     /// Binds a TCP listener and adds it.
     ///
-    /// No other process has its socket. So it is [`exclusive`](Self::exclusive), and no client is
-    /// reset that connects while it closes. `[::]` takes IPv4 clients, too, where the system lets an
-    /// IPv6 socket do that. To let the system choose the port, bind a `TcpListener`, ask it for its
-    /// address, and give it to [`listen`](Self::listen).
+    /// No other process has its socket. So it is [`exclusive`](Self::exclusive): on Linux, no
+    /// client is reset that connects while it closes. `[::]` takes IPv4 clients, too, where the
+    /// system lets an IPv6 socket do that. To let the system choose the port, bind a `TcpListener`,
+    /// ask it for its address, and give it to [`listen`](Self::listen).
     ///
     /// ```no_run
     /// use axum::{Router, routing::get};
@@ -43,8 +43,8 @@ impl<S: HttpService, F> Serve<S, F> {
     ///
     /// # Errors
     ///
-    /// Fails as tokio's `TcpListener::bind` does. The error names the address, if it is not that of a
-    /// lookup of a name: `cannot listen on 0.0.0.0:80: Permission denied (os error 13)`.
+    /// Fails as tokio's `TcpListener::bind` does. The error names the address, if it is not that of
+    /// a lookup of a name: `cannot listen on 0.0.0.0:80: Permission denied (os error 13)`.
     pub async fn bind(self, address: impl ToSocketAddrs) -> io::Result<Self> {
         let listener = net::bind(address).await?;
         Ok(self.add(Listen::new(listener, true, |_| Plain)))
@@ -110,12 +110,12 @@ impl<S: HttpService, F> Serve<S, F> {
     ///
     /// The function gets each connection and its peer. It runs in the task of the connection, so it
     /// does not delay other connections. As with TLS, a connection counts as silent during its
-    /// handshake, which may take the time of a [head](Self::header_read_timeout), and in a drain the
-    /// [grace](crate::DrainBuilder::grace). Then it is dropped. An error closes the connection. With the
-    /// feature `tracing`, both are logged at level `DEBUG`.
+    /// handshake, which may take the time of a [head](Self::header_read_timeout), and in a drain
+    /// the [grace](crate::DrainBuilder::grace). Then it is dropped. An error closes the connection.
+    /// With the feature `tracing`, both are logged at level `DEBUG`.
     ///
-    /// A later close by a limit or by the drain drops the connection, too. Only over `listen_rustls`
-    /// does it end with a close_notify then.
+    /// A later close by a limit or by the drain drops the connection, too. Only over
+    /// `listen_rustls` does it end with a close_notify then.
     ///
     /// `examples/proxy_protocol` reads the header of a balancer. With `tokio-native-tls`:
     ///
@@ -171,8 +171,8 @@ impl<S, F> Serve<S, F> {
     /// Declares that no other process has the sockets of the listeners: they were not inherited,
     /// and are not passed on.
     ///
-    /// Then no client is reset that connects while the listeners close. A client with a half-done
-    /// TCP handshake is served if the handshake ends within the
+    /// Then, on Linux, no client is reset that connects while the listeners close. A client with a
+    /// half-done TCP handshake is served if the handshake ends within the
     /// [settling](crate::DrainBuilder::settle). See
     /// [`DrainListener::exclusive`](crate::net::DrainListener::exclusive). A listener of your own
     /// has to implement [`Listener::tcp_listener`] for that.

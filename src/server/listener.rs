@@ -40,7 +40,7 @@ use tokio::{
 ///     ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
 ///         loop {
 ///             let (stream, peer) = ready!(TcpListener::poll_accept(&self.0, cx))?;
-///             match peer.ip() {
+///             match peer.ip().to_canonical() {
 ///                 std::net::IpAddr::V4(ip) if ip.is_private() || ip.is_loopback() => {
 ///                     return Poll::Ready(Ok((stream, peer)));
 ///                 }
@@ -184,9 +184,9 @@ impl<'a> ConnectionInfo<'a> {
         self.peer
     }
 
-    /// Returns the connection below rustls, if it is of this type. Use it to get the peer credentials
-    /// of a `UnixStream`, for example. After a [handshake of your own](super::Serve::listen_with) it
-    /// is what the handshake has returned.
+    /// Returns the connection below rustls, if it is of this type. Use it to get the peer
+    /// credentials of a `UnixStream`, for example. After a [handshake of your
+    /// own](super::Serve::listen_with) it is what the handshake has returned.
     pub fn io<T: Any>(&self) -> Option<&'a T> {
         self.io.downcast_ref()
     }

@@ -44,17 +44,17 @@ use tokio::sync::watch::Receiver;
 ///
 /// # Copies of a signal
 ///
-/// All signals within 500 ms of the first one, of either kind and in any number, are one request to
-/// stop. A process often gets more than one signal. A terminal and `docker compose` signal the
+/// All signals within 500 ms of the first one, of either kind and in any number, are one stop
+/// signal. A process often gets more than one signal. A terminal and `docker compose` signal the
 /// whole process group. A wrapper (npm, `nodemon`, `cargo watch`, a shell script) passes the signal
 /// on to its child, which has got it before.
 ///
-/// The same holds for the second request and its copies. So a forwarded second Ctrl-C forces the
-/// drain, and does not end the process. A "second signal" comes more than 500 ms after the first
-/// one, and a "third signal" more than 500 ms after the second one.
+/// The same holds for the second stop signal and its copies. So a forwarded second Ctrl-C forces
+/// the drain, and does not end the process. A "second signal" comes more than 500 ms after the
+/// first one, and a "third signal" more than 500 ms after the second one.
 ///
-/// If the runtime is busy and sees two requests at the same time, the second one still forces the
-/// drain.
+/// If the runtime is busy and sees two stop signals at the same time, the second one still forces
+/// the drain.
 ///
 /// # Ctrl-C at a terminal
 ///
@@ -62,7 +62,7 @@ use tokio::sync::watch::Receiver;
 /// requests to a server that was started by hand, and a person waits for its end. Requests in
 /// flight are waited for as usual.
 ///
-/// This applies if the first request to stop has a SIGINT and the standard input is a terminal; on
+/// This applies if the first stop signal has a SIGINT and the standard input is a terminal; on
 /// Windows, always. A SIGTERM that comes with the SIGINT is a copy from a wrapper and does not
 /// change that. The lame duck is kept for a SIGTERM alone, and for a SIGINT under a supervisor,
 /// whose children have no terminal.

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Then `curl localhost:3000/slow` in one terminal, `sudo systemctl restart example` in another and
-//! `systemctl status example` in a third. The request is answered first, and the status says what the
-//! drain waits for. A `curl localhost:3000` meanwhile waits in the socket for the new process. (If
-//! clients must not wait for that, let the process replace itself: `examples/restart`.)
+//! `systemctl status example` in a third. The request is answered first, and the status says what
+//! the drain waits for. A `curl localhost:3000` meanwhile waits in the socket for the new process.
+//! (If clients must not wait for that, let the process replace itself: `examples/restart`.)
 //!
 //! # The seconds
 //!
@@ -56,6 +56,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn serve(socket: Option<TcpListener>) -> Result<(), Box<dyn Error>> {
+    // First: before this call, SIGTERM ends the process.
+    let stop = signal::terminate();
     let mut arguments = env::args().skip(1);
     let timeout = match arguments.next() {
         Some(seconds) => Duration::from_secs(seconds.parse()?),
@@ -77,7 +79,7 @@ async fn serve(socket: Option<TcpListener>) -> Result<(), Box<dyn Error>> {
     // Not `exclusive`: systemd has the socket, too.
     let server = tower_graceful::serve(listener, app)
         .with_drain(drain.clone())
-        .shutdown_on(signal::terminate());
+        .shutdown_on(stop);
     let told = tokio::spawn(tell_of(drain));
 
     // Load the configuration and connect to the database before this line. After it, systemd starts
