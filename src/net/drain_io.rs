@@ -1,14 +1,13 @@
 use super::{
     closing_handshake::CloseWebSockets,
     monitor::{Monitor, Side},
-    socket,
+    socket::{self, SocketOf, has_unread_bytes},
 };
 use crate::drain::{ConnectionGuard, Stage};
 use pin_project_lite::pin_project;
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
-    net,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -66,41 +65,31 @@ pin_project! {
     pub struct DrainIo<T> {
         #[pin]
         io: T,
-        // Whether the kernel has bytes that the runtime may not have seen.
-        has_unread_bytes: fn(&T) -> bool,
-        // Finds a reset while the server handles a request and does not read.
-        error: Option<ErrorOf<T>>,
-        // Duplicates the socket, if that is possible.
-        duplicate: fn(&T) -> Option<net::TcpStream>,
+        socket: SocketOf<T>,
+        // Whether flushes look for a reset while the server handles a request and does not read.
+        notices_errors: bool,
         // Last, so that the socket is closed before the connection is uncounted.
         monitor: Monitor,
     }
 }
 
-/// Looks for the error of a connection; see [`socket::error`](super::socket::error).
-type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
-
 impl<T: 'static> DrainIo<T> {
     /// Wraps a connection that was accepted from a listener of any type.
     pub(super) fn accepted(io: T, registered: ConnectionGuard) -> Self {
-        Self {
-            duplicate: socket::duplicate,
-            ..Self::new(io, registered, socket::has_unread_bytes)
-        }
+        let socket = SocketOf {
+            below: |io| io,
+            tcp: None,
+        };
+        Self::new(io, registered, socket)
     }
 }
 
 impl<T> DrainIo<T> {
-    pub(crate) fn new(
-        io: T,
-        registered: ConnectionGuard,
-        has_unread_bytes: fn(&T) -> bool,
-    ) -> Self {
+    pub(crate) fn new(io: T, registered: ConnectionGuard, socket: SocketOf<T>) -> Self {
         Self {
             io,
-            has_unread_bytes,
-            error: None,
-            duplicate: |_| None,
+            socket,
+            notices_errors: false,
             monitor: Monitor::new(registered),
         }
     }
@@ -129,8 +118,8 @@ impl<T> DrainIo<T> {
 
     /// Has each flush look for a reset while a request is handled.
     #[cfg(feature = "server")]
-    pub(crate) fn notice_errors(mut self, error: ErrorOf<T>) -> Self {
-        self.error = Some(error);
+    pub(crate) fn notice_errors(mut self) -> Self {
+        self.notices_errors = true;
         self
     }
 
@@ -186,7 +175,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
             read_unconstrained(io.as_mut(), cx, buf)
         };
         if result.is_pending() {
-            return monitor.poll_pending_read(|| (this.has_unread_bytes)(&io), cx);
+            return monitor.poll_pending_read(|| has_unread_bytes(this.socket.get(&io)), cx);
         }
         let read = &buf.filled()[before..];
         let ended = matches!(result, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;
@@ -245,8 +234,8 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
             return Poll::Ready(Ok(()));
         }
         // Not after an upgrade: another task may read then, and this would replace its waker.
-        if let (Some(error), true) = (*this.error, this.monitor.is_in_request()) {
-            if let Some(error) = error(&this.io, cx) {
+        if *this.notices_errors && this.monitor.is_in_request() {
+            if let Some(error) = socket::error(this.socket.get(&this.io), cx) {
                 return Poll::Ready(Err(error));
             }
         }
@@ -266,12 +255,8 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
                     return Poll::Pending;
                 }
             }
-            let (has_unread_bytes, io) = ((this.has_unread_bytes)(&this.io), &this.io);
-            this.monitor
-                .begin_to_linger(has_unread_bytes, || (this.duplicate)(io));
+            this.monitor.begin_to_linger(this.socket.get(&this.io));
         }
-        this.monitor
-            .poll_linger(this.io, *this.has_unread_bytes, cx)
-            .map(Ok)
+        this.monitor.poll_linger(this.io, this.socket, cx).map(Ok)
     }
 }

@@ -8,13 +8,15 @@ use super::{
     closing_handshake::{CloseWebSockets, ClosingHandshake},
     linger::{Linger, Lingering},
     sniff::Sniffer,
+    socket::{SocketOf, duplicate, has_unread_bytes},
 };
 use crate::{
     drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
     timer::Timer,
 };
 use std::{
-    fmt, io, net,
+    any::Any,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -475,18 +477,14 @@ impl Monitor {
     }
 
     /// Begins to linger, if need be. The write half has been closed.
-    pub(super) fn begin_to_linger(
-        &mut self,
-        has_unread_bytes: bool,
-        duplicate: impl FnOnce() -> Option<net::TcpStream>,
-    ) {
+    pub(super) fn begin_to_linger(&mut self, socket: &dyn Any) {
         self.linger = match &self.sniffer {
             _ if self.registered.connection().closes_at_once() => None,
             // The server may go on reading.
             Sniffer::Upgraded(_) => None,
             Sniffer::Opaque => {
-                if !self.ended {
-                    self.registered.hold(duplicate());
+                if !self.ended && self.keeps_schedule {
+                    self.registered.hold(duplicate(socket));
                 }
                 None
             }
@@ -495,9 +493,8 @@ impl Monitor {
                 return;
             }
             _ if self.ended => None,
-            sniffer => {
-                (sniffer.is_mid_request() || has_unread_bytes).then(|| Box::new(Linger::http1()))
-            }
+            sniffer => (sniffer.is_mid_request() || has_unread_bytes(socket))
+                .then(|| Box::new(Linger::http1())),
         };
         if self.linger.is_some() {
             // No more requests are served. The peer may still be reading its response.
@@ -509,7 +506,7 @@ impl Monitor {
     pub(super) fn poll_linger<T: AsyncRead>(
         &mut self,
         io: Pin<&mut T>,
-        has_unread_bytes: fn(&T) -> bool,
+        socket: &SocketOf<T>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let Some(linger) = &mut self.linger else {
@@ -527,7 +524,7 @@ impl Monitor {
             sniffer.read(bytes);
             matches!(sniffer, Sniffer::Http1(_))
                 && !sniffer.is_mid_request()
-                && !has_unread_bytes(io)
+                && !has_unread_bytes(socket.get(io))
         })
     }
 }
