@@ -1,6 +1,6 @@
 use super::{
     closing_handshake::CloseWebSockets,
-    monitor::{Monitor, Side},
+    monitor::Monitor,
     socket::{self, SocketOf, has_unread_bytes},
 };
 use crate::drain::{ConnectionGuard, Stage};
@@ -96,7 +96,7 @@ impl<T> DrainIo<T> {
 
     /// Has the connection close its WebSocket in the drain.
     pub(crate) fn close_websockets(mut self, settings: Option<Arc<CloseWebSockets>>) -> Self {
-        self.monitor.close_websockets(settings);
+        self.monitor.close_websockets = settings;
         self
     }
 
@@ -105,7 +105,8 @@ impl<T> DrainIo<T> {
     /// the accept.
     #[cfg(feature = "server")]
     pub(crate) fn served(mut self, head_limit: Option<std::time::Duration>) -> Self {
-        self.monitor.served(head_limit);
+        self.monitor.served = true;
+        self.monitor.head_limit = head_limit;
         self
     }
 
@@ -136,7 +137,8 @@ impl<T> DrainIo<T> {
 
     /// Returns the inner connection, which is not counted any more.
     pub fn into_inner(mut self) -> T {
-        self.monitor.release();
+        // The socket stays in use elsewhere.
+        self.monitor.duplicate = None;
         self.io
     }
 }
@@ -162,9 +164,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
         let stage = monitor.live_stage()?;
         let mut io = this.io;
         if monitor.closes_websocket(stage) {
-            monitor.close_websocket(io.as_mut(), Side::Reads, cx);
+            monitor.register_reader(cx);
+            monitor.close_websocket(io.as_mut());
         }
-        if monitor.has_ended() {
+        if monitor.ended {
             return Poll::Ready(Ok(()));
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
@@ -226,12 +229,11 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let stage = this.monitor.before_write()?;
-        if this.monitor.closes_websocket(stage)
-            && this
-                .monitor
-                .close_websocket(this.io.as_mut(), Side::Writes, cx)
-        {
-            return Poll::Ready(Ok(()));
+        if this.monitor.closes_websocket(stage) {
+            this.monitor.register_writer(cx);
+            if this.monitor.close_websocket(this.io.as_mut()) {
+                return Poll::Ready(Ok(()));
+            }
         }
         // Not after an upgrade: another task may read then, and this would replace its waker.
         if *this.notices_errors && this.monitor.is_in_request() {

@@ -12,13 +12,6 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// Names the operation that a task waits for.
-#[derive(Clone, Copy)]
-pub(in crate::net) enum Side {
-    Reads,
-    Writes,
-}
-
 impl Monitor {
     /// Follows bytes that were written, until the server closes its WebSocket by itself.
     #[inline]
@@ -48,23 +41,14 @@ impl Monitor {
     }
 
     /// Writes the Close frame of a WebSocket once it is due. Returns whether it has begun: then
-    /// nothing else is written.
+    /// nothing else is written. The task has to be registered before, to wake when the socket takes
+    /// more.
     #[cold]
-    pub(in crate::net) fn close_websocket<T: AsyncWrite>(
-        &mut self,
-        io: Pin<&mut T>,
-        side: Side,
-        cx: &mut Context<'_>,
-    ) -> bool {
+    pub(in crate::net) fn close_websocket<T: AsyncWrite>(&mut self, io: Pin<&mut T>) -> bool {
         let Some(handshake) = &mut self.closing_handshake else {
             return false;
         };
         let connection = self.registered.handle();
-        // Before the write: the task wakes when the socket takes more.
-        match side {
-            Side::Reads => connection.register_reader(cx.waker(), &mut self.reader),
-            Side::Writes => connection.register_writer(cx.waker(), &mut self.writer),
-        }
         let has_begun = handshake.advance(io, &connection);
         // Here, too: a client that always sends leaves no read pending.
         self.ended |= handshake.has_closed() || handshake.is_overdue();
@@ -84,7 +68,8 @@ impl Monitor {
         bytes: &[u8],
         stage: Stage,
     ) -> Poll<io::Result<usize>> {
-        let has_begun = self.close_websocket(io.as_mut(), Side::Writes, cx);
+        self.register_writer(cx);
+        let has_begun = self.close_websocket(io.as_mut());
         let connection = self.registered.connection();
         let bytes = match &self.closing_handshake {
             Some(handshake) if has_begun => return handshake.poll_discard(bytes, cx),
@@ -94,7 +79,7 @@ impl Monitor {
         let result = io.as_mut().poll_write(cx, bytes);
         let result = self.saw_write(result, [bytes], stage, cx);
         // The frame may have ended.
-        self.close_websocket(io, Side::Writes, cx);
+        self.close_websocket(io);
         result
     }
 }
