@@ -14,7 +14,7 @@ mod websocket;
 pub(super) use self::websocket::WebSocket;
 
 use self::{
-    http1::{Http1, NotHttp, Upgrade},
+    http1::{Http1, NotHttp},
     http2::Http2,
     websocket::SwitchingHead,
 };
@@ -81,8 +81,8 @@ impl Sniffer {
     pub(super) fn wrote(&mut self, bytes: &[u8]) -> Option<WebSocket> {
         match self {
             Self::Http1(http1) => {
-                let upgrade = http1.wrote(bytes)?;
-                self.upgraded(upgrade)
+                let (head, rest) = http1.wrote(bytes)?;
+                self.upgraded(head, rest)
             }
             Self::Http2(http2) => {
                 http2.wrote(bytes);
@@ -98,17 +98,9 @@ impl Sniffer {
     }
 
     #[cold]
-    fn upgraded(&mut self, upgrade: Upgrade<'_>) -> Option<WebSocket> {
-        match upgrade {
-            Upgrade::Tunnel => {
-                *self = Self::Upgraded(None);
-                None
-            }
-            Upgrade::Switching(head, rest) => {
-                *self = Self::Upgraded(Some(head));
-                self.wrote(rest)
-            }
-        }
+    fn upgraded(&mut self, head: Option<Box<SwitchingHead>>, rest: &[u8]) -> Option<WebSocket> {
+        *self = Self::Upgraded(head);
+        self.wrote(rest)
     }
 
     /// Returns what the connection is doing.
