@@ -443,3 +443,18 @@ fn i69_an_invalid_block_opens_no_tunnel() {
     let steps = [&steps[..], &[connect(3, PROTOCOL), answers(3)]].concat();
     assert_eq!(tunnels(true, &steps), ConnectionState::Handling);
 }
+
+#[test]
+fn i69_a_block_that_is_too_long_opens_no_tunnel() {
+    let part = ('>', frame(9, 0, 1, &OTHER.repeat(50)));
+    for (parts, expected) in [
+        (200, ConnectionState::Upgraded),
+        (300, ConnectionState::Handling),
+    ] {
+        let mut steps = vec![('>', frame(1, 0, 1, PROTOCOL))];
+        steps.resize(1 + parts, part.clone());
+        steps.push(('>', frame(9, 0x4, 1, b"")));
+        steps.push(answers(1));
+        assert_eq!(tunnels(true, &steps), expected);
+    }
+}
