@@ -102,11 +102,16 @@ impl<T> DrainIo<T> {
 
     /// Prepares a connection of `serve`, whose future advances the schedule, so that connections need
     /// not. `head_limit` limits the time of each head, drain or not. That of the first one counts from
-    /// the accept.
+    /// the accept. With `notices_errors`, each flush looks for a reset while a request is handled.
     #[cfg(feature = "server")]
-    pub(crate) fn served(mut self, head_limit: Option<std::time::Duration>) -> Self {
+    pub(crate) fn served(
+        mut self,
+        head_limit: Option<std::time::Duration>,
+        notices_errors: bool,
+    ) -> Self {
         self.monitor.served = true;
         self.monitor.head_limit = head_limit;
+        self.notices_errors = notices_errors;
         self
     }
 
@@ -115,13 +120,6 @@ impl<T> DrainIo<T> {
     #[cfg(feature = "server")]
     pub(crate) fn speaks_http2(&self) -> Option<bool> {
         self.monitor.speaks_http2()
-    }
-
-    /// Has each flush look for a reset while a request is handled.
-    #[cfg(feature = "server")]
-    pub(crate) fn notice_errors(mut self) -> Self {
-        self.notices_errors = true;
-        self
     }
 
     /// Returns the inner connection.

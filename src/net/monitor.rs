@@ -58,7 +58,7 @@ pub(super) struct Monitor {
     pub(super) close_websockets: Option<Arc<CloseWebSockets>>,
     /// Closes the WebSocket that the connection has become, unless its handler does.
     closing_handshake: Option<Box<ClosingHandshake>>,
-    /// Fires at the next limit, for a task that reads or lingers.
+    /// Fires at the next limit, for a task that reads.
     reading_timer: Timer,
     /// Fires at the next step of the schedule, for a task that waits for something else.
     waiting_timer: Timer,
@@ -195,9 +195,6 @@ impl Monitor {
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         if let Some(handshake) = &mut self.closing_handshake {
             handshake.read(bytes);
-            // The client waits for the server to close the connection, and some libraries of servers
-            // wait for the client.
-            self.ended |= handshake.has_closed();
         }
         self.publish_changes(stage);
         if self.published.0 != ConnectionState::Reading {

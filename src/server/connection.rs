@@ -138,12 +138,9 @@ where
         answers,
     };
     let socket = shaken.socket();
-    let mut io = DrainIo::new(shaken.io, registered.clone(), socket)
-        .served(settings.limits.head)
+    let io = DrainIo::new(shaken.io, registered.clone(), socket)
+        .served(settings.limits.head, settings.half_close)
         .close_websockets(settings.close_websockets.share());
-    if settings.half_close {
-        io = io.notice_errors();
-    }
     (Rewound::new(io), calls, protocol)
 }
 

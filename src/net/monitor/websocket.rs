@@ -50,7 +50,9 @@ impl Monitor {
         };
         let connection = self.registered.handle();
         let has_begun = handshake.advance(io, &connection);
-        // Here, too: a client that always sends leaves no read pending.
+        // After its Close frame, the client waits for the server to close the connection, and some
+        // libraries of servers wait for the client. A client that always sends leaves no read
+        // pending, so its limit is looked at here, too.
         self.ended |= handshake.has_closed() || handshake.is_overdue();
         if has_begun {
             (self.stalled, self.unflushed) = (false, false);

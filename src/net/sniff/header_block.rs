@@ -47,6 +47,18 @@ impl HeaderBlocks {
         }
     }
 
+    /// Removes what surrounds a block in its first frame: the padding and its length, and so many
+    /// bytes before the block.
+    pub(super) fn strip(&mut self, is_padded: bool, before: usize) {
+        let length = self.block.len();
+        let (start, padding) = match self.block.first() {
+            Some(padding) if is_padded => (1 + before, usize::from(*padding)),
+            _ => (before, 0),
+        };
+        self.block.truncate(length.saturating_sub(padding));
+        self.block.drain(..start.min(self.block.len()));
+    }
+
     /// Ends a block. Returns whether it is that of an extended CONNECT.
     pub(super) fn end(&mut self) -> bool {
         let mut block = std::mem::take(&mut self.block);
