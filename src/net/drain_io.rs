@@ -248,12 +248,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let mut this = self.project();
         this.monitor.before_write()?;
         if !this.monitor.is_lingering() {
-            match this.io.as_mut().poll_shutdown(cx) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => {
-                    this.monitor.wake_at_abort(cx)?;
-                    return Poll::Pending;
-                }
+            if this.io.as_mut().poll_shutdown(cx)?.is_pending() {
+                this.monitor.wake_at_abort(cx)?;
+                return Poll::Pending;
             }
             this.monitor.begin_to_linger(this.socket.get(&this.io));
         }

@@ -287,7 +287,7 @@ impl Monitor {
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
             let close = self.closing_handshake.as_ref();
-            let close = close.and_then(|it| it.next(self.registered.connection()));
+            let close = close.and_then(|handshake| handshake.next());
             match [self.next_step(), close].into_iter().flatten().min() {
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
@@ -385,7 +385,7 @@ impl Monitor {
             self.publish_changes(stage);
             let limit = self.limit(stage);
             let handshake = self.closing_handshake.as_ref();
-            if handshake.is_some_and(|it| it.may_begin(self.registered.connection())) {
+            if handshake.is_some_and(|handshake| handshake.may_begin()) {
                 // The next read writes the Close frame.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -406,7 +406,7 @@ impl Monitor {
                 // The end of the grace changes what is published.
                 let grace = self.grace_until().filter(|_| self.is_young());
                 let close = self.closing_handshake.as_ref();
-                let close = close.and_then(|handshake| handshake.next(connection));
+                let close = close.and_then(|handshake| handshake.next());
                 next = [next, step, grace, close].into_iter().flatten().min();
             }
             let Some(next) = next else {

@@ -29,7 +29,8 @@ impl Monitor {
     #[cold]
     fn opened(&mut self, websocket: WebSocket) {
         if let (Some(settings), false) = (&self.close_websockets, websocket.server.closes()) {
-            let handshake = ClosingHandshake::new(settings.clone(), websocket);
+            let connection = self.registered.handle();
+            let handshake = ClosingHandshake::new(settings.clone(), websocket, connection);
             self.closing_handshake = Some(Box::new(handshake));
         }
     }
@@ -48,15 +49,14 @@ impl Monitor {
         let Some(handshake) = &mut self.closing_handshake else {
             return false;
         };
-        let connection = self.registered.handle();
-        let has_begun = handshake.advance(io, &connection);
+        let has_begun = handshake.advance(io);
         // After its Close frame, the client waits for the server to close the connection, and some
         // libraries of servers wait for the client. A client that always sends leaves no read
         // pending, so its limit is looked at here, too.
         self.ended |= handshake.has_closed() || handshake.is_overdue();
         if has_begun {
             (self.stalled, self.unflushed) = (false, false);
-            self.publish_changes(connection.stage());
+            self.publish_changes(self.registered.connection().stage());
         }
         has_begun
     }
@@ -72,10 +72,9 @@ impl Monitor {
     ) -> Poll<io::Result<usize>> {
         self.register_writer(cx);
         let has_begun = self.close_websocket(io.as_mut());
-        let connection = self.registered.connection();
         let bytes = match &self.closing_handshake {
             Some(handshake) if has_begun => return handshake.poll_discard(bytes, cx),
-            Some(handshake) => handshake.limit_write(bytes, connection),
+            Some(handshake) => handshake.limit_write(bytes),
             None => bytes,
         };
         let result = io.as_mut().poll_write(cx, bytes);
