@@ -22,7 +22,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub(crate) struct CloseWebSockets {
     /// Holds the Close frame. Empty if WebSockets are not closed.
     frame: Vec<u8>,
-    over: Duration,
+    /// Says over what time the Close frames are spread.
+    pub(crate) over: Duration,
 }
 
 impl CloseWebSockets {
@@ -41,10 +42,6 @@ impl CloseWebSockets {
         self.frame = vec![0x88, 2 + reason.len() as u8];
         self.frame.extend(code.to_be_bytes());
         self.frame.extend(reason.as_bytes());
-    }
-
-    pub(crate) fn set_over(&mut self, over: Duration) {
-        self.over = over;
     }
 
     /// Returns the settings for a connection, if WebSockets are closed.

@@ -94,7 +94,7 @@ impl Linger {
     }
 }
 
-/// Lingers on a socket that the server has dropped, and drops it before the connection is uncounted.
+/// Lingers on a socket that its server has dropped. Drops it before the connection is uncounted.
 pub(super) async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     let Ok(mut tcp) = TcpStream::from_std(socket) else {
         return;

@@ -166,7 +166,7 @@ impl Monitor {
     /// a request on its way.
     fn is_young(&self) -> bool {
         let young = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-        self.sniffer.is_opaque() && young(self.grace_until())
+        matches!(self.sniffer, Sniffer::Opaque) && young(self.grace_until())
     }
 
     fn grace_until(&self) -> Option<Instant> {
@@ -286,9 +286,7 @@ impl Monitor {
         self.register_writer(cx);
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
-            let close = self.closing_handshake.as_ref();
-            let close = close.and_then(|handshake| handshake.next());
-            match [self.next_step(), close].into_iter().flatten().min() {
+            match self.next_step() {
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
                 }
@@ -298,14 +296,17 @@ impl Monitor {
         Ok(())
     }
 
-    /// Returns when the connection's task has to advance the schedule.
+    /// Returns when the connection's task has to advance the schedule, or to write a Close frame.
     fn next_step(&self) -> Option<Instant> {
         let connection = self.registered.connection();
         // An upgraded connection may outlive the future of `serve`.
-        match self.served && !matches!(self.sniffer, Sniffer::Upgraded(_)) {
+        let step = match self.served && !matches!(self.sniffer, Sniffer::Upgraded(_)) {
             true => None,
             false => connection.schedule(|schedule| schedule.next_step()),
-        }
+        };
+        let handshake = self.closing_handshake.as_ref();
+        let close = handshake.and_then(|handshake| handshake.next());
+        [step, close].into_iter().flatten().min()
     }
 
     /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,
@@ -405,9 +406,7 @@ impl Monitor {
                 let step = self.next_step();
                 // The end of the grace changes what is published.
                 let grace = self.grace_until().filter(|_| self.is_young());
-                let close = self.closing_handshake.as_ref();
-                let close = close.and_then(|handshake| handshake.next());
-                next = [next, step, grace, close].into_iter().flatten().min();
+                next = [next, step, grace].into_iter().flatten().min();
             }
             let Some(next) = next else {
                 return Poll::Pending;

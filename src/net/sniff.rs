@@ -152,10 +152,6 @@ impl Sniffer {
     pub(super) fn is_mid_request(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
     }
-
-    pub(super) fn is_opaque(&self) -> bool {
-        matches!(self, Self::Opaque)
-    }
 }
 
 /// Returns whether an HTTP/1 request may begin with this byte: the first one of a method, or of a

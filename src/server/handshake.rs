@@ -25,6 +25,7 @@ pub struct Handshaken<T> {
     pub(super) below: Option<fn(&T) -> &dyn Any>,
     /// Names the protocol that the handshake has negotiated, if it negotiates one.
     pub(super) protocol: Option<Protocol>,
+    /// Returns the TLS state, if the handshake was one of rustls.
     #[cfg(feature = "rustls")]
     pub(super) tls: Option<fn(&T) -> &tokio_rustls::rustls::ServerConnection>,
     /// Inserts what requests know of a connection after this handshake.

@@ -172,8 +172,9 @@ impl Http1 {
         Ok(())
     }
 
-    /// Follows bytes that were written, up to the status of a response that leaves HTTP. Returns the
-    /// bytes behind it then; and the rest of its head, if it switches protocols.
+    /// Follows bytes that were written, up to the status of a response that leaves HTTP. Then this
+    /// returns the head that follows, if the response switches protocols, and the bytes behind the
+    /// status.
     #[inline]
     pub(super) fn wrote<'a>(
         &mut self,
