@@ -464,6 +464,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_closes_in_one_write_with_its_head_is_left_alone() {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let (mut io, mut client) = asked(&drain).await;
+        let all = [HEAD, b"\x88\x02\x03\xe8"].concat();
+        io.write_all(&all).await.expect("open");
+        is_due(&drain).await;
+        io.flush().await.expect("open");
+        drop(io);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("the end");
+        assert_eq!(received, all);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn other_protocols_are_not_closed() {
         for head in [
             &b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\n\r\n"[..],

@@ -5,14 +5,16 @@ use std::{
     any::Any,
     io,
     net::SocketAddr,
-    sync::Arc,
     task::{Context, Poll},
 };
-#[cfg(unix)]
-use tokio::net::{UnixListener, UnixStream, unix};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+};
+#[cfg(unix)]
+use {
+    std::sync::Arc,
+    tokio::net::{UnixListener, UnixStream, unix},
 };
 
 /// Accepts connections for [`serve`](crate::serve).

@@ -16,23 +16,23 @@ impl Monitor {
     /// Follows bytes that were written, until the server closes its WebSocket by itself.
     #[inline]
     pub(super) fn follow_written(&mut self, bytes: &[u8]) {
-        if let Some(handshake) = &mut self.closing_handshake {
-            handshake.wrote(bytes);
-            if handshake.is_closed_by_server() {
-                self.closing_handshake = None;
-            }
-        } else if let Some(websocket) = self.sniffer.wrote(bytes) {
-            self.opened(websocket);
+        match &mut self.closing_handshake {
+            Some(handshake) => handshake.wrote(bytes),
+            None => match self.sniffer.wrote(bytes) {
+                Some(websocket) => self.opened(websocket),
+                None => return,
+            },
         }
+        self.closing_handshake
+            .take_if(|handshake| handshake.is_closed_by_server());
     }
 
     #[cold]
     fn opened(&mut self, websocket: WebSocket) {
-        if let (Some(settings), false) = (&self.close_websockets, websocket.server.closes()) {
+        self.closing_handshake = self.close_websockets.clone().map(|settings| {
             let connection = self.registered.handle();
-            let handshake = ClosingHandshake::new(settings.clone(), websocket, connection);
-            self.closing_handshake = Some(Box::new(handshake));
-        }
+            Box::new(ClosingHandshake::new(settings, websocket, connection))
+        });
     }
 
     /// Returns whether the drain closes this connection's WebSocket.
