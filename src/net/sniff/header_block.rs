@@ -14,7 +14,8 @@ const RAW: &[u8] = b":protocol";
 const HUFFMAN: &[u8] = &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f];
 /// Limits how many table entries that are a `:protocol` are remembered.
 const MOST: usize = 4;
-/// Limits the length of a block. hyper rejects requests with a shorter one by default.
+/// Limits the length of a block. By default, hyper rejects requests whose fields take 16 KiB, which
+/// is less in any encoding.
 const LONGEST: usize = 1 << 16;
 /// Limits how many bytes of memory are kept from one block to the next.
 const KEPT: usize = 1 << 10;
@@ -47,8 +48,8 @@ impl HeaderBlocks {
         }
     }
 
-    /// Removes what surrounds a block in its first frame: the padding and its length, and so many
-    /// bytes before the block.
+    /// Removes what surrounds a block in its first frame: the padding with its length, and `before`
+    /// bytes of other fields.
     pub(super) fn strip(&mut self, is_padded: bool, before: usize) {
         let length = self.block.len();
         let (start, padding) = match self.block.first() {

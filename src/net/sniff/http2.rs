@@ -176,15 +176,16 @@ fn end(open: &mut Vec<u32>, tunnels: &mut Option<Box<Tunnels>>, stream: u32) {
 }
 
 impl Tunnels {
-    /// Reads a part of a client's frame that carries a header block; `None` is its end.
+    /// Reads a part of a client's frame that carries a header block; see [`Frames::read`].
     fn read(&mut self, frame: Frame, part: Option<&[u8]>) {
-        if frame.kind == HEADERS {
-            // An extended CONNECT does not end its stream.
-            self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
-        }
+        let is_first = frame.kind == HEADERS;
         match part {
+            // An extended CONNECT does not end its stream.
+            Some([]) if is_first => {
+                self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
+            }
             Some(bytes) if self.reads => self.blocks.read(bytes),
-            None if self.reads && frame.kind == HEADERS => {
+            None if self.reads && is_first => {
                 let has = |flag| frame.flags & flag != 0;
                 self.blocks
                     .strip(has(PADDED), if has(PRIORITY) { 5 } else { 0 });
@@ -216,8 +217,8 @@ impl Frames {
         }
     }
 
-    /// Splits bytes into frames. Passes each part of a frame's payload to `each`, and `None` at its
-    /// end.
+    /// Splits bytes into frames. Of each frame, passes an empty part to `each`, then the parts of its
+    /// payload, and `None` at its end.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Option<&[u8]>)) {
         loop {
             if let Some(frame) = self.frame {
@@ -257,6 +258,7 @@ impl Frames {
             self.frame = Some(frame);
             self.payload = length.saturating_sub(self.filled - 9);
             self.filled = 0;
+            each(frame, Some(&[]));
         }
     }
 }

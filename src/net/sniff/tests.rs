@@ -422,3 +422,23 @@ fn i69_a_block_that_is_too_long_opens_no_tunnel() {
         assert_eq!(tunnels(true, &steps), expected);
     }
 }
+
+#[test]
+fn i69_a_block_that_has_begun_before_the_settings_is_not_read() {
+    let first = frame(1, 0x4, 1, PROTOCOL);
+    let settings = frame(4, 0, 0, ENABLES);
+    let (second, answer) = (connect(3, PROTOCOL).1, answers(3).1);
+    let end = frame(3, 0, 1, &[0; 4]);
+    for cut in 10..first.len() {
+        let steps = [
+            ('>', PREFACE),
+            ('>', &first[..cut]),
+            ('<', &settings),
+            ('>', &first[cut..]),
+            ('>', &end),
+            ('>', &second),
+            ('<', &answer),
+        ];
+        assert_eq!(after(&steps), Upgraded, "{cut}");
+    }
+}
