@@ -54,7 +54,7 @@ mod socket;
 pub(crate) use self::{
     closing_handshake::CloseWebSockets,
     sniff::PREFACE,
-    socket::{SocketOptions, bind, error, has_unread_bytes},
+    socket::{SocketOf, SocketOptions, bind},
 };
 pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};
 

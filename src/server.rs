@@ -80,7 +80,7 @@ pub use self::{
 };
 
 use self::{
-    accept::{Listen, Server},
+    accept::{Listen, accept_all},
     config::{Limits, ServerSettings, ServerShared},
     service::{Answers, LateAnswer, Services},
 };
@@ -484,11 +484,7 @@ where
         for fact in [Fact::HttpLayer, Fact::StopSignal] {
             drain.shared().record(fact);
         }
-        let server = Server {
-            accept_loops,
-            services,
-            shared: shared.clone(),
-        };
+        let server = accept_all(accept_loops, services, shared.clone());
         let run = drain.run(server, signal);
         Serving {
             shared,

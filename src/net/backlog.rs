@@ -8,7 +8,6 @@
 //! that reconnect at once hit it in about one of ten shutdowns. If no other process has the socket,
 //! [`refuse_new`](Backlog::refuse_new) prevents this too.
 
-use socket2::{SockRef, Socket};
 #[cfg(feature = "axum")]
 use std::any::TypeId;
 use std::{any::Any, io, net, task::Poll};
@@ -16,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use {
     std::os::unix,
-    tokio::net::{UnixListener, UnixStream},
+    tokio::net::{UnixListener, UnixStream, unix::SocketAddr},
 };
 
 /// Accepts from the queue of a listener that was taken from tokio.
@@ -55,7 +54,7 @@ impl Backlog {
     /// either.
     #[cfg(target_os = "linux")]
     pub(super) fn refuse_new(listener: &TcpListener) -> Option<u16> {
-        use socket2::SockFilter;
+        use socket2::{SockFilter, SockRef};
         use std::num::NonZeroU32;
 
         const LOAD_BYTE: u16 = 0x30;
@@ -120,25 +119,19 @@ impl Backlog {
         let other = || io::Error::other("another kind of connection than the listener's");
         match self {
             Self::Tcp(listener) => {
-                let (socket, address) = accept(SockRef::from(listener))?;
-                let address = address.as_socket().ok_or_else(other)?;
-                cast((TcpStream::from_std(socket.into())?, address)).map_err(|_| other())
+                let (socket, address) = listener.accept()?;
+                socket.set_nonblocking(true)?;
+                cast((TcpStream::from_std(socket)?, address)).map_err(|_| other())
             }
             #[cfg(unix)]
             Self::Unix(listener) => {
-                let (socket, _) = accept(SockRef::from(listener))?;
-                let stream = UnixStream::from_std(socket.into())?;
-                let address = stream.peer_addr()?;
-                cast((stream, address)).map_err(|_| other())
+                let (socket, address) = listener.accept()?;
+                socket.set_nonblocking(true)?;
+                let address = SocketAddr::from(address);
+                cast((UnixStream::from_std(socket)?, address)).map_err(|_| other())
             }
         }
     }
-}
-
-fn accept(listener: SockRef<'_>) -> io::Result<(Socket, socket2::SockAddr)> {
-    let (socket, address) = listener.accept()?;
-    socket.set_nonblocking(true)?;
-    Ok((socket, address))
 }
 
 /// Returns the value as type `U` if that is its type, and as `T` otherwise.

@@ -252,11 +252,7 @@ impl ListenerState {
     }
 
     /// Counts an accepted connection, and sets its options. Returns `None` if the drain admits none.
-    pub(super) fn admit<T: 'static>(
-        &self,
-        io: &T,
-        peer: Option<SocketAddr>,
-    ) -> Option<ConnectionGuard> {
+    pub(super) fn admit(&self, io: &dyn Any, peer: Option<SocketAddr>) -> Option<ConnectionGuard> {
         let registered = ConnectionGuard::enter(&self.shared, peer)?;
         self.options.set(io);
         Some(registered)

@@ -22,7 +22,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub(crate) struct CloseWebSockets {
     /// Holds the Close frame. Empty if WebSockets are not closed.
     frame: Vec<u8>,
-    over: Duration,
+    /// Says over what time the Close frames are spread.
+    pub(crate) over: Duration,
 }
 
 impl CloseWebSockets {
@@ -43,10 +44,6 @@ impl CloseWebSockets {
         self.frame.extend(reason.as_bytes());
     }
 
-    pub(crate) fn set_over(&mut self, over: Duration) {
-        self.over = over;
-    }
-
     /// Returns the settings for a connection, if WebSockets are closed.
     pub(crate) fn share(self: &Arc<Self>) -> Option<Arc<Self>> {
         (!self.frame.is_empty()).then(|| self.clone())
@@ -57,6 +54,7 @@ impl CloseWebSockets {
 pub(super) struct ClosingHandshake {
     settings: Arc<CloseWebSockets>,
     websocket: WebSocket,
+    connection: Arc<Connection>,
     /// Holds a random number, which places the Close frame within the duration.
     share: u16,
     state: Progress,
@@ -72,10 +70,15 @@ enum Progress {
 }
 
 impl ClosingHandshake {
-    pub(super) fn new(settings: Arc<CloseWebSockets>, websocket: WebSocket) -> Self {
+    pub(super) fn new(
+        settings: Arc<CloseWebSockets>,
+        websocket: WebSocket,
+        connection: Arc<Connection>,
+    ) -> Self {
         Self {
             settings,
             websocket,
+            connection,
             share: random(),
             state: Progress::Open,
         }
@@ -119,36 +122,35 @@ impl ClosingHandshake {
     }
 
     /// Returns when the Close frame is due; `None` before the drain, and once it is being written.
-    fn due_at(&self, connection: &Connection) -> Option<Instant> {
+    fn due_at(&self) -> Option<Instant> {
         if self.has_begun() {
             return None;
         }
         let (over, share) = (self.settings.over, self.share);
-        connection.schedule(|schedule| schedule.closes_websocket_at(over, share))
+        self.connection
+            .schedule(|schedule| schedule.closes_websocket_at(over, share))
     }
 
-    fn is_due(&self, connection: &Connection) -> bool {
-        let at = self.due_at(connection);
-        at.is_some_and(|at| at <= Instant::now())
+    fn is_due(&self) -> bool {
+        self.due_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// Returns when the Close frame will be due.
-    pub(super) fn next(&self, connection: &Connection) -> Option<Instant> {
-        let at = self.due_at(connection);
-        at.filter(|at| *at > Instant::now())
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due_at().filter(|at| *at > Instant::now())
     }
 
     /// Returns whether the Close frame may be written now: it is due, and no frame of the server
     /// has begun.
-    pub(super) fn may_begin(&self, connection: &Connection) -> bool {
-        self.websocket.server.is_between_frames() && self.is_due(connection)
+    pub(super) fn may_begin(&self) -> bool {
+        self.websocket.server.is_between_frames() && self.is_due()
     }
 
     /// Returns the bytes that the server may write: up to the end of its frame if the Close frame
     /// is due.
-    pub(super) fn limit_write<'a>(&self, bytes: &'a [u8], connection: &Connection) -> &'a [u8] {
+    pub(super) fn limit_write<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let mut frames = self.websocket.server;
-        match self.is_due(connection) {
+        match self.is_due() {
             true => &bytes[..frames.end_frame(bytes)],
             false => bytes,
         }
@@ -173,19 +175,15 @@ impl ClosingHandshake {
     ///
     /// The tasks that read and write have registered with the connection, and all of them wake when
     /// the socket takes more. The socket itself keeps the waker of one task, which may have ended.
-    pub(super) fn advance<T: AsyncWrite>(
-        &mut self,
-        io: Pin<&mut T>,
-        connection: &Arc<Connection>,
-    ) -> bool {
-        if self.may_begin(connection) {
+    pub(super) fn advance<T: AsyncWrite>(&mut self, io: Pin<&mut T>) -> bool {
+        if self.may_begin() {
             let until = Instant::now() + ANSWER;
             self.state = Progress::Writing { written: 0, until };
             // A pending write is discarded, and a pending read has another limit.
-            connection.wake_tasks();
+            self.connection.wake_tasks();
         }
         if let Progress::Writing { written, until } = &mut self.state {
-            let waker = Waker::from(connection.clone());
+            let waker = Waker::from(self.connection.clone());
             let mut cx = Context::from_waker(&waker);
             // If it fails, the next read fails, too.
             if poll_write_all(io, &self.settings.frame, written, &mut cx).is_ready() {
@@ -245,12 +243,18 @@ mod tests {
         (io, client)
     }
 
-    /// A connection that has become a WebSocket.
-    async fn opened(drain: &Drain, buffer: usize) -> (DrainIo<DuplexStream>, DuplexStream) {
-        let (mut io, mut client) = connection(drain, buffer);
+    /// A connection whose client has asked for a WebSocket.
+    async fn asked(drain: &Drain) -> (DrainIo<DuplexStream>, DuplexStream) {
+        let (mut io, mut client) = connection(drain, 1 << 20);
         client.write_all(REQUEST).await.expect("open");
         let mut request = [0; REQUEST.len()];
         io.read_exact(&mut request).await.expect("a request");
+        (io, client)
+    }
+
+    /// A connection that has become a WebSocket.
+    async fn opened(drain: &Drain) -> (DrainIo<DuplexStream>, DuplexStream) {
+        let (mut io, client) = asked(drain).await;
         io.write_all(HEAD).await.expect("open");
         (io, client)
     }
@@ -275,10 +279,7 @@ mod tests {
         let all = [HEAD, &frames.concat()].concat();
         for cut in HEAD.len()..all.len() {
             let drain = Drain::builder().settle(Duration::ZERO).build();
-            let (mut io, mut client) = connection(&drain, 4096);
-            client.write_all(REQUEST).await.expect("open");
-            let mut request = [0; REQUEST.len()];
-            io.read_exact(&mut request).await.expect("a request");
+            let (mut io, mut client) = asked(&drain).await;
             // The first frames may be in one write with the head.
             io.write_all(&all[..cut]).await.expect("open");
             is_due(&drain).await;
@@ -358,7 +359,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_five_seconds_to_answer() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, _client) = opened(&drain, 4096).await;
+        let (mut io, _client) = opened(&drain).await;
         drain.begin();
         let began = Instant::now();
         assert_eq!(io.read(&mut [0]).await.expect("an end of file"), 0);
@@ -403,7 +404,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_always_sends_has_five_seconds_to_answer() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, mut client) = opened(&drain, 1 << 20).await;
+        let (mut io, mut client) = opened(&drain).await;
         let empty = b"\x81\x80\0\0\0\0";
         client.write_all(&empty.repeat(10_000)).await.expect("open");
         drain.begin();
@@ -443,7 +444,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_closes_by_itself_goes_on() {
         let drain = Drain::builder().settle(Duration::ZERO).build();
-        let (mut io, mut client) = opened(&drain, 4096).await;
+        let (mut io, mut client) = opened(&drain).await;
         drain.begin();
         drain.reached(crate::Phase::Draining).await;
         // The other half of its Close frame comes after our moment.
@@ -463,17 +464,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_closes_in_one_write_with_its_head_is_left_alone() {
+        let drain = Drain::builder().settle(Duration::ZERO).build();
+        let (mut io, mut client) = asked(&drain).await;
+        let all = [HEAD, b"\x88\x02\x03\xe8"].concat();
+        io.write_all(&all).await.expect("open");
+        is_due(&drain).await;
+        io.flush().await.expect("open");
+        drop(io);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("the end");
+        assert_eq!(received, all);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn other_protocols_are_not_closed() {
         for head in [
             &b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\n\r\n"[..],
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket2\r\n\r\n",
         ] {
             let drain = Drain::builder().settle(Duration::ZERO).build();
-            let (mut io, mut client) = connection(&drain, 4096);
-            client.write_all(REQUEST).await.expect("open");
-            io.read_exact(&mut [0; REQUEST.len()])
-                .await
-                .expect("a request");
+            let (mut io, mut client) = asked(&drain).await;
             io.write_all(head).await.expect("open");
             is_due(&drain).await;
             io.write_all(b"here").await.expect("open");

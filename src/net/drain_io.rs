@@ -1,14 +1,13 @@
 use super::{
     closing_handshake::CloseWebSockets,
-    monitor::{Monitor, Side},
-    socket,
+    monitor::Monitor,
+    socket::{self, SocketOf, has_unread_bytes},
 };
 use crate::drain::{ConnectionGuard, Stage};
 use pin_project_lite::pin_project;
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
-    net,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -66,57 +65,54 @@ pin_project! {
     pub struct DrainIo<T> {
         #[pin]
         io: T,
-        // Whether the kernel has bytes that the runtime may not have seen.
-        has_unread_bytes: fn(&T) -> bool,
-        // Finds a reset while the server handles a request and does not read.
-        error: Option<ErrorOf<T>>,
-        // Duplicates the socket, if that is possible.
-        duplicate: fn(&T) -> Option<net::TcpStream>,
+        socket: SocketOf<T>,
+        // Whether flushes look for a reset while the server handles a request and does not read.
+        notices_errors: bool,
         // Last, so that the socket is closed before the connection is uncounted.
         monitor: Monitor,
     }
 }
 
-/// Looks for the error of a connection; see [`socket::error`](super::socket::error).
-type ErrorOf<T> = fn(&T, &mut Context<'_>) -> Option<io::Error>;
-
 impl<T: 'static> DrainIo<T> {
     /// Wraps a connection that was accepted from a listener of any type.
     pub(super) fn accepted(io: T, registered: ConnectionGuard) -> Self {
-        Self {
-            duplicate: socket::duplicate,
-            ..Self::new(io, registered, socket::has_unread_bytes)
-        }
+        let socket = SocketOf {
+            below: |io| io,
+            tcp: None,
+        };
+        Self::new(io, registered, socket)
     }
 }
 
 impl<T> DrainIo<T> {
-    pub(crate) fn new(
-        io: T,
-        registered: ConnectionGuard,
-        has_unread_bytes: fn(&T) -> bool,
-    ) -> Self {
+    pub(crate) fn new(io: T, registered: ConnectionGuard, socket: SocketOf<T>) -> Self {
         Self {
             io,
-            has_unread_bytes,
-            error: None,
-            duplicate: |_| None,
+            socket,
+            notices_errors: false,
             monitor: Monitor::new(registered),
         }
     }
 
     /// Has the connection close its WebSocket in the drain.
     pub(crate) fn close_websockets(mut self, settings: Option<Arc<CloseWebSockets>>) -> Self {
-        self.monitor.close_websockets(settings);
+        self.monitor.close_websockets = settings;
         self
     }
 
     /// Prepares a connection of `serve`, whose future advances the schedule, so that connections
     /// need not. `head_limit` limits the time of each head, drain or not. That of the first one
-    /// counts from the accept.
+    /// counts from the accept. With `notices_errors`, each flush looks for a reset while a request
+    /// is handled.
     #[cfg(feature = "server")]
-    pub(crate) fn served(mut self, head_limit: Option<std::time::Duration>) -> Self {
-        self.monitor.served(head_limit);
+    pub(crate) fn served(
+        mut self,
+        head_limit: Option<std::time::Duration>,
+        notices_errors: bool,
+    ) -> Self {
+        self.monitor.served = true;
+        self.monitor.head_limit = head_limit;
+        self.notices_errors = notices_errors;
         self
     }
 
@@ -125,13 +121,6 @@ impl<T> DrainIo<T> {
     #[cfg(feature = "server")]
     pub(crate) fn speaks_http2(&self) -> Option<bool> {
         self.monitor.speaks_http2()
-    }
-
-    /// Has each flush look for a reset while a request is handled.
-    #[cfg(feature = "server")]
-    pub(crate) fn notice_errors(mut self, error: ErrorOf<T>) -> Self {
-        self.error = Some(error);
-        self
     }
 
     /// Returns the inner connection.
@@ -147,7 +136,8 @@ impl<T> DrainIo<T> {
 
     /// Returns the inner connection, which is not counted any more.
     pub fn into_inner(mut self) -> T {
-        self.monitor.release();
+        // The socket stays in use elsewhere.
+        self.monitor.duplicate = None;
         self.io
     }
 }
@@ -173,9 +163,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
         let stage = monitor.live_stage()?;
         let mut io = this.io;
         if monitor.closes_websocket(stage) {
-            monitor.close_websocket(io.as_mut(), Side::Reads, cx);
+            monitor.register_reader(cx);
+            monitor.close_websocket(io.as_mut());
         }
-        if monitor.has_ended() {
+        if monitor.ended {
             return Poll::Ready(Ok(()));
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
@@ -186,7 +177,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
             read_unconstrained(io.as_mut(), cx, buf)
         };
         if result.is_pending() {
-            return monitor.poll_pending_read(|| (this.has_unread_bytes)(&io), cx);
+            return monitor.poll_pending_read(|| has_unread_bytes(this.socket.get(&io)), cx);
         }
         let read = &buf.filled()[before..];
         let ended = matches!(result, Poll::Ready(Ok(()))) && read.is_empty() && room > 0;
@@ -237,16 +228,15 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let stage = this.monitor.before_write()?;
-        if this.monitor.closes_websocket(stage)
-            && this
-                .monitor
-                .close_websocket(this.io.as_mut(), Side::Writes, cx)
-        {
-            return Poll::Ready(Ok(()));
+        if this.monitor.closes_websocket(stage) {
+            this.monitor.register_writer(cx);
+            if this.monitor.close_websocket(this.io.as_mut()) {
+                return Poll::Ready(Ok(()));
+            }
         }
         // Not after an upgrade: another task may read then, and this would replace its waker.
-        if let (Some(error), true) = (*this.error, this.monitor.is_in_request()) {
-            if let Some(error) = error(&this.io, cx) {
+        if *this.notices_errors && this.monitor.is_in_request() {
+            if let Some(error) = socket::error(this.socket.get(&this.io), cx) {
                 return Poll::Ready(Err(error));
             }
         }
@@ -259,19 +249,12 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         let mut this = self.project();
         this.monitor.before_write()?;
         if !this.monitor.is_lingering() {
-            match this.io.as_mut().poll_shutdown(cx) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => {
-                    this.monitor.wake_at_abort(cx)?;
-                    return Poll::Pending;
-                }
+            if this.io.as_mut().poll_shutdown(cx)?.is_pending() {
+                this.monitor.wake_at_abort(cx)?;
+                return Poll::Pending;
             }
-            let (has_unread_bytes, io) = ((this.has_unread_bytes)(&this.io), &this.io);
-            this.monitor
-                .begin_to_linger(has_unread_bytes, || (this.duplicate)(io));
+            this.monitor.begin_to_linger(this.socket.get(&this.io));
         }
-        this.monitor
-            .poll_linger(this.io, *this.has_unread_bytes, cx)
-            .map(Ok)
+        this.monitor.poll_linger(this.io, this.socket, cx).map(Ok)
     }
 }

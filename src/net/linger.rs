@@ -5,14 +5,13 @@
 //! destroys the part of the response that the peer has not read.
 
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, RegisteredWaker},
+    drain::{Connection, ConnectionGuard, ConnectionState, RegisteredWaker},
     timer::Timer,
 };
 use std::{
     future::poll_fn,
     mem::MaybeUninit,
     net,
-    ops::Deref,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,7 +19,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
-    runtime,
     time::Instant,
 };
 
@@ -66,8 +64,16 @@ impl Linger {
         &mut self,
         mut io: Pin<&mut T>,
         cx: &mut Context<'_>,
+        connection: &Connection,
+        reader: &mut RegisteredWaker,
         mut is_last: impl FnMut(&T, &[u8]) -> bool,
     ) -> Poll<()> {
+        connection.register_reader(cx.waker(), reader);
+        // After the registration: a later change of the stage wakes the task.
+        if connection.closes_at_once() {
+            return Poll::Ready(());
+        }
+        connection.checked();
         let mut scratch = [MaybeUninit::uninit(); 4096];
         loop {
             let until = self.quiet_at.min(self.ends_at);
@@ -88,57 +94,8 @@ impl Linger {
     }
 }
 
-/// Holds a counted connection that may linger after its server has dropped it; see
-/// [`hold`](Self::hold).
-pub(super) struct Lingering {
-    /// Keeps the connection counted; `None` only while this is dropped.
-    registered: Option<ConnectionGuard>,
-    held: Option<net::TcpStream>,
-}
-
-impl Lingering {
-    pub(super) fn new(registered: ConnectionGuard) -> Self {
-        Self {
-            registered: Some(registered),
-            held: None,
-        }
-    }
-
-    /// Keeps a duplicate of the socket, which lingers when this is dropped. Until then, the server
-    /// may go on reading: a tunnel does if only its other direction has ended.
-    pub(super) fn hold(&mut self, socket: Option<net::TcpStream>) {
-        self.held = socket;
-    }
-
-    /// Drops the duplicate, as the socket stays in use elsewhere.
-    pub(super) fn release(&mut self) {
-        self.held = None;
-    }
-}
-
-impl Deref for Lingering {
-    type Target = ConnectionGuard;
-
-    #[inline]
-    fn deref(&self) -> &ConnectionGuard {
-        self.registered.as_ref().expect("taken by its drop only")
-    }
-}
-
-impl Drop for Lingering {
-    fn drop(&mut self) {
-        let Some((registered, socket)) = self.registered.take().zip(self.held.take()) else {
-            return;
-        };
-        // Without a runtime, the socket is closed at once.
-        if let Ok(runtime) = runtime::Handle::try_current() {
-            runtime.spawn(linger(registered, socket));
-        }
-    }
-}
-
-/// Lingers on a socket, and drops it before the connection is uncounted.
-async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
+/// Lingers on a socket that its server has dropped. Drops it before the connection is uncounted.
+pub(super) async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     let Ok(mut tcp) = TcpStream::from_std(socket) else {
         return;
     };
@@ -146,13 +103,9 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     connection.publish(ConnectionState::Opaque, false);
     let (mut linger, mut reader) = (Linger::http1(), RegisteredWaker::default());
     poll_fn(|cx| {
-        connection.register_reader(cx.waker(), &mut reader);
-        // After the registration: a later change of the stage wakes the task.
-        if connection.closes_at_once() {
-            return Poll::Ready(());
-        }
-        connection.checked();
-        linger.poll(Pin::new(&mut tcp), cx, |_, _| false)
+        linger.poll(Pin::new(&mut tcp), cx, connection, &mut reader, |_, _| {
+            false
+        })
     })
     .await;
 }

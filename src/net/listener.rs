@@ -210,7 +210,7 @@ impl<L> DrainListener<L> {
     /// drain takes as long as the spread. Without effect unless WebSockets
     /// [are closed](Self::close_websockets).
     pub fn close_websockets_over(mut self, duration: Duration) -> Self {
-        Arc::make_mut(&mut self.close_websockets).set_over(duration);
+        Arc::make_mut(&mut self.close_websockets).over = duration;
         self
     }
 

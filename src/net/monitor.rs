@@ -2,25 +2,25 @@
 
 mod websocket;
 
-pub(super) use self::websocket::Side;
-
 use super::{
     closing_handshake::{CloseWebSockets, ClosingHandshake},
-    linger::{Linger, Lingering},
+    linger::{Linger, linger},
     sniff::Sniffer,
+    socket::{SocketOf, duplicate, has_unread_bytes},
 };
 use crate::{
     drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
     timer::Timer,
 };
 use std::{
+    any::Any,
     fmt, io, net,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{io::AsyncRead, time::Instant};
+use tokio::{io::AsyncRead, runtime::Handle, time::Instant};
 
 /// Holds what is known of a connection, apart from the connection itself.
 pub(super) struct Monitor {
@@ -37,9 +37,11 @@ pub(super) struct Monitor {
     /// Records since when an HTTP/2 connection that closes has had no streams.
     idle_since: Option<Instant>,
     /// Limits the time of a head, drain or not.
-    head_limit: Option<Duration>,
-    /// Says whether the connection's tasks advance the schedule: perhaps nothing waits for the drain.
-    keeps_schedule: bool,
+    pub(super) head_limit: Option<Duration>,
+    /// Says whether `serve` has the connection. Then its future advances the schedule. Otherwise
+    /// the connection's tasks do, as perhaps nothing waits for the drain. No TLS is around a
+    /// connection of `serve`, so it does not linger once it was dropped.
+    pub(super) served: bool,
     /// Records since when a part of a head has been there.
     head_since: Option<Instant>,
     /// Says whether the last read is pending. Its waker is registered then.
@@ -48,21 +50,25 @@ pub(super) struct Monitor {
     published: (ConnectionState, bool),
     multiplexed: bool,
     /// Says whether nothing more is read: the peer has closed its half, or a limit has passed.
-    ended: bool,
+    pub(super) ended: bool,
     /// Limits the lingering, while the connection lingers. Boxed, as most connections are open and
     /// do not linger.
     linger: Option<Box<Linger>>,
     /// Says how to close a WebSocket in the drain, if the drain closes it.
-    close_websockets: Option<Arc<CloseWebSockets>>,
+    pub(super) close_websockets: Option<Arc<CloseWebSockets>>,
     /// Closes the WebSocket that the connection has become, unless its handler does.
     closing_handshake: Option<Box<ClosingHandshake>>,
-    /// Fires at the next limit, for a task that reads or lingers.
+    /// Fires at the next limit, for a task that reads.
     reading_timer: Timer,
     /// Fires at the next step of the schedule, for a task that waits for something else.
     waiting_timer: Timer,
     reader: RegisteredWaker,
     writer: RegisteredWaker,
-    registered: Lingering,
+    /// Holds a duplicate of the socket, which lingers once the server has dropped the connection.
+    /// Until then, the server may go on reading: a tunnel does if only its other direction has
+    /// ended.
+    pub(super) duplicate: Option<net::TcpStream>,
+    registered: ConnectionGuard,
 }
 
 impl Monitor {
@@ -75,7 +81,7 @@ impl Monitor {
             unread: false,
             idle_since: None,
             head_limit: None,
-            keeps_schedule: true,
+            served: false,
             head_since: None,
             read_pending: false,
             published: (ConnectionState::Silent, false),
@@ -88,20 +94,9 @@ impl Monitor {
             waiting_timer: Timer::default(),
             reader: RegisteredWaker::default(),
             writer: RegisteredWaker::default(),
-            registered: Lingering::new(registered),
+            duplicate: None,
+            registered,
         }
-    }
-
-    /// Has a WebSocket closed in the drain.
-    pub(super) fn close_websockets(&mut self, settings: Option<Arc<CloseWebSockets>>) {
-        self.close_websockets = settings;
-    }
-
-    /// Prepares a connection of `serve`; see [`DrainIo::served`](super::DrainIo::served).
-    #[cfg(feature = "server")]
-    pub(super) fn served(&mut self, head_limit: Option<Duration>) {
-        self.head_limit = head_limit;
-        self.keeps_schedule = false;
     }
 
     #[cfg(feature = "server")]
@@ -116,17 +111,6 @@ impl Monitor {
     #[inline]
     pub(super) fn is_in_request(&self) -> bool {
         matches!(self.sniffer, Sniffer::Http1(_))
-    }
-
-    /// Returns whether nothing more is read.
-    #[inline]
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    /// Lets go of the socket, which stays in use elsewhere.
-    pub(super) fn release(&mut self) {
-        self.registered.release();
     }
 
     /// Returns the stage, or fails if the connection has to be aborted. Called before each
@@ -182,7 +166,7 @@ impl Monitor {
     /// a request on its way.
     fn is_young(&self) -> bool {
         let young = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-        self.sniffer.is_opaque() && young(self.grace_until())
+        matches!(self.sniffer, Sniffer::Opaque) && young(self.grace_until())
     }
 
     fn grace_until(&self) -> Option<Instant> {
@@ -211,9 +195,6 @@ impl Monitor {
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         if let Some(handshake) = &mut self.closing_handshake {
             handshake.read(bytes);
-            // The client waits for the server to close the connection, and some libraries of servers
-            // wait for the client.
-            self.ended |= handshake.has_closed();
         }
         self.publish_changes(stage);
         if self.published.0 != ConnectionState::Reading {
@@ -285,16 +266,27 @@ impl Monitor {
         }
     }
 
+    /// Registers the task that reads, to be woken when the stage changes.
+    #[inline]
+    pub(super) fn register_reader(&mut self, cx: &mut Context<'_>) {
+        let connection = self.registered.connection();
+        connection.register_reader(cx.waker(), &mut self.reader);
+    }
+
+    /// Registers the task that writes.
+    #[inline]
+    pub(super) fn register_writer(&mut self, cx: &mut Context<'_>) {
+        let connection = self.registered.connection();
+        connection.register_writer(cx.waker(), &mut self.writer);
+    }
+
     /// Fails if the connection has to be aborted, and otherwise wakes the task when it has to be.
     /// Called if a write is pending, or if the server waits for something else than the connection.
     pub(super) fn wake_at_abort(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let connection = self.registered.connection();
-        connection.register_writer(cx.waker(), &mut self.writer);
+        self.register_writer(cx);
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
-            let close = self.closing_handshake.as_ref();
-            let close = close.and_then(|it| it.next(self.registered.connection()));
-            match [self.next_step(), close].into_iter().flatten().min() {
+            match self.next_step() {
                 Some(next) if self.waiting_timer.poll(next, cx).is_ready() => {
                     self.registered.connection().advance();
                 }
@@ -304,14 +296,17 @@ impl Monitor {
         Ok(())
     }
 
-    /// Returns when the connection's task has to advance the schedule.
+    /// Returns when the connection's task has to advance the schedule, or to write a Close frame.
     fn next_step(&self) -> Option<Instant> {
         let connection = self.registered.connection();
         // An upgraded connection may outlive the future of `serve`.
-        match self.keeps_schedule || matches!(self.sniffer, Sniffer::Upgraded(_)) {
-            true => connection.schedule(|schedule| schedule.next_step()),
-            false => None,
-        }
+        let step = match self.served && !matches!(self.sniffer, Sniffer::Upgraded(_)) {
+            true => None,
+            false => connection.schedule(|schedule| schedule.next_step()),
+        };
+        let handshake = self.closing_handshake.as_ref();
+        let close = handshake.and_then(|handshake| handshake.next());
+        [step, close].into_iter().flatten().min()
     }
 
     /// Returns whether unread bytes in the kernel matter: the server closes the connection soon,
@@ -363,10 +358,9 @@ impl Monitor {
     ) -> Poll<io::Result<()>> {
         self.unread = false;
         self.read_pending = true;
-        let connection = self.registered.connection();
-        connection.register_reader(cx.waker(), &mut self.reader);
+        self.register_reader(cx);
         // After the registration: a later change of the stage wakes the task.
-        let stage = connection.stage();
+        let stage = self.registered.connection().stage();
         if self.may_lose_request(stage) && has_unread_bytes() {
             self.read_again(cx);
             return Poll::Pending;
@@ -392,7 +386,7 @@ impl Monitor {
             self.publish_changes(stage);
             let limit = self.limit(stage);
             let handshake = self.closing_handshake.as_ref();
-            if handshake.is_some_and(|it| it.may_begin(self.registered.connection())) {
+            if handshake.is_some_and(|handshake| handshake.may_begin()) {
                 // The next read writes the Close frame.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -412,9 +406,7 @@ impl Monitor {
                 let step = self.next_step();
                 // The end of the grace changes what is published.
                 let grace = self.grace_until().filter(|_| self.is_young());
-                let close = self.closing_handshake.as_ref();
-                let close = close.and_then(|handshake| handshake.next(connection));
-                next = [next, step, grace, close].into_iter().flatten().min();
+                next = [next, step, grace].into_iter().flatten().min();
             }
             let Some(next) = next else {
                 return Poll::Pending;
@@ -475,18 +467,14 @@ impl Monitor {
     }
 
     /// Begins to linger, if need be. The write half has been closed.
-    pub(super) fn begin_to_linger(
-        &mut self,
-        has_unread_bytes: bool,
-        duplicate: impl FnOnce() -> Option<net::TcpStream>,
-    ) {
+    pub(super) fn begin_to_linger(&mut self, socket: &dyn Any) {
         self.linger = match &self.sniffer {
             _ if self.registered.connection().closes_at_once() => None,
             // The server may go on reading.
             Sniffer::Upgraded(_) => None,
             Sniffer::Opaque => {
-                if !self.ended {
-                    self.registered.hold(duplicate());
+                if !self.ended && !self.served {
+                    self.duplicate = duplicate(socket);
                 }
                 None
             }
@@ -495,9 +483,8 @@ impl Monitor {
                 return;
             }
             _ if self.ended => None,
-            sniffer => {
-                (sniffer.is_mid_request() || has_unread_bytes).then(|| Box::new(Linger::http1()))
-            }
+            sniffer => (sniffer.is_mid_request() || has_unread_bytes(socket))
+                .then(|| Box::new(Linger::http1())),
         };
         if self.linger.is_some() {
             // No more requests are served. The peer may still be reading its response.
@@ -509,26 +496,28 @@ impl Monitor {
     pub(super) fn poll_linger<T: AsyncRead>(
         &mut self,
         io: Pin<&mut T>,
-        has_unread_bytes: fn(&T) -> bool,
+        socket: &SocketOf<T>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let Some(linger) = &mut self.linger else {
             return Poll::Ready(());
         };
-        let connection = self.registered.connection();
-        connection.register_reader(cx.waker(), &mut self.reader);
-        // After the registration: a later change of the stage wakes the task.
-        if connection.closes_at_once() {
-            return Poll::Ready(());
-        }
-        connection.checked();
-        let sniffer = &mut self.sniffer;
-        linger.poll(io, cx, |io, bytes| {
+        let (connection, sniffer) = (self.registered.connection(), &mut self.sniffer);
+        linger.poll(io, cx, connection, &mut self.reader, |io, bytes| {
             sniffer.read(bytes);
             matches!(sniffer, Sniffer::Http1(_))
                 && !sniffer.is_mid_request()
-                && !has_unread_bytes(io)
+                && !has_unread_bytes(socket.get(io))
         })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // Without a runtime, the socket is closed at once.
+        if let Some((socket, runtime)) = self.duplicate.take().zip(Handle::try_current().ok()) {
+            runtime.spawn(linger(self.registered.clone(), socket));
+        }
     }
 }
 

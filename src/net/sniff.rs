@@ -1,4 +1,5 @@
-//! Tells from the bytes of a connection what it is doing. The bytes are not kept.
+//! Tells from the bytes of a connection what it is doing. Of the bytes, only an HTTP/2 header block
+//! is kept, until its end.
 //!
 //! A server does not tell which of its connections is idle or has sent a part of a head. The bytes
 //! do, under any server. Of HTTP/1, this reads the framing of requests and the status of responses;
@@ -14,7 +15,7 @@ mod websocket;
 pub(super) use self::websocket::WebSocket;
 
 use self::{
-    http1::{Http1, NotHttp, Upgrade},
+    http1::{Http1, NotHttp},
     http2::Http2,
     websocket::SwitchingHead,
 };
@@ -81,8 +82,8 @@ impl Sniffer {
     pub(super) fn wrote(&mut self, bytes: &[u8]) -> Option<WebSocket> {
         match self {
             Self::Http1(http1) => {
-                let upgrade = http1.wrote(bytes)?;
-                self.upgraded(upgrade)
+                let (head, rest) = http1.wrote(bytes)?;
+                self.upgraded(head, rest)
             }
             Self::Http2(http2) => {
                 http2.wrote(bytes);
@@ -98,17 +99,9 @@ impl Sniffer {
     }
 
     #[cold]
-    fn upgraded(&mut self, upgrade: Upgrade<'_>) -> Option<WebSocket> {
-        match upgrade {
-            Upgrade::Tunnel => {
-                *self = Self::Upgraded(None);
-                None
-            }
-            Upgrade::Switching(head, rest) => {
-                *self = Self::Upgraded(Some(head));
-                self.wrote(rest)
-            }
-        }
+    fn upgraded(&mut self, head: Option<Box<SwitchingHead>>, rest: &[u8]) -> Option<WebSocket> {
+        *self = Self::Upgraded(head);
+        self.wrote(rest)
     }
 
     /// Returns what the connection is doing.
@@ -158,10 +151,6 @@ impl Sniffer {
     /// Returns whether the peer is in the middle of an HTTP/1 request.
     pub(super) fn is_mid_request(&self) -> bool {
         matches!(self, Self::Http1(http1) if http1.is_mid_request())
-    }
-
-    pub(super) fn is_opaque(&self) -> bool {
-        matches!(self, Self::Opaque)
     }
 }
 

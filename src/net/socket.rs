@@ -1,13 +1,12 @@
 //! Asks the kernel about a socket of any type. The runtime may not have seen the latest event yet.
 
 use socket2::{SockRef, TcpKeepalive};
-#[cfg(feature = "server")]
-use std::task::{Context, Poll};
 use std::{
     any::Any,
     io,
     mem::MaybeUninit,
     net::{self, SocketAddr},
+    task::{Context, Poll},
     time::Duration,
 };
 #[cfg(unix)]
@@ -50,58 +49,68 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Returns whether the socket has unread bytes; `false` also for a type that is not known.
-pub(crate) fn has_unread_bytes<T: Any>(io: &T) -> bool {
-    let io: &dyn Any = io;
+/// Finds the socket of a connection.
+#[derive(Debug)]
+pub(crate) struct SocketOf<T> {
+    /// Returns the connection below, or the connection itself.
+    pub(crate) below: fn(&T) -> &dyn Any,
+    /// Returns the TCP connection that it is over, if the user has said how to find it.
+    pub(crate) tcp: Option<fn(&T) -> Option<&TcpStream>>,
+}
+
+impl<T> SocketOf<T> {
+    /// Returns a `TcpStream` or a `UnixStream`, or something else if the socket is not known.
+    pub(super) fn get<'a>(&self, io: &'a T) -> &'a dyn Any {
+        match self.tcp.and_then(|tcp| tcp(io)) {
+            Some(tcp) => tcp,
+            None => (self.below)(io),
+        }
+    }
+}
+
+fn socket(io: &dyn Any) -> Option<SockRef<'_>> {
     if let Some(tcp) = io.downcast_ref::<TcpStream>() {
-        return has_unread_bytes_in(SockRef::from(tcp));
+        return Some(SockRef::from(tcp));
     }
     #[cfg(unix)]
     if let Some(unix) = io.downcast_ref::<UnixStream>() {
-        return has_unread_bytes_in(SockRef::from(unix));
+        return Some(SockRef::from(unix));
     }
-    false
+    None
 }
 
-/// Returns whether a socket has unread bytes. The peer's FIN is none.
-fn has_unread_bytes_in(socket: SockRef<'_>) -> bool {
-    socket
-        .peek(&mut [MaybeUninit::uninit()])
-        .is_ok_and(|seen| seen > 0)
+/// Returns whether the socket has unread bytes; `false` also for a type that is not known. The
+/// peer's FIN is none.
+pub(super) fn has_unread_bytes(io: &dyn Any) -> bool {
+    let peek = |socket: SockRef<'_>| socket.peek(&mut [MaybeUninit::uninit()]);
+    socket(io).is_some_and(|socket| peek(socket).is_ok_and(|seen| seen > 0))
 }
 
 /// Returns the error of a connection that the peer has reset. A FIN is no error.
 ///
 /// The next event of the socket wakes the task. If the socket is readable already, no event comes,
 /// and the caller has to ask again by itself.
-#[cfg(feature = "server")]
-pub(crate) fn error<T: Any>(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
-    let io: &dyn Any = io;
-    let (ready, socket) = match io.downcast_ref::<TcpStream>() {
-        Some(tcp) => (tcp.poll_read_ready(cx), SockRef::from(tcp)),
+pub(super) fn error(io: &dyn Any, cx: &mut Context<'_>) -> Option<io::Error> {
+    let ready = match io.downcast_ref::<TcpStream>() {
+        Some(tcp) => tcp.poll_read_ready(cx),
         #[cfg(unix)]
-        None => {
-            let unix = io.downcast_ref::<UnixStream>()?;
-            (unix.poll_read_ready(cx), SockRef::from(unix))
-        }
+        None => io.downcast_ref::<UnixStream>()?.poll_read_ready(cx),
         #[cfg(not(unix))]
         None => return None,
     };
     match ready {
         Poll::Pending => None,
-        Poll::Ready(_) => socket.take_error().ok().flatten(),
+        Poll::Ready(_) => socket(io)?.take_error().ok().flatten(),
     }
 }
 
 /// Returns the peer's address, if this is a TCP connection.
-pub(crate) fn peer<T: Any>(io: &T) -> Option<SocketAddr> {
-    let io: &dyn Any = io;
+pub(super) fn peer(io: &dyn Any) -> Option<SocketAddr> {
     io.downcast_ref::<TcpStream>()?.peer_addr().ok()
 }
 
 /// Duplicates the socket, if this is a TCP connection.
-pub(super) fn duplicate<T: Any>(io: &T) -> Option<net::TcpStream> {
-    let io: &dyn Any = io;
+pub(super) fn duplicate(io: &dyn Any) -> Option<net::TcpStream> {
     let tcp = io.downcast_ref::<TcpStream>()?;
     Some(SockRef::from(tcp).try_clone().ok()?.into())
 }
@@ -125,8 +134,7 @@ impl Default for SocketOptions {
 impl SocketOptions {
     /// Sets the options, if this is a TCP connection. If setting one fails, the connection is
     /// served without it.
-    pub(super) fn set<T: Any>(self, io: &T) {
-        let io: &dyn Any = io;
+    pub(super) fn set(self, io: &dyn Any) {
         let Some(tcp) = io.downcast_ref::<TcpStream>() else {
             return;
         };

@@ -3,8 +3,9 @@
 use super::{
     config::ServerShared,
     handle::ConnectionHandle,
+    handshake::Handshaken,
     info,
-    listener::{Handshake, Peer, Protocol},
+    listener::{Peer, Protocol},
     preface::Rewound,
     service::{Answers, ConnectionService, HttpService},
 };
@@ -18,19 +19,23 @@ use http::Extensions;
 use hyper_util::service::TowerToHyperService;
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 /// Serves a connection until it ends or is upgraded.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn keeps each argument twice, as long as the connection is open"
 )]
-pub(super) fn serve<T, H, S>(
+pub(super) fn serve<T, H, R, U, S>(
     registered: ConnectionGuard,
     io: T,
     peer: Peer,
@@ -41,7 +46,9 @@ pub(super) fn serve<T, H, S>(
 ) -> impl Future<Output = ()> + Send
 where
     T: Send + 'static,
-    H: Handshake<T>,
+    H: Fn(T, Peer, Arc<Connection>) -> R + Send,
+    R: Future<Output = io::Result<Handshaken<U>>> + Send,
+    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: HttpService,
 {
     async move {
@@ -49,18 +56,18 @@ where
         let registered = registered;
         let connection = registered.connection();
         let mut driver = Driver::new(registered.handle(), &shared);
-        let handshake = handshake.start(io, &peer, registered.handle());
+        let handshake = handshake(io, peer.clone(), registered.handle());
         let shaken = {
             let mut handshake = pin!(handshake);
             poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await
         };
         let (io, calls, protocol) = match shaken {
-            Some(Ok((io, named))) => {
-                let peer = named.unwrap_or(peer);
+            Some(Ok(mut shaken)) => {
+                let peer = shaken.peer.take().unwrap_or(peer);
                 if connection.peer() != peer.tcp() {
                     connection.set_peer(peer.tcp());
                 }
-                prepare::<T, H, S>(io, &peer, &registered, service, answers, &shared)
+                prepare(shaken, &peer, &registered, service, answers, &shared)
             }
             // The handshake's own protocol has told the peer why.
             Some(Err(error)) => return log::handshake_error(connection.peer(), &error),
@@ -98,25 +105,25 @@ where
 
 /// Returns what hyper needs of a connection whose handshake is done, and the protocol that the
 /// settings or the handshake say.
-fn prepare<T, H, S>(
-    io: H::Io,
+fn prepare<T, S>(
+    shaken: Handshaken<T>,
     peer: &Peer,
     registered: &ConnectionGuard,
     service: S,
     answers: Answers<S>,
     shared: &ServerShared,
-) -> (Rewound<H::Io>, ConnectionService<S>, Option<Protocol>)
+) -> (Rewound<T>, ConnectionService<S>, Option<Protocol>)
 where
-    H: Handshake<T>,
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let settings = &shared.settings;
-    let protocol = settings.protocol.or_else(|| H::protocol(&io));
+    let protocol = settings.protocol.or(shaken.protocol);
     let mut extensions = Extensions::new();
     let connection = registered.handle();
     let handle = ConnectionHandle::new(&connection);
-    let connection_info = H::info(&io, peer, &handle);
+    let connection_info = shaken.info(peer, &handle);
     info::insert(connection_info, &mut extensions);
-    H::insert_info(&io, &mut extensions);
+    (shaken.insert_info)(&shaken.io, &mut extensions);
     if let Some(on_connect) = &settings.on_connect {
         on_connect(connection_info, &mut extensions);
     }
@@ -130,12 +137,10 @@ where
         exempt: settings.exempt.clone(),
         answers,
     };
-    let mut io = DrainIo::new(io, registered.clone(), H::has_unread_bytes)
-        .served(settings.limits.head)
+    let socket = shaken.socket();
+    let io = DrainIo::new(shaken.io, registered.clone(), socket)
+        .served(settings.limits.head, settings.half_close)
         .close_websockets(settings.close_websockets.share());
-    if settings.half_close {
-        io = io.notice_errors(H::error);
-    }
     (Rewound::new(io), calls, protocol)
 }
 

@@ -1,29 +1,35 @@
-//! Makes handshakes of the user's own.
+//! Holds a connection whose handshake is done.
 
 use super::{
     handle::ConnectionHandle,
-    listener::{ConnectionInfo, Handshake, Peer},
+    listener::{ConnectionInfo, Peer, Protocol},
 };
-use crate::{drain::Connection, net};
+use crate::{drain::Connection, net::SocketOf};
+use http::Extensions;
 use std::{
-    future::Future,
-    io::{self, IoSlice},
-    pin::Pin,
+    any::Any,
+    future::{Ready, ready},
+    io,
     sync::Arc,
-    task::{Context, Poll},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 /// Holds a connection after a handshake, for [`Serve::listen_with`](super::Serve::listen_with).
 #[derive(Debug)]
 #[must_use = "the handshake returns it"]
 pub struct Handshaken<T> {
-    io: T,
-    peer: Option<Peer>,
-    tcp: Option<fn(&T) -> Option<&TcpStream>>,
+    pub(super) io: T,
+    pub(super) peer: Option<Peer>,
+    pub(super) tcp: Option<fn(&T) -> Option<&TcpStream>>,
+    /// Returns the connection below. `None` for the connection itself.
+    pub(super) below: Option<fn(&T) -> &dyn Any>,
+    /// Names the protocol that the handshake has negotiated, if it negotiates one.
+    pub(super) protocol: Option<Protocol>,
+    /// Returns the TLS state, if the handshake was one of rustls.
+    #[cfg(feature = "rustls")]
+    pub(super) tls: Option<fn(&T) -> &tokio_rustls::rustls::ServerConnection>,
+    /// Inserts what requests know of a connection after this handshake.
+    pub(super) insert_info: fn(&T, &mut Extensions),
 }
 
 impl<T> Handshaken<T> {
@@ -33,6 +39,11 @@ impl<T> Handshaken<T> {
             io,
             peer: None,
             tcp: None,
+            below: None,
+            protocol: None,
+            #[cfg(feature = "rustls")]
+            tls: None,
+            insert_info: |_, _| {},
         }
     }
 
@@ -57,119 +68,32 @@ impl<T> Handshaken<T> {
     }
 }
 
-/// Makes the handshake of [`Serve::listen_with`](super::Serve::listen_with).
-pub(super) struct OwnHandshake<F>(Arc<F>);
-
-impl<F> OwnHandshake<F> {
-    pub(super) fn new(handshake: F) -> Self {
-        Self(Arc::new(handshake))
-    }
-}
-
-impl<F> Clone for OwnHandshake<F> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T, F, R, U> Handshake<T> for OwnHandshake<F>
-where
-    F: Fn(T, Peer) -> R + Send + Sync + 'static,
-    R: Future<Output = io::Result<Handshaken<U>>> + Send + 'static,
-    U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    type Io = OwnIo<U>;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(OwnIo<U>, Option<Peer>)>> + Send>>;
-
-    fn start(&self, io: T, peer: &Peer, _: Arc<Connection>) -> Self::Future {
-        let handshake = self.0(io, peer.clone());
-        Box::pin(async {
-            let Handshaken { io, peer, tcp } = handshake.await?;
-            Ok((OwnIo { io, tcp }, peer))
-        })
-    }
-
-    fn has_unread_bytes(io: &OwnIo<U>) -> bool {
-        match io.tcp() {
-            Some(tcp) => net::has_unread_bytes(tcp),
-            None => net::has_unread_bytes(&io.io),
+impl<T: 'static> Handshaken<T> {
+    /// Returns the way to the socket.
+    pub(super) fn socket(&self) -> SocketOf<T> {
+        SocketOf {
+            below: self.below.unwrap_or(|io| io),
+            tcp: self.tcp,
         }
     }
 
-    fn error(io: &OwnIo<U>, cx: &mut Context<'_>) -> Option<io::Error> {
-        match io.tcp() {
-            Some(tcp) => net::error(tcp, cx),
-            None => net::error(&io.io, cx),
-        }
-    }
-
-    fn info<'a>(
-        io: &'a OwnIo<U>,
+    /// Describes the connection.
+    pub(super) fn info<'a>(
+        &'a self,
         peer: &'a Peer,
         handle: &'a ConnectionHandle,
     ) -> ConnectionInfo<'a> {
         ConnectionInfo {
-            io: &io.io,
+            io: (self.socket().below)(&self.io),
             peer,
             handle,
             #[cfg(feature = "rustls")]
-            tls: None,
+            tls: self.tls.map(|tls| tls(&self.io)),
         }
     }
 }
 
-/// Wraps a connection after a handshake of the user's own.
-pub(super) struct OwnIo<T> {
-    io: T,
-    tcp: Option<fn(&T) -> Option<&TcpStream>>,
-}
-
-impl<T> OwnIo<T> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.tcp.and_then(|tcp| tcp(&self.io))
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for OwnIo<T> {
-    #[inline]
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for OwnIo<T> {
-    #[inline]
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    #[inline]
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    #[inline]
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+/// Makes no handshake.
+pub(super) fn none<T>(io: T, _: Peer, _: Arc<Connection>) -> Ready<io::Result<Handshaken<T>>> {
+    ready(Ok(Handshaken::new(io)))
 }

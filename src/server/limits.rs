@@ -104,7 +104,7 @@ impl<S, F> Serve<S, F> {
     /// [`DrainListener::close_websockets_over`](crate::net::DrainListener::close_websockets_over).
     /// Default: zero.
     pub fn close_websockets_over(mut self, duration: Duration) -> Self {
-        Arc::make_mut(&mut self.settings.close_websockets).set_over(duration);
+        Arc::make_mut(&mut self.settings.close_websockets).over = duration;
         self
     }
 

@@ -1,18 +1,16 @@
 //! The listeners of a server.
 
 #[cfg(feature = "rustls")]
-use super::tls::Tls;
+use super::tls;
 use super::{
     Serve,
     accept::Listen,
-    handshake::{Handshaken, OwnHandshake},
-    listener::{Listener, Peer, Plain},
+    handshake::{self, Handshaken},
+    listener::{Listener, Peer},
     service::HttpService,
 };
 use crate::net;
-#[cfg(feature = "rustls")]
-use std::sync::Arc;
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::ToSocketAddrs,
@@ -47,7 +45,7 @@ impl<S: HttpService, F> Serve<S, F> {
     /// a lookup of a name: `cannot listen on 0.0.0.0:80: Permission denied (os error 13)`.
     pub async fn bind(self, address: impl ToSocketAddrs) -> io::Result<Self> {
         let listener = net::bind(address).await?;
-        Ok(self.add(Listen::new(listener, true, |_| Plain)))
+        Ok(self.add(Listen::new(listener, true, |_| handshake::none)))
     }
 
     /// Adds a listener.
@@ -65,7 +63,7 @@ impl<S: HttpService, F> Serve<S, F> {
     /// # }
     /// ```
     pub fn listen<L: Listener>(self, listener: L) -> Self {
-        self.add(Listen::new(listener, false, |_| Plain))
+        self.add(Listen::new(listener, false, |_| handshake::none))
     }
 
     /// Adds a listener with TLS. If the configuration names no protocols (ALPN), `h2` and
@@ -101,7 +99,8 @@ impl<S: HttpService, F> Serve<S, F> {
         config: Arc<tokio_rustls::rustls::ServerConfig>,
     ) -> Self {
         self.add(Listen::new(listener, false, |settings| {
-            Tls::new(config, settings.protocol)
+            let acceptor = tls::acceptor(config, settings.protocol);
+            move |io, _, connection| Box::pin(tls::accept(acceptor.accept(io), connection))
         }))
     }
 
@@ -157,8 +156,10 @@ impl<S: HttpService, F> Serve<S, F> {
         R: Future<Output = io::Result<Handshaken<T>>> + Send + 'static,
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let handshake = OwnHandshake::new(handshake);
-        self.add(Listen::new(listener, false, |_| handshake))
+        let handshake = Arc::new(handshake);
+        self.add(Listen::new(listener, false, |_| {
+            move |io, peer, _| Box::pin(handshake(io, peer))
+        }))
     }
 
     fn add(mut self, listen: Listen<S>) -> Self {

@@ -1,21 +1,20 @@
-//! Abstracts over listeners, and over the handshakes of their connections.
+//! Abstracts over listeners, and describes their connections.
 
 use super::handle::ConnectionHandle;
-use crate::{drain::Connection, net};
-use http::Extensions;
 use std::{
     any::Any,
-    future::{Future, Ready, ready},
     io,
     net::SocketAddr,
-    sync::Arc,
     task::{Context, Poll},
 };
-#[cfg(unix)]
-use tokio::net::{UnixListener, UnixStream, unix};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+};
+#[cfg(unix)]
+use {
+    std::sync::Arc,
+    tokio::net::{UnixListener, UnixStream, unix},
 };
 
 /// Accepts connections for [`serve`](crate::serve).
@@ -208,65 +207,4 @@ impl<'a> ConnectionInfo<'a> {
 pub(super) enum Protocol {
     Http1,
     Http2,
-}
-
-/// Prepares a connection before its first request.
-pub(super) trait Handshake<T>: Clone + Send + 'static {
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// Names the type of the future: a method of a trait that returns `impl Future` would borrow
-    /// `self`. It ends with the peer, too, if that has become another one.
-    type Future: Future<Output = io::Result<(Self::Io, Option<Peer>)>> + Send + 'static;
-
-    fn start(&self, io: T, peer: &Peer, connection: Arc<Connection>) -> Self::Future;
-
-    /// Returns whether the socket has unread bytes; see [`net::has_unread_bytes`].
-    fn has_unread_bytes(io: &Self::Io) -> bool;
-
-    /// Returns the error of a connection that the peer has reset; see [`net::error`].
-    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error>;
-
-    /// Returns the protocol that the handshake has negotiated, if it negotiates one.
-    fn protocol(_: &Self::Io) -> Option<Protocol> {
-        None
-    }
-
-    fn info<'a>(
-        io: &'a Self::Io,
-        peer: &'a Peer,
-        handle: &'a ConnectionHandle,
-    ) -> ConnectionInfo<'a>;
-
-    /// Inserts what requests know of a connection after this handshake.
-    fn insert_info(_: &Self::Io, _: &mut Extensions) {}
-}
-
-/// Makes no handshake.
-#[derive(Clone, Debug)]
-pub(super) struct Plain;
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Plain {
-    type Io = T;
-    type Future = Ready<io::Result<(T, Option<Peer>)>>;
-
-    fn start(&self, io: T, _: &Peer, _: Arc<Connection>) -> Self::Future {
-        ready(Ok((io, None)))
-    }
-
-    fn has_unread_bytes(io: &T) -> bool {
-        net::has_unread_bytes(io)
-    }
-
-    fn error(io: &T, cx: &mut Context<'_>) -> Option<io::Error> {
-        net::error(io, cx)
-    }
-
-    fn info<'a>(io: &'a T, peer: &'a Peer, handle: &'a ConnectionHandle) -> ConnectionInfo<'a> {
-        ConnectionInfo {
-            io,
-            peer,
-            handle,
-            #[cfg(feature = "rustls")]
-            tls: None,
-        }
-    }
 }

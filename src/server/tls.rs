@@ -1,15 +1,7 @@
 //! Makes TLS handshakes with rustls.
 
-use super::{
-    handle::ConnectionHandle,
-    info,
-    listener::{ConnectionInfo, Handshake, Peer, Protocol},
-};
-use crate::{
-    drain::{CallCounts, Connection, ConnectionState},
-    net,
-};
-use http::Extensions;
+use super::{handshake::Handshaken, info, listener::Protocol};
+use crate::drain::{CallCounts, Connection, ConnectionState};
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
@@ -21,81 +13,52 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::unconstrained,
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
-/// Makes TLS handshakes.
-#[derive(Clone)]
-pub(super) struct Tls(TlsAcceptor);
-
-impl Tls {
-    /// Offers the protocols that are served, as far as the configuration offers them.
-    pub(super) fn new(mut config: Arc<ServerConfig>, protocol: Option<Protocol>) -> Self {
-        let served = |name: &Vec<u8>| match protocol {
-            Some(Protocol::Http1) => name != b"h2",
-            Some(Protocol::Http2) => name == b"h2",
-            None => true,
-        };
-        let offer = &mut Arc::make_mut(&mut config).alpn_protocols;
-        if offer.is_empty() {
-            *offer = vec![b"h2".into(), b"http/1.1".into()];
-        }
-        offer.retain(served);
-        Self(TlsAcceptor::from(config))
+/// Creates what makes handshakes. It offers the protocols that are served, as far as the
+/// configuration offers them.
+pub(super) fn acceptor(mut config: Arc<ServerConfig>, protocol: Option<Protocol>) -> TlsAcceptor {
+    let served = |name: &Vec<u8>| match protocol {
+        Some(Protocol::Http1) => name != b"h2",
+        Some(Protocol::Http2) => name == b"h2",
+        None => true,
+    };
+    let offer = &mut Arc::make_mut(&mut config).alpn_protocols;
+    if offer.is_empty() {
+        *offer = vec![b"h2".into(), b"http/1.1".into()];
     }
+    offer.retain(served);
+    TlsAcceptor::from(config)
 }
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Handshake<T> for Tls {
-    type Io = TlsIo<T>;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Io, Option<Peer>)>> + Send>>;
-
-    fn start(&self, io: T, _: &Peer, connection: Arc<Connection>) -> Self::Future {
-        let accept = self.0.accept(io);
-        Box::pin(async {
-            let stream = accept.await?;
-            let io = TlsIo {
-                stream,
-                connection,
-                wrote_in: None,
-                is_shut_down: false,
-            };
-            Ok((io, None))
-        })
-    }
-
-    fn has_unread_bytes(io: &Self::Io) -> bool {
-        net::has_unread_bytes(io.stream.get_ref().0)
-    }
-
-    fn error(io: &Self::Io, cx: &mut Context<'_>) -> Option<io::Error> {
-        net::error(io.stream.get_ref().0, cx)
-    }
-
-    fn protocol(io: &Self::Io) -> Option<Protocol> {
-        Some(match io.stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Protocol::Http2,
-            // Also without a negotiated protocol: HTTP/2 over TLS has to be negotiated (RFC 9113,
-            // section 3.2).
-            _ => Protocol::Http1,
-        })
-    }
-
-    fn info<'a>(
-        io: &'a Self::Io,
-        peer: &'a Peer,
-        handle: &'a ConnectionHandle,
-    ) -> ConnectionInfo<'a> {
-        let (io, tls) = io.stream.get_ref();
-        ConnectionInfo {
-            io,
-            peer,
-            handle,
-            tls: Some(tls),
-        }
-    }
-
-    fn insert_info(io: &Self::Io, extensions: &mut Extensions) {
-        info::insert_tls(&io.stream, extensions);
-    }
+/// Makes the handshake of one connection.
+pub(super) async fn accept<T>(
+    accept: Accept<T>,
+    connection: Arc<Connection>,
+) -> io::Result<Handshaken<TlsIo<T>>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let stream = accept.await?;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        // Also without a negotiated protocol: HTTP/2 over TLS has to be negotiated (RFC 9113,
+        // section 3.2).
+        _ => Protocol::Http1,
+    };
+    let io = TlsIo {
+        stream,
+        connection,
+        wrote_in: None,
+        is_shut_down: false,
+    };
+    Ok(Handshaken {
+        below: Some(|io| io.stream.get_ref().0),
+        protocol: Some(protocol),
+        tls: Some(|io| io.stream.get_ref().1),
+        insert_info: |io, extensions| info::insert_tls(&io.stream, extensions),
+        ..Handshaken::new(io)
+    })
 }
 
 /// Wraps a TLS connection, and sends a close_notify when it ends or is dropped.

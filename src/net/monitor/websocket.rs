@@ -12,33 +12,27 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// Names the operation that a task waits for.
-#[derive(Clone, Copy)]
-pub(in crate::net) enum Side {
-    Reads,
-    Writes,
-}
-
 impl Monitor {
     /// Follows bytes that were written, until the server closes its WebSocket by itself.
     #[inline]
     pub(super) fn follow_written(&mut self, bytes: &[u8]) {
-        if let Some(handshake) = &mut self.closing_handshake {
-            handshake.wrote(bytes);
-            if handshake.is_closed_by_server() {
-                self.closing_handshake = None;
-            }
-        } else if let Some(websocket) = self.sniffer.wrote(bytes) {
-            self.opened(websocket);
+        match &mut self.closing_handshake {
+            Some(handshake) => handshake.wrote(bytes),
+            None => match self.sniffer.wrote(bytes) {
+                Some(websocket) => self.opened(websocket),
+                None => return,
+            },
         }
+        self.closing_handshake
+            .take_if(|handshake| handshake.is_closed_by_server());
     }
 
     #[cold]
     fn opened(&mut self, websocket: WebSocket) {
-        if let (Some(settings), false) = (&self.close_websockets, websocket.server.closes()) {
-            let handshake = ClosingHandshake::new(settings.clone(), websocket);
-            self.closing_handshake = Some(Box::new(handshake));
-        }
+        self.closing_handshake = self.close_websockets.clone().map(|settings| {
+            let connection = self.registered.handle();
+            Box::new(ClosingHandshake::new(settings, websocket, connection))
+        });
     }
 
     /// Returns whether the drain closes this connection's WebSocket.
@@ -48,29 +42,21 @@ impl Monitor {
     }
 
     /// Writes the Close frame of a WebSocket once it is due. Returns whether it has begun: then
-    /// nothing else is written.
+    /// nothing else is written. The task has to be registered before, to wake when the socket takes
+    /// more.
     #[cold]
-    pub(in crate::net) fn close_websocket<T: AsyncWrite>(
-        &mut self,
-        io: Pin<&mut T>,
-        side: Side,
-        cx: &mut Context<'_>,
-    ) -> bool {
+    pub(in crate::net) fn close_websocket<T: AsyncWrite>(&mut self, io: Pin<&mut T>) -> bool {
         let Some(handshake) = &mut self.closing_handshake else {
             return false;
         };
-        let connection = self.registered.handle();
-        // Before the write: the task wakes when the socket takes more.
-        match side {
-            Side::Reads => connection.register_reader(cx.waker(), &mut self.reader),
-            Side::Writes => connection.register_writer(cx.waker(), &mut self.writer),
-        }
-        let has_begun = handshake.advance(io, &connection);
-        // Here, too: a client that always sends leaves no read pending.
+        let has_begun = handshake.advance(io);
+        // After its Close frame, the client waits for the server to close the connection, and some
+        // libraries of servers wait for the client. A client that always sends leaves no read
+        // pending, so its limit is looked at here, too.
         self.ended |= handshake.has_closed() || handshake.is_overdue();
         if has_begun {
             (self.stalled, self.unflushed) = (false, false);
-            self.publish_changes(connection.stage());
+            self.publish_changes(self.registered.connection().stage());
         }
         has_begun
     }
@@ -84,17 +70,17 @@ impl Monitor {
         bytes: &[u8],
         stage: Stage,
     ) -> Poll<io::Result<usize>> {
-        let has_begun = self.close_websocket(io.as_mut(), Side::Writes, cx);
-        let connection = self.registered.connection();
+        self.register_writer(cx);
+        let has_begun = self.close_websocket(io.as_mut());
         let bytes = match &self.closing_handshake {
             Some(handshake) if has_begun => return handshake.poll_discard(bytes, cx),
-            Some(handshake) => handshake.limit_write(bytes, connection),
+            Some(handshake) => handshake.limit_write(bytes),
             None => bytes,
         };
         let result = io.as_mut().poll_write(cx, bytes);
         let result = self.saw_write(result, [bytes], stage, cx);
         // The frame may have ended.
-        self.close_websocket(io, Side::Writes, cx);
+        self.close_websocket(io);
         result
     }
 }

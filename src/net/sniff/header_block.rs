@@ -2,7 +2,7 @@
 //! 8441](https://www.rfc-editor.org/rfc/rfc8441)): a request with the field `:protocol`.
 //!
 //! This steps through the field representations of HPACK ([RFC 7541, section
-//! 6](https://www.rfc-editor.org/rfc/rfc7541#section-6)) and keeps none of them. It needs no
+//! 6](https://www.rfc-editor.org/rfc/rfc7541#section-6)) once their block has ended. It needs no
 //! dynamic table: an entry's index is 62 plus the number of insertions after it. So insertions are
 //! counted from the first `:protocol` on. An evicted entry does no harm, as no later field refers
 //! to it.
@@ -14,55 +14,23 @@ const RAW: &[u8] = b":protocol";
 const HUFFMAN: &[u8] = &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f];
 /// Limits how many table entries that are a `:protocol` are remembered.
 const MOST: usize = 4;
+/// Limits the length of a block. By default, hyper rejects requests whose fields take 16 KiB, which
+/// is less in any encoding.
+const LONGEST: usize = 1 << 16;
+/// Limits how many bytes of memory are kept from one block to the next.
+const KEPT: usize = 1 << 10;
 
 /// Finds `:protocol` in the header blocks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
-    at: At,
-    /// Says whether the current block has a `:protocol`.
-    found: bool,
+    /// Holds the part of the current block that has come.
+    block: Vec<u8>,
     /// Says whether a block was invalid. Nothing more is found on this connection then.
     invalid: bool,
     /// Counts the entries that were inserted, without gaps from the first `:protocol` on.
     inserted: u32,
     /// Lists the numbers of the entries that are a `:protocol`.
     protocols: Vec<u32>,
-}
-
-/// Locates the next byte within a field representation.
-#[derive(Clone, Copy, Debug, Default)]
-enum At {
-    #[default]
-    Start,
-    /// Continues an integer that did not fit into its first byte.
-    Integer {
-        of: Of,
-        value: u32,
-        shift: u8,
-    },
-    NameLength {
-        inserts: bool,
-    },
-    Name {
-        inserts: bool,
-        /// Holds the rest of the name that is looked for; empty if the name is another one.
-        expected: &'static [u8],
-        left: u32,
-    },
-    ValueLength,
-    Value {
-        left: u32,
-    },
-}
-
-/// Names what an integer stands for.
-#[derive(Clone, Copy, Debug)]
-enum Of {
-    Indexed,
-    LiteralName { inserts: bool },
-    TableSize,
-    NameLength { inserts: bool, huffman: bool },
-    ValueLength,
 }
 
 impl HeaderBlocks {
@@ -73,137 +41,78 @@ impl HeaderBlocks {
     }
 
     /// Reads a part of a block.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) {
-        while let (false, Some((&first, rest))) = (self.invalid, bytes.split_first()) {
-            bytes = match self.at {
-                At::Start => {
-                    let (of, bits) = match first {
-                        0x80.. => (Of::Indexed, 7),
-                        0x40.. => (Of::LiteralName { inserts: true }, 6),
-                        0x20.. => (Of::TableSize, 5),
-                        _ => (Of::LiteralName { inserts: false }, 4),
-                    };
-                    self.begin_integer(of, first, bits);
-                    rest
-                }
-                At::Integer { of, value, shift } => {
-                    let value = value + (u32::from(first & 0x7f) << shift);
-                    if first & 0x80 == 0 {
-                        self.end_integer(of, value);
-                    } else if shift < 14 {
-                        let shift = shift + 7;
-                        self.at = At::Integer { of, value, shift };
-                    } else {
-                        self.invalid = true;
-                    }
-                    rest
-                }
-                At::NameLength { inserts } => {
-                    let huffman = first & 0x80 != 0;
-                    self.begin_integer(Of::NameLength { inserts, huffman }, first, 7);
-                    rest
-                }
-                At::Name {
-                    inserts,
-                    expected,
-                    left,
-                } => {
-                    let (part, rest) = split(bytes, left);
-                    let left = left - part.len() as u32;
-                    let expected = expected.strip_prefix(part);
-                    if left == 0 {
-                        self.named(inserts, expected == Some(&[]));
-                    } else {
-                        let expected = expected.unwrap_or_default();
-                        self.at = At::Name {
-                            inserts,
-                            expected,
-                            left,
-                        };
-                    }
-                    rest
-                }
-                At::ValueLength => {
-                    self.begin_integer(Of::ValueLength, first, 7);
-                    rest
-                }
-                At::Value { left } => {
-                    let (part, rest) = split(bytes, left);
-                    self.skip_value(left - part.len() as u32);
-                    rest
-                }
-            };
+    pub(super) fn read(&mut self, bytes: &[u8]) {
+        self.invalid |= self.block.len() + bytes.len() > LONGEST;
+        if !self.invalid {
+            self.block.extend_from_slice(bytes);
         }
+    }
+
+    /// Removes what surrounds a block in its first frame: the padding with its length, and `before`
+    /// bytes of other fields.
+    pub(super) fn strip(&mut self, is_padded: bool, before: usize) {
+        let length = self.block.len();
+        let (start, padding) = match self.block.first() {
+            Some(padding) if is_padded => (1 + before, usize::from(*padding)),
+            _ => (before, 0),
+        };
+        self.block.truncate(length.saturating_sub(padding));
+        self.block.drain(..start.min(self.block.len()));
     }
 
     /// Ends a block. Returns whether it is that of an extended CONNECT.
     pub(super) fn end(&mut self) -> bool {
-        self.invalid |= !matches!(self.at, At::Start);
-        std::mem::take(&mut self.found) && !self.invalid
+        let mut block = std::mem::take(&mut self.block);
+        let found = match self.invalid {
+            true => None,
+            false => self.read_fields(&block),
+        };
+        self.invalid |= found.is_none();
+        // The memory is kept for the next block.
+        block.clear();
+        block.shrink_to(KEPT);
+        self.block = block;
+        found == Some(true)
     }
 
-    fn begin_integer(&mut self, of: Of, first: u8, bits: u8) {
-        let most = (1 << bits) - 1;
-        let value = u32::from(first) & most;
-        if value < most {
-            self.end_integer(of, value);
-        } else {
-            let shift = 0;
-            self.at = At::Integer { of, value, shift };
-        }
-    }
-
-    fn end_integer(&mut self, of: Of, value: u32) {
-        match of {
-            Of::TableSize => self.at = At::Start,
-            Of::Indexed => {
-                self.found |= self.is_protocol(value);
-                self.at = At::Start;
-            }
-            Of::LiteralName { inserts } if value == 0 => self.at = At::NameLength { inserts },
-            Of::LiteralName { inserts } => {
-                let is_protocol = self.is_protocol(value);
-                self.named(inserts, is_protocol);
-            }
-            Of::NameLength { .. } if value == 0 => self.invalid = true,
-            Of::NameLength { inserts, huffman } => {
-                let name = if huffman { HUFFMAN } else { RAW };
-                self.at = At::Name {
-                    inserts,
-                    expected: if value as usize == name.len() {
-                        name
-                    } else {
-                        &[]
-                    },
-                    left: value,
-                };
-            }
-            Of::ValueLength => self.skip_value(value),
-        }
-    }
-
-    /// Ends the name of a literal. Its value is next.
-    fn named(&mut self, inserts: bool, is_protocol: bool) {
-        if inserts {
-            self.inserted = self.inserted.wrapping_add(1);
-        }
-        if is_protocol {
-            self.found = true;
+    /// Returns whether a block has a `:protocol`. Returns `None` if the block is invalid.
+    fn read_fields(&mut self, mut bytes: &[u8]) -> Option<bool> {
+        let mut found = false;
+        while let Some(first) = bytes.first() {
+            let (inserts, bits) = match first {
+                0x80.. => {
+                    let index = integer(&mut bytes, 7)?;
+                    found |= self.is_protocol(index);
+                    continue;
+                }
+                0x40.. => (true, 6),
+                0x20.. => {
+                    // A new size of the dynamic table.
+                    integer(&mut bytes, 5)?;
+                    continue;
+                }
+                _ => (false, 4),
+            };
+            let is_protocol = match integer(&mut bytes, bits)? {
+                0 => match string(&mut bytes)? {
+                    (_, []) => return None,
+                    (huffman, name) => name == if huffman { HUFFMAN } else { RAW },
+                },
+                index => self.is_protocol(index),
+            };
+            string(&mut bytes)?;
+            found |= is_protocol;
             if inserts {
+                self.inserted = self.inserted.wrapping_add(1);
+            }
+            if inserts && is_protocol {
                 if self.protocols.len() == MOST {
                     self.protocols.remove(0);
                 }
                 self.protocols.push(self.inserted);
             }
         }
-        self.at = At::ValueLength;
-    }
-
-    fn skip_value(&mut self, left: u32) {
-        self.at = match left {
-            0 => At::Start,
-            left => At::Value { left },
-        };
+        Some(found)
     }
 
     /// Returns whether the entry with this index is a `:protocol`.
@@ -213,6 +122,32 @@ impl HeaderBlocks {
     }
 }
 
-fn split(bytes: &[u8], at: u32) -> (&[u8], &[u8]) {
-    bytes.split_at(bytes.len().min(at as usize))
+/// Takes an integer that begins in the last bits of the first byte ([RFC 7541, section
+/// 5.1](https://www.rfc-editor.org/rfc/rfc7541#section-5.1)). Returns `None` if it does not end, or
+/// has more than three further bytes.
+fn integer(bytes: &mut &[u8], bits: u8) -> Option<u32> {
+    let (first, mut rest) = bytes.split_first()?;
+    let most = (1 << bits) - 1;
+    let mut value = u32::from(*first) & most;
+    let mut more = value == most;
+    for shift in [0, 7, 14] {
+        if !more {
+            break;
+        }
+        let (next, after) = rest.split_first()?;
+        value += u32::from(next & 0x7f) << shift;
+        more = next & 0x80 != 0;
+        rest = after;
+    }
+    *bytes = rest;
+    (!more).then_some(value)
+}
+
+/// Takes a string. Returns whether it is in Huffman code, and its bytes.
+fn string<'a>(bytes: &mut &'a [u8]) -> Option<(bool, &'a [u8])> {
+    let is_huffman = bytes.first()? & 0x80 != 0;
+    let length = integer(bytes, 7)?;
+    let (string, rest) = bytes.split_at_checked(length as usize)?;
+    *bytes = rest;
+    Some((is_huffman, string))
 }

@@ -23,13 +23,6 @@ pub(in crate::net) struct Http1 {
     early: Option<FrameEnds>,
 }
 
-/// Says that a response leaves HTTP.
-pub(super) enum Upgrade<'a> {
-    Tunnel,
-    /// Switches protocols. Holds what was written behind the status.
-    Switching(Box<SwitchingHead>, &'a [u8]),
-}
-
 /// Says that the first line of a connection is not one of HTTP/1.
 #[derive(Debug)]
 pub(super) struct NotHttp;
@@ -43,7 +36,16 @@ enum Request {
     Head(Head),
     /// Counts the bytes that are to come.
     Body(u64),
-    Chunked(Chunked),
+    ChunkSize {
+        size: u64,
+        /// Says whether the digits of the size have ended.
+        digits_end: bool,
+    },
+    /// Counts the bytes that are to come, including the line break after them.
+    Chunk(u64),
+    /// Counts the bytes of the two line breaks at the end that have come. hyper takes only `\r\n`
+    /// for one here.
+    Trailers(usize),
     /// Follows a request line that is not one of HTTP/1. The server answers the requests before it,
     /// rejects this one and closes.
     Invalid,
@@ -60,20 +62,6 @@ struct Head {
     connect: bool,
 }
 
-#[derive(Debug)]
-enum Chunked {
-    Size {
-        size: u64,
-        /// Says whether the digits of the size have ended.
-        digits_end: bool,
-    },
-    /// Counts the bytes that are to come, including the line break after them.
-    Data(u64),
-    /// Counts the bytes of the two line breaks at the end that have come. hyper takes only `\r\n`
-    /// for one here.
-    Trailers(usize),
-}
-
 /// Locates the next byte of the server within a response. A write may end anywhere.
 #[derive(Debug)]
 enum Response {
@@ -82,6 +70,14 @@ enum Response {
     Status([u8; 12], usize),
     /// Precedes the end of a head. Says whether the next byte begins a line.
     Head(bool),
+}
+
+impl Request {
+    /// Precedes a chunk.
+    const CHUNK: Self = Self::ChunkSize {
+        size: 0,
+        digits_end: false,
+    };
 }
 
 impl Default for Response {
@@ -121,7 +117,7 @@ impl Http1 {
                     self.awaited_responses = self.awaited_responses.saturating_add(1);
                     self.connect = head.connect;
                     self.request = match (head.chunked, head.length) {
-                        (true, _) => Request::Chunked(Chunked::start()),
+                        (true, _) => Request::CHUNK,
                         (false, 0) => Request::Before,
                         (false, length) => Request::Body(length),
                     };
@@ -134,12 +130,41 @@ impl Http1 {
                     }
                     rest
                 }
-                Request::Chunked(chunked) => {
-                    let (rest, ended) = chunked.read(bytes);
+                Request::ChunkSize { size, digits_end } => {
+                    let end = line_end(bytes);
+                    for byte in &bytes[..end.unwrap_or(bytes.len())] {
+                        match char::from(*byte).to_digit(16) {
+                            Some(digit) if !*digits_end => {
+                                *size = size.saturating_mul(16).saturating_add(u64::from(digit));
+                            }
+                            _ => *digits_end = true,
+                        }
+                    }
+                    let Some(end) = end else { return Ok(()) };
+                    self.request = match *size {
+                        0 => Request::Trailers(2),
+                        size => Request::Chunk(size.saturating_add(2)),
+                    };
+                    &bytes[end + 1..]
+                }
+                Request::Chunk(left) => {
+                    let (rest, ended) = skip(left, bytes);
                     if ended {
-                        self.request = Request::Before;
+                        self.request = Request::CHUNK;
                     }
                     rest
+                }
+                Request::Trailers(matched) => {
+                    let end = bytes.iter().position(|byte| {
+                        *matched = match *byte == b"\r\n\r\n"[*matched] {
+                            true => *matched + 1,
+                            false => usize::from(*byte == b'\r'),
+                        };
+                        *matched == 4
+                    });
+                    let Some(end) = end else { return Ok(()) };
+                    self.request = Request::Before;
+                    &bytes[end + 1..]
                 }
                 Request::Invalid => return Ok(()),
             };
@@ -147,16 +172,24 @@ impl Http1 {
         Ok(())
     }
 
-    /// Follows bytes that were written, up to a response that leaves HTTP.
+    /// Follows bytes that were written, up to the status of a response that leaves HTTP. Then this
+    /// returns the head that follows, if the response switches protocols, and the bytes behind the
+    /// status.
     #[inline]
-    pub(super) fn wrote<'a>(&mut self, bytes: &'a [u8]) -> Option<Upgrade<'a>> {
+    pub(super) fn wrote<'a>(
+        &mut self,
+        bytes: &'a [u8],
+    ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
         if self.awaited_responses > 0 || matches!(self.response, Response::Head(_)) {
             return self.wrote_response(bytes);
         }
         None
     }
 
-    fn wrote_response<'a>(&mut self, mut bytes: &'a [u8]) -> Option<Upgrade<'a>> {
+    fn wrote_response<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+    ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
         while !bytes.is_empty() {
             match &mut self.response {
                 // While no response is awaited, all bytes belong to the previous one.
@@ -190,11 +223,11 @@ impl Http1 {
                     let is_last = self.awaited_responses == 0;
                     if switches {
                         let client = self.early.take().unwrap_or_default();
-                        let head = Box::new(SwitchingHead::new(client));
-                        return Some(Upgrade::Switching(head, bytes));
+                        let head = SwitchingHead::new(b"HTTP/1.1 101", client);
+                        return Some((Some(Box::new(head)), bytes));
                     }
                     if is_last && self.connect && class == b'2' {
-                        return Some(Upgrade::Tunnel);
+                        return Some((None, bytes));
                     }
                     // The frequent case: the whole head was written, and a short body or none. Found
                     // from the end, so that the head is not read.
@@ -292,60 +325,6 @@ impl Head {
             self.chunked = true;
         }
         Ok(false)
-    }
-}
-
-impl Chunked {
-    fn start() -> Self {
-        Self::Size {
-            size: 0,
-            digits_end: false,
-        }
-    }
-
-    /// Reads a part of the body. Returns the bytes after it, and whether the body has ended.
-    fn read<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], bool) {
-        match self {
-            Self::Size { size, digits_end } => {
-                let end = line_end(bytes);
-                for byte in &bytes[..end.unwrap_or(bytes.len())] {
-                    match char::from(*byte).to_digit(16) {
-                        Some(digit) if !*digits_end => {
-                            *size = size.saturating_mul(16).saturating_add(u64::from(digit));
-                        }
-                        _ => *digits_end = true,
-                    }
-                }
-                let Some(at) = end else {
-                    return (&[], false);
-                };
-                *self = match *size {
-                    0 => Self::Trailers(2),
-                    size => Self::Data(size.saturating_add(2)),
-                };
-                (&bytes[at + 1..], false)
-            }
-            Self::Data(left) => {
-                let (rest, ended) = skip(left, bytes);
-                if ended {
-                    *self = Self::start();
-                }
-                (rest, false)
-            }
-            Self::Trailers(matched) => {
-                let end = bytes.iter().position(|byte| {
-                    *matched = match *byte == b"\r\n\r\n"[*matched] {
-                        true => *matched + 1,
-                        false => usize::from(*byte == b'\r'),
-                    };
-                    *matched == 4
-                });
-                match end {
-                    Some(end) => (&bytes[end + 1..], true),
-                    None => (&[], false),
-                }
-            }
-        }
     }
 }
 

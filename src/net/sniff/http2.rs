@@ -45,12 +45,6 @@ pub(in crate::net) struct Http2 {
 #[derive(Debug, Default)]
 struct Tunnels {
     blocks: HeaderBlocks,
-    /// Counts the bytes that are to come in the current frame before its part of a header block.
-    before: usize,
-    /// Says whether the first of these bytes is the length of the padding.
-    padded: bool,
-    /// Counts the bytes that are to come in the current frame of its part of a header block.
-    block: usize,
     /// Says whether the current header block is read.
     reads: bool,
     /// Lists the open tunnels, and whether their response has begun.
@@ -67,16 +61,6 @@ struct Frames {
     payload: usize,
     /// Describes the current frame, once its header has come.
     frame: Option<Frame>,
-}
-
-/// Names the part of a frame that has come.
-enum Part<'a> {
-    /// Stands for the header, with the length of the payload.
-    Header(usize),
-    /// Holds a part of the payload.
-    Payload(&'a [u8]),
-    /// Ends the frame: all of it has come.
-    End,
 }
 
 /// Describes a frame by its header.
@@ -97,9 +81,9 @@ impl Http2 {
         self.incoming.read(bytes, |frame, part| {
             let has_block = matches!(frame.kind, HEADERS | CONTINUATION);
             if let (true, Some(tunnels)) = (has_block, tunnels.as_deref_mut()) {
-                tunnels.read(frame, &part);
+                tunnels.read(frame, part);
             }
-            if !matches!(part, Part::End) {
+            if part.is_some() {
                 return;
             }
             match frame.kind {
@@ -132,7 +116,7 @@ impl Http2 {
         let (setting, tunnels) = (&mut self.setting, &mut self.tunnels);
         self.outgoing
             .read(bytes, |frame, part| match (frame.kind, part) {
-                (SETTINGS, Part::Payload(part)) if frame.flags & ACK == 0 => {
+                (SETTINGS, Some(part)) if frame.flags & ACK == 0 => {
                     for byte in part {
                         setting.0[setting.1] = *byte;
                         setting.1 = (setting.1 + 1) % setting.0.len();
@@ -141,20 +125,20 @@ impl Http2 {
                         }
                     }
                 }
-                (RST_STREAM, Part::End) => {
+                (RST_STREAM, None) => {
                     // The server may reject a head before it has ended.
                     head.take_if(|stream| *stream == frame.stream);
                     end(open, tunnels, frame.stream);
                 }
-                (HEADERS | DATA, Part::End) if frame.flags & END_STREAM != 0 => {
+                (HEADERS | DATA, None) if frame.flags & END_STREAM != 0 => {
                     end(open, tunnels, frame.stream);
                 }
-                (HEADERS, Part::End) => {
+                (HEADERS, None) => {
                     if let Some(tunnels) = tunnels {
                         tunnels.answered(frame.stream);
                     }
                 }
-                (GOAWAY, Part::End) if frame.last != MAX_STREAM => *goaway_sent = Some(frame.last),
+                (GOAWAY, None) if frame.last != MAX_STREAM => *goaway_sent = Some(frame.last),
                 _ => {}
             });
     }
@@ -192,31 +176,19 @@ fn end(open: &mut Vec<u32>, tunnels: &mut Option<Box<Tunnels>>, stream: u32) {
 }
 
 impl Tunnels {
-    /// Reads a part of a client's frame that carries a header block.
-    fn read(&mut self, frame: Frame, part: &Part<'_>) {
+    /// Reads a part of a client's frame that carries a header block; see [`Frames::read`].
+    fn read(&mut self, frame: Frame, part: Option<&[u8]>) {
+        let is_first = frame.kind == HEADERS;
         match part {
-            Part::Header(length) => {
-                let is = |flag| frame.kind == HEADERS && frame.flags & flag != 0;
-                if frame.kind == HEADERS {
-                    // An extended CONNECT does not end its stream.
-                    self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
-                }
-                self.padded = is(PADDED);
-                self.before = usize::from(self.padded) + if is(PRIORITY) { 5 } else { 0 };
-                self.block = length.saturating_sub(self.before);
+            // An extended CONNECT does not end its stream.
+            Some([]) if is_first => {
+                self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
             }
-            Part::Payload(bytes) if self.reads => {
-                let mut bytes = *bytes;
-                if let (true, Some(padding)) = (self.padded, bytes.first()) {
-                    self.padded = false;
-                    self.block = self.block.saturating_sub(usize::from(*padding));
-                }
-                let skipped = self.before.min(bytes.len());
-                self.before -= skipped;
-                bytes = &bytes[skipped..];
-                let block = &bytes[..self.block.min(bytes.len())];
-                self.block -= block.len();
-                self.blocks.read(block);
+            Some(bytes) if self.reads => self.blocks.read(bytes),
+            None if self.reads && is_first => {
+                let has = |flag| frame.flags & flag != 0;
+                self.blocks
+                    .strip(has(PADDED), if has(PRIORITY) { 5 } else { 0 });
             }
             _ => {}
         }
@@ -245,19 +217,20 @@ impl Frames {
         }
     }
 
-    /// Splits bytes into frames, and passes each part of a frame to `each`.
-    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Part<'_>)) {
+    /// Splits bytes into frames. Of each frame, passes an empty part to `each`, then the parts of its
+    /// payload, and `None` at its end.
+    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Option<&[u8]>)) {
         loop {
             if let Some(frame) = self.frame {
                 let (part, rest) = bytes.split_at(self.payload.min(bytes.len()));
                 self.payload -= part.len();
                 bytes = rest;
                 if !part.is_empty() {
-                    each(frame, Part::Payload(part));
+                    each(frame, Some(part));
                 }
                 if self.payload == 0 {
                     self.frame = None;
-                    each(frame, Part::End);
+                    each(frame, None);
                 }
             }
             if bytes.is_empty() {
@@ -284,8 +257,8 @@ impl Frames {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             self.frame = Some(frame);
             self.payload = length.saturating_sub(self.filled - 9);
-            each(frame, Part::Header(length));
             self.filled = 0;
+            each(frame, Some(&[]));
         }
     }
 }

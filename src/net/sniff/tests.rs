@@ -1,4 +1,5 @@
 use super::*;
+use crate::drain::ConnectionState::{Handling, Idle, Opaque, Reading, Silent, Streaming, Upgraded};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -31,29 +32,20 @@ fn run(steps: &[(char, &[u8])], size: usize) -> Sniffer {
 
 #[test]
 fn a_request_is_followed_from_its_first_byte_to_its_response() {
-    assert_eq!(Sniffer::new().activity(), ConnectionState::Silent);
-    assert_eq!(after(&[('>', &GET[..1])]), ConnectionState::Reading);
-    assert_eq!(
-        after(&[('>', &GET[..GET.len() - 1])]),
-        ConnectionState::Reading
-    );
-    assert_eq!(after(&[('>', GET)]), ConnectionState::Handling);
+    assert_eq!(Sniffer::new().activity(), Silent);
+    assert_eq!(after(&[('>', &GET[..1])]), Reading);
+    assert_eq!(after(&[('>', &GET[..GET.len() - 1])]), Reading);
+    assert_eq!(after(&[('>', GET)]), Handling);
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-    assert_eq!(
-        after(&[('>', GET), ('<', answer)]),
-        ConnectionState::Streaming
-    );
+    assert_eq!(after(&[('>', GET), ('<', answer)]), Streaming);
     let again = [('>', GET), ('<', &answer[..]), ('>', b"POST")];
-    assert_eq!(after(&again), ConnectionState::Reading);
+    assert_eq!(after(&again), Reading);
 }
 
 #[test]
 fn a_line_break_before_a_request_and_bare_ones_in_it_are_tolerated() {
-    assert_eq!(
-        after(&[('>', b"\r\nGET / HTTP/1.1\n\n")]),
-        ConnectionState::Handling
-    );
-    assert_eq!(after(&[('>', b"\r\n")]), ConnectionState::Reading);
+    assert_eq!(after(&[('>', b"\r\nGET / HTTP/1.1\n\n")]), Handling);
+    assert_eq!(after(&[('>', b"\r\n")]), Reading);
     // After a body, a line break does not begin the next request.
     let steps = [
         (
@@ -62,7 +54,7 @@ fn a_line_break_before_a_request_and_bare_ones_in_it_are_tolerated() {
         ),
         ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
     ];
-    assert_eq!(after(&steps), ConnectionState::Streaming);
+    assert_eq!(after(&steps), Streaming);
 }
 
 #[test]
@@ -71,15 +63,12 @@ fn pipelined_requests_are_answered_in_order() {
     let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
     let first = [('>', &upgrade[..]), ('<', &ok[..])];
-    assert_eq!(after(&first), ConnectionState::Handling);
+    assert_eq!(after(&first), Handling);
     let both = [first[0], first[1], ('<', &switching[..])];
-    assert_eq!(after(&both), ConnectionState::Upgraded);
+    assert_eq!(after(&both), Upgraded);
     // The response to the first request does not open the tunnel.
     let connect = [GET, b"CONNECT a:1 HTTP/1.1\r\n\r\n"].concat();
-    assert_eq!(
-        after(&[('>', &connect), ('<', ok)]),
-        ConnectionState::Handling
-    );
+    assert_eq!(after(&[('>', &connect), ('<', ok)]), Handling);
 }
 
 #[test]
@@ -89,7 +78,7 @@ fn a_body_is_no_head() {
     for (sent, mid) in [(&body[..0], true), (&body[..7], true), (&body[..], false)] {
         let steps = [('>', &head[..]), ('>', sent)];
         let steps = &steps[..1 + usize::from(!sent.is_empty())];
-        assert_eq!(after(steps), ConnectionState::Handling);
+        assert_eq!(after(steps), Handling);
         assert_eq!(run(steps, usize::MAX).is_mid_request(), mid);
     }
     // The byte after the body begins a head.
@@ -99,7 +88,7 @@ fn a_body_is_no_head() {
         ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
         ('>', b"G"),
     ];
-    assert_eq!(after(&steps), ConnectionState::Reading);
+    assert_eq!(after(&steps), Reading);
 }
 
 #[test]
@@ -138,12 +127,9 @@ fn trailers_do_not_end_with_a_bare_line_break() {
 fn an_interim_response_is_none() {
     let head = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
     let steps = [('>', &head[..]), ('<', b"HTTP/1.1 100 Continue\r\n\r\n")];
-    assert_eq!(after(&steps), ConnectionState::Handling);
+    assert_eq!(after(&steps), Handling);
     let both = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
-    assert_eq!(
-        after(&[('>', head), ('<', both)]),
-        ConnectionState::Streaming
-    );
+    assert_eq!(after(&[('>', head), ('<', both)]), Streaming);
 }
 
 #[test]
@@ -158,17 +144,11 @@ fn a_response_that_is_written_in_parts_is_seen() {
             sniffer.wrote(part);
             seen.push(sniffer.activity());
         }
-        assert_eq!(
-            seen.pop(),
-            Some(ConnectionState::Streaming),
-            "writes of {size}"
-        );
+        assert_eq!(seen.pop(), Some(Streaming), "writes of {size}");
         // The last response begins at its status code.
         let begins = (all.len() + 12).div_ceil(size);
         assert!(
-            seen.iter()
-                .take(begins - 1)
-                .all(|state| *state == ConnectionState::Handling),
+            seen.iter().take(begins - 1).all(|state| *state == Handling),
             "writes of {size}"
         );
     }
@@ -179,7 +159,7 @@ fn a_response_that_is_written_in_parts_is_seen() {
         ('<', b"HT"),
         ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
     ];
-    assert_eq!(after(&ends), ConnectionState::Streaming);
+    assert_eq!(after(&ends), Streaming);
 }
 
 #[test]
@@ -190,8 +170,8 @@ fn responses_that_are_written_together_are_seen() {
         ('<', &answer.repeat(2)),
         ('<', answer),
     ];
-    assert_eq!(after(&steps[..2]), ConnectionState::Handling);
-    assert_eq!(after(&steps), ConnectionState::Streaming);
+    assert_eq!(after(&steps[..2]), Handling);
+    assert_eq!(after(&steps), Streaming);
     // The rest of a response whose head was still being written when the next request came.
     let both = answer.repeat(2);
     let steps = [
@@ -200,7 +180,7 @@ fn responses_that_are_written_together_are_seen() {
         ('>', GET),
         ('<', &both[20..]),
     ];
-    assert_eq!(after(&steps), ConnectionState::Streaming);
+    assert_eq!(after(&steps), Streaming);
     let rest = &answer[20..];
     let steps = [
         ('>', GET),
@@ -209,7 +189,7 @@ fn responses_that_are_written_together_are_seen() {
         ('>', GET),
         ('<', answer),
     ];
-    assert_eq!(after(&steps), ConnectionState::Streaming);
+    assert_eq!(after(&steps), Streaming);
 }
 
 #[test]
@@ -219,44 +199,41 @@ fn what_leaves_http_behind_is_upgraded() {
         ('<', b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
         ('>', b"\x81\x05hello"),
     ];
-    assert_eq!(after(&steps), ConnectionState::Upgraded);
+    assert_eq!(after(&steps), Upgraded);
     let steps = [
         ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
         ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
     ];
-    assert_eq!(after(&steps), ConnectionState::Upgraded);
+    assert_eq!(after(&steps), Upgraded);
     let steps = [
         ('>', &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..]),
         ('<', b"HTTP/1.1 403 Forbidden\r\n\r\n"),
     ];
-    assert_eq!(after(&steps), ConnectionState::Streaming);
+    assert_eq!(after(&steps), Streaming);
 }
 
 #[test]
 fn what_is_not_http_is_opaque() {
-    assert_eq!(after(&[('>', b"\x16\x03\x01")]), ConnectionState::Opaque);
-    assert_eq!(after(&[('>', b"PRX")]), ConnectionState::Reading);
+    assert_eq!(after(&[('>', b"\x16\x03\x01")]), Opaque);
+    assert_eq!(after(&[('>', b"PRX")]), Reading);
     // It looks like a request until its first line ends.
     let proxy = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n\x16\x03\x01";
-    assert_eq!(after(&[('>', &proxy[..40])]), ConnectionState::Reading);
-    assert_eq!(after(&[('>', proxy)]), ConnectionState::Opaque);
-    assert_eq!(
-        after(&[('>', b"\r\n\r\n\0\r\nQUIT\n")]),
-        ConnectionState::Opaque
-    );
-    assert_eq!(after(&[('>', b"PING\r\n")]), ConnectionState::Opaque);
+    assert_eq!(after(&[('>', &proxy[..40])]), Reading);
+    assert_eq!(after(&[('>', proxy)]), Opaque);
+    assert_eq!(after(&[('>', b"\r\n\r\n\0\r\nQUIT\n")]), Opaque);
+    assert_eq!(after(&[('>', b"PING\r\n")]), Opaque);
     let long = [b"GET /", &[b'x'; 100][..], b" HTTP/1.1\r\n\r\n"].concat();
-    assert_eq!(after(&[('>', &long)]), ConnectionState::Handling);
+    assert_eq!(after(&[('>', &long)]), Handling);
 }
 
 #[test]
 fn an_invalid_request_after_others_does_not_hide_that_those_are_owed() {
     let both = [GET, b"NOT A REQUEST\r\n\r\n", GET].concat();
     let answer = b"HTTP/1.1 200 OK\r\n\r\n";
-    assert_eq!(after(&[('>', &both)]), ConnectionState::Handling);
+    assert_eq!(after(&[('>', &both)]), Handling);
     // The server has yet to reject it.
     let answered = [('>', &both[..]), ('<', answer)];
-    assert_eq!(after(&answered), ConnectionState::Reading);
+    assert_eq!(after(&answered), Reading);
 }
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -267,36 +244,30 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn http2_counts_its_streams() {
-    assert_eq!(after(&[('>', &PREFACE[..23])]), ConnectionState::Reading);
-    assert_eq!(after(&[('>', PREFACE)]), ConnectionState::Idle);
+    assert_eq!(after(&[('>', &PREFACE[..23])]), Reading);
+    assert_eq!(after(&[('>', PREFACE)]), Idle);
     let headers = frame(1, 0x5, 1, b"abc");
     let data = frame(0, 0, 1, b"0123456789");
     let end = frame(0, 1, 1, b"");
     let start = [('>', PREFACE), ('>', &headers[..])];
-    assert_eq!(after(&start), ConnectionState::Handling);
+    assert_eq!(after(&start), Handling);
     let more = [start[0], start[1], ('<', &data[..])];
-    assert_eq!(after(&more), ConnectionState::Handling);
+    assert_eq!(after(&more), Handling);
     let all = [start[0], start[1], ('<', &data[..]), ('<', &end[..])];
-    assert_eq!(after(&all), ConnectionState::Idle);
+    assert_eq!(after(&all), Idle);
     // A part of a head opens no stream: a part of its frame, or a frame without END_HEADERS.
     let half = frame(1, 0x1, 3, b"abc");
     let rest = frame(9, 0x4, 3, b"de");
-    assert_eq!(
-        after(&[start[0], ('>', &half[..10])]),
-        ConnectionState::Reading
-    );
-    assert_eq!(after(&[start[0], ('>', &half)]), ConnectionState::Reading);
+    assert_eq!(after(&[start[0], ('>', &half[..10])]), Reading);
+    assert_eq!(after(&[start[0], ('>', &half)]), Reading);
     let both = [start[0], ('>', &half[..]), ('>', &rest[..])];
-    assert_eq!(after(&both), ConnectionState::Handling);
+    assert_eq!(after(&both), Handling);
     // Trailers of the client open no stream, and a reset ends one.
     let trailers = frame(1, 0x5, 1, b"abc");
     let again = [start[0], start[1], ('<', &end[..]), ('>', &trailers[..])];
-    assert_eq!(after(&again), ConnectionState::Idle);
+    assert_eq!(after(&again), Idle);
     let reset = frame(3, 0, 1, &[0; 4]);
-    assert_eq!(
-        after(&[start[0], start[1], ('>', &reset[..])]),
-        ConnectionState::Idle
-    );
+    assert_eq!(after(&[start[0], start[1], ('>', &reset[..])]), Idle);
 }
 
 #[test]
@@ -305,9 +276,9 @@ fn http2_a_head_that_is_rejected_before_its_end_is_not_waited_for() {
     let reset = |stream| frame(3, 0, stream, &[0; 4]);
     let start = [('>', PREFACE), ('>', &half[..])];
     let rejected = [start[0], start[1], ('<', &reset(3))];
-    assert_eq!(after(&rejected), ConnectionState::Idle);
+    assert_eq!(after(&rejected), Idle);
     let other = [start[0], start[1], ('<', &reset(1))];
-    assert_eq!(after(&other), ConnectionState::Reading);
+    assert_eq!(after(&other), Reading);
 }
 
 /// SETTINGS_ENABLE_CONNECT_PROTOCOL after another one.
@@ -354,10 +325,10 @@ fn i69_an_extended_connect_is_upgraded_by_its_answer() {
     for block in [PROTOCOL, PROTOCOL_HUFFMAN] {
         let block = [b"\x02\x07CONNECT", OTHER, block, OTHER].concat();
         let asked = [connect(1, &block)];
-        assert_eq!(tunnels(true, &asked), ConnectionState::Handling);
+        assert_eq!(tunnels(true, &asked), Handling);
         let answered = [connect(1, &block), answers(1)];
-        assert_eq!(tunnels(true, &answered), ConnectionState::Upgraded);
-        assert_eq!(tunnels(false, &answered), ConnectionState::Handling);
+        assert_eq!(tunnels(true, &answered), Upgraded);
+        assert_eq!(tunnels(false, &answered), Handling);
         let data = frame(0, 0, 1, b"hello");
         let talks = [
             connect(1, &block),
@@ -365,15 +336,15 @@ fn i69_an_extended_connect_is_upgraded_by_its_answer() {
             ('>', data.clone()),
             ('<', data),
         ];
-        assert_eq!(tunnels(true, &talks), ConnectionState::Upgraded);
+        assert_eq!(tunnels(true, &talks), Upgraded);
         let ended = [connect(1, &block), answers(1), ('<', frame(0, 1, 1, b""))];
-        assert_eq!(tunnels(true, &ended), ConnectionState::Idle);
+        assert_eq!(tunnels(true, &ended), Idle);
         let reset = [
             connect(1, &block),
             answers(1),
             ('>', frame(3, 0, 1, &[0; 4])),
         ];
-        assert_eq!(tunnels(true, &reset), ConnectionState::Idle);
+        assert_eq!(tunnels(true, &reset), Idle);
     }
 }
 
@@ -381,9 +352,9 @@ fn i69_an_extended_connect_is_upgraded_by_its_answer() {
 fn i69_beside_another_stream_it_is_handling() {
     let get = ('>', frame(1, 0x5, 3, b"\x82\x86"));
     let both = [connect(1, PROTOCOL), answers(1), get];
-    assert_eq!(tunnels(true, &both), ConnectionState::Handling);
+    assert_eq!(tunnels(true, &both), Handling);
     let ended = [&both[..], &[('<', frame(1, 0x5, 3, b"\x88"))]].concat();
-    assert_eq!(tunnels(true, &ended), ConnectionState::Upgraded);
+    assert_eq!(tunnels(true, &ended), Upgraded);
 }
 
 #[test]
@@ -394,12 +365,12 @@ fn i69_a_later_reference_to_the_table_is_one_too() {
     let first = [connect(1, PROTOCOL), answers(1), inserts, answered];
     // The entry before the last two: the whole of it, and its name with another value.
     for (block, expected) in [
-        (&b"\xc0"[..], ConnectionState::Upgraded),
-        (b"\x0f\x31\x09something", ConnectionState::Upgraded),
-        (b"\x7f\x01\x09something", ConnectionState::Upgraded),
-        (b"\x7f\x01\x09something\xbe", ConnectionState::Upgraded),
-        (b"\xbf", ConnectionState::Handling),
-        (b"\xc1", ConnectionState::Handling),
+        (&b"\xc0"[..], Upgraded),
+        (b"\x0f\x31\x09something", Upgraded),
+        (b"\x7f\x01\x09something", Upgraded),
+        (b"\x7f\x01\x09something\xbe", Upgraded),
+        (b"\xbf", Handling),
+        (b"\xc1", Handling),
     ] {
         let steps = [&first[..], &[connect(5, block), answers(5)]].concat();
         assert_eq!(tunnels(true, &steps), expected, "{block:?}");
@@ -415,7 +386,7 @@ fn i69_a_block_may_be_padded_and_in_parts() {
         ('>', frame(9, 0x4, 1, &PROTOCOL[15..])),
         answers(1),
     ];
-    assert_eq!(tunnels(true, &steps), ConnectionState::Upgraded);
+    assert_eq!(tunnels(true, &steps), Upgraded);
 }
 
 #[test]
@@ -432,14 +403,42 @@ fn i69_an_invalid_block_opens_no_tunnel() {
         b"",
     ] {
         let steps = [connect(1, block), answers(1)];
-        assert_eq!(
-            tunnels(true, &steps),
-            ConnectionState::Handling,
-            "{block:?}"
-        );
+        assert_eq!(tunnels(true, &steps), Handling, "{block:?}");
     }
     // After an invalid block, nothing is found.
     let steps = [connect(1, b"\x40\x00\x01a"), ('<', frame(3, 0, 1, &[0; 4]))];
     let steps = [&steps[..], &[connect(3, PROTOCOL), answers(3)]].concat();
-    assert_eq!(tunnels(true, &steps), ConnectionState::Handling);
+    assert_eq!(tunnels(true, &steps), Handling);
+}
+
+#[test]
+fn i69_a_block_that_is_too_long_opens_no_tunnel() {
+    let part = ('>', frame(9, 0, 1, &OTHER.repeat(50)));
+    for (parts, expected) in [(200, Upgraded), (300, Handling)] {
+        let mut steps = vec![('>', frame(1, 0, 1, PROTOCOL))];
+        steps.resize(1 + parts, part.clone());
+        steps.push(('>', frame(9, 0x4, 1, b"")));
+        steps.push(answers(1));
+        assert_eq!(tunnels(true, &steps), expected);
+    }
+}
+
+#[test]
+fn i69_a_block_that_has_begun_before_the_settings_is_not_read() {
+    let first = frame(1, 0x4, 1, PROTOCOL);
+    let settings = frame(4, 0, 0, ENABLES);
+    let (second, answer) = (connect(3, PROTOCOL).1, answers(3).1);
+    let end = frame(3, 0, 1, &[0; 4]);
+    for cut in 10..first.len() {
+        let steps = [
+            ('>', PREFACE),
+            ('>', &first[..cut]),
+            ('<', &settings),
+            ('>', &first[cut..]),
+            ('>', &end),
+            ('>', &second),
+            ('<', &answer),
+        ];
+        assert_eq!(after(&steps), Upgraded, "{cut}");
+    }
 }

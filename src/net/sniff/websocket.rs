@@ -4,12 +4,10 @@
 use super::line::{Line, line_end, value};
 
 /// Follows the head of a response that switches protocols, after its status.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::net) struct SwitchingHead {
     /// Holds the part of a line that has come.
     line: Line,
-    /// Says whether the status line has ended.
-    has_status: bool,
     is_websocket: bool,
     /// Follows what the client has sent behind its request.
     client: FrameEnds,
@@ -23,10 +21,14 @@ pub(in crate::net) struct WebSocket {
 }
 
 impl SwitchingHead {
-    pub(super) fn new(client: FrameEnds) -> Self {
+    /// Begins behind `status`, the start of the status line.
+    pub(super) fn new(status: &[u8], client: FrameEnds) -> Self {
+        let mut line = Line::default();
+        line.push(status);
         Self {
+            line,
+            is_websocket: false,
             client,
-            ..Self::default()
         }
     }
 
@@ -46,9 +48,7 @@ impl SwitchingHead {
             bytes = &bytes[end + 1..];
             let line = std::mem::take(&mut self.line);
             let line = line.bytes().trim_ascii_end();
-            if !self.has_status {
-                self.has_status = true;
-            } else if let Some(protocol) = value(line, b"upgrade:") {
+            if let Some(protocol) = value(line, b"upgrade:") {
                 self.is_websocket = protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
             } else if line.is_empty() {
                 let mut server = FrameEnds::default();
