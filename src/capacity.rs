@@ -1,16 +1,19 @@
 //! Waits for the capacity of the inner service, or until the drain refuses.
 
-use crate::drain::{CallerKey, CounterHandle};
-use std::task::{Context, Poll};
+use crate::drain::CounterHandle;
+use std::{
+    num::NonZeroU64,
+    task::{Context, Poll},
+};
 
 /// Records whether the inner service may be called: whether it has capacity for a request.
 ///
 /// It has no drop, as each request would pay for it. The list finds out which callers are gone.
 #[derive(Default)]
 pub(crate) struct Capacity {
-    /// Locates the caller in the list of those that the drain wakes, while the inner service has
-    /// no capacity.
-    missing: Option<CallerKey>,
+    /// Holds the caller's number in the list of those that the drain wakes, while the inner service
+    /// has no capacity.
+    missing: Option<NonZeroU64>,
 }
 
 impl Capacity {
@@ -41,8 +44,8 @@ impl Capacity {
     #[cold]
     #[inline(never)]
     fn found(&mut self, handle: &CounterHandle) {
-        if let Some(key) = self.missing.take() {
-            handle.stop_waiting(key);
+        if let Some(number) = self.missing.take() {
+            handle.stop_waiting(number);
         }
     }
 

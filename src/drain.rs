@@ -11,7 +11,8 @@ mod builder;
 mod callers;
 #[cfg(feature = "net")]
 mod connection;
-#[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
+// Without `net`, the list is there and stays empty.
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
 mod connection_list;
 mod counter;
 #[cfg(test)]
@@ -32,8 +33,7 @@ mod table;
 mod telemetry;
 mod token;
 mod wait;
-mod waiting;
-#[cfg(feature = "net")]
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
 mod wakers;
 mod wiring;
 
@@ -52,19 +52,18 @@ pub use self::{
     run::{SecondSignal, ServerOutput},
     wait::Reached,
 };
-pub(crate) use self::{
-    callers::CallerKey,
-    phase::Stage,
-    request::InFlight,
-    schedule::Schedule,
-    shared::{Admission, CounterHandle, Shared},
-    waiting::Place,
-    wiring::Fact,
-};
 #[cfg(feature = "net")]
 pub(crate) use self::{
     connection::{Connection, ConnectionGuard},
     wakers::RegisteredWaker,
+};
+pub(crate) use self::{
+    phase::Stage,
+    registry::Key,
+    request::InFlight,
+    schedule::Schedule,
+    shared::{Admission, CounterHandle, Shared},
+    wiring::Fact,
 };
 #[cfg(feature = "signal")]
 pub(crate) use self::{telemetry::shell_is_first, wiring::check_process_one};

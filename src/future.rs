@@ -4,7 +4,7 @@ pub use crate::drain::{Reached, ServerOutput};
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{InFlight, Place},
+    drain::{InFlight, Key},
     refusal::{Answer, AtDeadline, Refusal},
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version, response::Parts};
@@ -50,7 +50,7 @@ pub(crate) struct Admitted<A> {
     /// Says whether the drain counts the request. Others are not answered at the deadline.
     is_counted: bool,
     /// Holds the place in the list of those that the drain wakes at the deadline.
-    place: Place,
+    place: Option<Key>,
     /// Keeps the request counted. `None` once the body does.
     in_flight: Option<InFlight>,
     /// Makes the answer at the deadline.
@@ -63,7 +63,7 @@ impl<A> Admitted<A> {
         Self {
             closing,
             is_counted: true,
-            place: Place::NONE,
+            place: None,
             in_flight: Some(in_flight),
             answer,
         }
@@ -98,7 +98,7 @@ impl<A> Admitted<A> {
     #[inline(never)]
     fn end(&mut self) {
         if let Some(in_flight) = self.in_flight.take() {
-            if self.place.is_taken() {
+            if self.place.is_some() {
                 in_flight.stop_waiting(&mut self.place);
             }
         }
@@ -190,7 +190,7 @@ where
                 // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = response.into_parts();
                 let in_flight = admitted.in_flight.take().expect(POLLED);
-                if in_flight.is_slow() | admitted.place.is_taken() {
+                if in_flight.is_slow() | admitted.place.is_some() {
                     let Parts {
                         status,
                         version,
@@ -214,13 +214,13 @@ const POLLED: &str = "polled after it was ready";
 #[inline(never)]
 fn begin_response(
     in_flight: &InFlight,
-    place: &mut Place,
+    place: &mut Option<Key>,
     closing: Closing,
     status: StatusCode,
     version: &mut Version,
     headers: &mut HeaderMap,
 ) {
-    if place.is_taken() {
+    if place.is_some() {
         in_flight.stop_waiting(place);
     }
     if !in_flight.is_slow() {

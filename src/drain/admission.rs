@@ -1,11 +1,11 @@
 //! Lets requests in, or refuses them, where a look at the counter alone does not decide.
 
 use super::{
-    callers::CallerKey,
+    callers::Callers,
     phase::Stage,
     shared::{Admission, CounterHandle, RequestData},
 };
-use std::task::Waker;
+use std::{num::NonZeroU64, task::Waker};
 use tokio::time::Instant;
 
 impl CounterHandle {
@@ -53,28 +53,28 @@ impl CounterHandle {
 /// Lets callers wait for capacity.
 impl CounterHandle {
     /// Returns whether the drain refuses requests. If not, it wakes the task once it does.
-    pub(crate) fn refuses(&self, key: &mut Option<CallerKey>, waker: &Waker) -> bool {
+    pub(crate) fn refuses(&self, caller: &mut Option<NonZeroU64>, waker: &Waker) -> bool {
         // A drain that was dropped before it began never refuses.
         let Some(data) = self.data() else {
             return false;
         };
-        let key = key.get_or_insert(CallerKey::NONE);
+        let caller = caller.get_or_insert(Callers::NONE);
         if (Stage::LameDuck..Stage::Draining).contains(&data.stage()) {
             // If no caller is polled when it is due, the next request or the next look at the phase
             // does it.
             self.advance_to_close();
         }
         if data.stage() < Stage::Draining {
-            data.callers.put(key, waker);
+            data.callers.put(caller, waker);
         }
         // After the registration: a later change of the stage wakes the task.
         data.stage() >= Stage::Draining
     }
 
     /// Removes a caller that has got capacity.
-    pub(crate) fn stop_waiting(&self, key: CallerKey) {
+    pub(crate) fn stop_waiting(&self, caller: NonZeroU64) {
         if let Some(data) = self.data() {
-            data.callers.remove(key);
+            data.callers.remove(caller);
         }
     }
 }

@@ -5,6 +5,7 @@
 use super::{
     connection_list::{ConnectionEntry, ConnectionList},
     phase::Stage,
+    registry::Key,
     report::ConnectionState,
     schedule::Schedule,
     shared::Shared,
@@ -12,7 +13,6 @@ use super::{
 use std::{net::SocketAddr, ops::Deref, sync::Arc, task::Wake};
 #[cfg(feature = "server")]
 use {
-    super::waiting::Place,
     std::{sync::OnceLock, task::Waker},
     tokio::sync::OwnedSemaphorePermit,
 };
@@ -33,14 +33,17 @@ struct Registration {
 /// Points to a connection's entry and to its drain. Does not keep the connection counted.
 pub(crate) struct Connection {
     entry: Arc<ConnectionEntry>,
+    key: Key,
     shared: Arc<Shared>,
 }
 
 impl ConnectionGuard {
     /// Counts a connection that has just been accepted. Returns `None` once the list is closed.
     pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
+        let (entry, key) = shared.connections().add(peer)?;
         let connection = Connection {
-            entry: shared.connections().add(peer)?,
+            entry,
+            key,
             shared: shared.clone(),
         };
         shared.connection_arrived(connection.accepted());
@@ -77,8 +80,9 @@ impl ConnectionGuard {
 impl Drop for Registration {
     fn drop(&mut self) {
         let connection = &self.connection;
-        let emptied = connection.list().remove(&connection.entry);
-        connection.shared.part_emptied(emptied);
+        if connection.list().remove(&connection.entry, connection.key) {
+            connection.shared.part_emptied();
+        }
         // The stage may be waiting for this connection.
         if connection.stage() != Stage::Serving {
             connection.shared.advance();
@@ -139,13 +143,13 @@ impl Connection {
     /// Has the drain wake a pending request that is not counted as a request. Returns false if the
     /// drain is forced: the request has to be answered now.
     #[cfg(feature = "server")]
-    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+    pub(crate) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
         self.shared.request_data().wait(place, waker)
     }
 
     /// Ends the waiting of such a request.
     #[cfg(feature = "server")]
-    pub(crate) fn stop_waiting(&self, place: &mut Place) {
+    pub(crate) fn stop_waiting(&self, place: &mut Option<Key>) {
         if self.shared.request_data().stop_waiting(place) {
             self.shared.all_answered();
         }

@@ -5,7 +5,7 @@
 //! once more.
 
 use super::{
-    registry::{Emptied, Key, Registry},
+    registry::{Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Counts},
     wakers::{RegisteredWaker, Role, Wakers},
 };
@@ -44,7 +44,7 @@ fn has_unread(word: u8) -> bool {
 
 /// Lists all connections of a drain.
 pub(super) struct ConnectionList {
-    all: Registry<ConnectionEntry>,
+    all: Registry<Arc<ConnectionEntry>>,
     multiplexed: AtomicUsize,
     /// Counts the connections that carry [`UNCHECKED`]; plus 1 until all connections have been
     /// marked, so that it is not 0 before the last-read check.
@@ -53,7 +53,6 @@ pub(super) struct ConnectionList {
 
 /// Holds what the drain knows of one connection.
 pub(crate) struct ConnectionEntry {
-    key: Key,
     /// Combines the activity and the flags above.
     word: AtomicU8,
     accepted: Instant,
@@ -98,9 +97,8 @@ impl ConnectionList {
     }
 
     /// Adds a connection that has just been accepted. Returns `None` once closed.
-    pub(super) fn add(&self, peer: Option<SocketAddr>) -> Option<Arc<ConnectionEntry>> {
-        self.all.add(|key| ConnectionEntry {
-            key,
+    pub(super) fn add(&self, peer: Option<SocketAddr>) -> Option<(Arc<ConnectionEntry>, Key)> {
+        let entry = Arc::new(ConnectionEntry {
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
             peer,
@@ -110,14 +108,16 @@ impl ConnectionList {
             calls_started: AtomicU64::new(0),
             calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
-        })
+        });
+        let key = self.all.add(entry.clone())?;
+        Some((entry, key))
     }
 
-    /// Removes a connection. Called once for each.
-    pub(super) fn remove(&self, connection: &ConnectionEntry) -> Option<Emptied> {
+    /// Removes a connection. Called once for each. Returns whether the list is closed and empty.
+    pub(super) fn remove(&self, connection: &ConnectionEntry, key: Key) -> bool {
         // First leave the list: from here on the last-read check cannot mark this connection. A
         // mark that was set before is taken back below.
-        let emptied = self.all.remove(connection.key);
+        let emptied = self.all.remove(key);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             self.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
@@ -126,7 +126,7 @@ impl ConnectionList {
     }
 
     /// Closes the list; see [`Registry::close`].
-    pub(super) fn close(&self) -> Option<Emptied> {
+    pub(super) fn close(&self) -> bool {
         self.all.close()
     }
 
@@ -334,7 +334,6 @@ impl ConnectionEntry {
     }
 
     /// Sets the peer that a handshake has named. Called once.
-    #[cfg(feature = "server")]
     pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
         let _ = self.named_peer.set(peer);
     }

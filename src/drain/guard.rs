@@ -1,7 +1,8 @@
 //! Work that a drain waits for, beside requests and connections: guards, tracked futures, hooks.
 
 use super::{
-    Drain, entry::Entry, outcome::Refused, phase::Phase, report::BlockerKind, shared::Shared,
+    Drain, entry::Entry, outcome::Refused, phase::Phase, registry::Key, report::BlockerKind,
+    shared::Shared,
 };
 use pin_project_lite::pin_project;
 use std::{
@@ -17,6 +18,7 @@ use std::{
 /// Keeps an [`Entry`] listed, and the drain waiting for it, until this is dropped.
 pub(super) struct ListedGuard {
     entry: Arc<Entry>,
+    key: Key,
     shared: Arc<Shared>,
 }
 
@@ -27,9 +29,10 @@ impl ListedGuard {
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Option<Self> {
-        let make = |key| Entry::new(kind, None, taken_at, key);
+        let entry = Arc::new(Entry::new(kind, None, taken_at));
         Some(Self {
-            entry: shared.entries().add(make)?,
+            key: shared.entries().add(entry.clone())?,
+            entry,
             shared: shared.clone(),
         })
     }
@@ -38,16 +41,12 @@ impl ListedGuard {
 /// Lists another entry, also during the drain: work that was admitted may spread.
 impl Clone for ListedGuard {
     fn clone(&self) -> Self {
-        let Entry {
-            kind,
-            taken_at,
-            key,
-            ..
-        } = *self.entry;
+        let Entry { kind, taken_at, .. } = *self.entry;
         let name = self.entry.name().clone();
-        let make = |key| Entry::new(kind, name, taken_at, key);
+        let entry = Arc::new(Entry::new(kind, name, taken_at));
         Self {
-            entry: self.shared.entries().add_beside(key, make),
+            key: self.shared.entries().add_beside(self.key, entry.clone()),
+            entry,
             shared: self.shared.clone(),
         }
     }
@@ -55,8 +54,9 @@ impl Clone for ListedGuard {
 
 impl Drop for ListedGuard {
     fn drop(&mut self) {
-        let emptied = self.shared.entries().remove(self.entry.key);
-        self.shared.part_emptied(emptied);
+        if self.shared.entries().remove(self.key) {
+            self.shared.part_emptied();
+        }
     }
 }
 

@@ -159,7 +159,6 @@ impl Counts {
         self.connections.0[state as usize]
     }
 
-    #[cfg(feature = "net")]
     pub(super) fn add_connection(&mut self, state: ConnectionState) {
         self.connections.0[state as usize] += 1;
     }

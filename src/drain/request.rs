@@ -3,8 +3,8 @@
 use super::{
     current::Current,
     entry::RequestEntry,
+    registry::Key,
     shared::{self, ListedRequest, Token},
-    waiting::Place,
 };
 use http::Request;
 use std::{net::SocketAddr, task::Waker};
@@ -30,14 +30,10 @@ impl InFlight {
     /// list, which is in shards, each under a lock.
     #[cold]
     pub(crate) fn listed<B>(self, request: &Request<B>, peer: Option<SocketAddr>) -> Self {
-        let data = self.token.data();
         let peer = peer.or_else(|| peer_of(request));
-        let entry = data
-            .requests()
-            .add(|key| RequestEntry::new(request, peer, key));
-        match entry {
-            Some(entry) => Self::new(self.token.with_details(ListedRequest::new(entry, data))),
-            // The list is never closed; the counter closes.
+        let entry = RequestEntry::new(request, peer);
+        match ListedRequest::new(entry, self.token.data()) {
+            Some(listed) => Self::new(self.token.with_details(listed)),
             None => self,
         }
     }
@@ -65,13 +61,13 @@ impl InFlight {
     /// Has the drain wake a request that is pending, by a place in a list. Returns false if the
     /// drain is forced: the request has to be answered now. Only for a request that is counted.
     #[inline(never)]
-    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+    pub(crate) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
         self.token.data().wait(place, waker)
     }
 
     /// Ends the waiting of a request.
     #[inline(never)]
-    pub(crate) fn stop_waiting(&self, place: &mut Place) {
+    pub(crate) fn stop_waiting(&self, place: &mut Option<Key>) {
         if self.token.data().stop_waiting(place) {
             if let Some(shared) = self.token.owner() {
                 shared.all_answered();

@@ -8,12 +8,11 @@ use super::{
     counter::{self, Counter},
     entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
-    registry::{Emptied, Registry},
+    registry::{Key, Registry},
     report::{Blocker, Counts, Report},
     schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
     token,
-    waiting::{Place, WaitList},
     wiring::{Fact, Wiring},
 };
 use std::{
@@ -30,7 +29,7 @@ use tokio::{sync::watch, time::Instant};
 pub(crate) struct Shared {
     /// Counts the requests.
     counter: Counter<Shared>,
-    entries: Registry<Entry>,
+    entries: Registry<Arc<Entry>>,
     connections: ConnectionList,
     /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
@@ -60,11 +59,13 @@ pub(crate) struct RequestData {
     /// Records the last request that came since the drain began.
     pub(super) last_request: LastArrival,
     /// Lists requests for reports.
-    requests: Registry<RequestEntry>,
-    /// Lists the tasks that wait for capacity.
+    requests: Registry<Arc<RequestEntry>>,
+    /// Lists the tasks that wait for capacity, to be woken when the drain refuses.
     pub(super) callers: Callers,
-    /// Lists the tasks of requests whose response has not begun.
-    waiting: WaitList,
+    /// Lists the tasks of requests whose response has not begun, to be woken when the drain is
+    /// forced. An HTTP/2 stream is a task of its own, which nothing else wakes then. A request is
+    /// listed at its first [`Pending`](std::task::Poll::Pending), without an allocation.
+    waiting: Registry<Waker>,
     /// Counts requests that were answered because the drain was forced.
     answered: AtomicU64,
 }
@@ -82,13 +83,9 @@ impl RequestData {
         Stage::from_u8(self.stage.load(Ordering::Acquire))
     }
 
-    pub(super) fn requests(&self) -> &Registry<RequestEntry> {
-        &self.requests
-    }
-
     /// Has the drain wake a request that is pending. Returns false if the drain is forced: the
     /// request has to be answered now.
-    pub(super) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
+    pub(super) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
         if self.stage() >= Stage::Forced {
             return false;
         }
@@ -99,9 +96,13 @@ impl RequestData {
 
     /// Ends the waiting of a request. Returns whether it was the last one that a forced drain had
     /// to answer.
-    pub(super) fn stop_waiting(&self, place: &mut Place) -> bool {
-        let emptied = self.waiting.remove(place);
-        emptied && self.stage() >= Stage::Forced && self.waiting.len() == 0
+    pub(super) fn stop_waiting(&self, place: &mut Option<Key>) -> bool {
+        let Some(key) = place.take() else {
+            return false;
+        };
+        // This list is never closed, so its last entry ends nothing.
+        let _ = self.waiting.remove(key);
+        self.stage() >= Stage::Forced && self.waiting.len() == 0
     }
 
     /// Counts a request that was answered because the drain was forced.
@@ -113,12 +114,16 @@ impl RequestData {
 /// Keeps a request in the list of requests until it is dropped.
 pub(crate) struct ListedRequest {
     entry: Arc<RequestEntry>,
+    key: Key,
     data: &'static RequestData,
 }
 
 impl ListedRequest {
-    pub(super) fn new(entry: Arc<RequestEntry>, data: &'static RequestData) -> Self {
-        Self { entry, data }
+    /// Lists a request. Returns `None` if the list is full.
+    pub(super) fn new(entry: RequestEntry, data: &'static RequestData) -> Option<Self> {
+        let entry = Arc::new(entry);
+        let key = data.requests.add(entry.clone())?;
+        Some(Self { entry, key, data })
     }
 
     pub(super) fn response_begun(&self) {
@@ -129,7 +134,7 @@ impl ListedRequest {
 impl Drop for ListedRequest {
     fn drop(&mut self) {
         // This list is never closed, so its last entry ends nothing.
-        let _ = self.data.requests().remove(self.entry.key);
+        let _ = self.data.requests.remove(self.key);
     }
 }
 
@@ -145,7 +150,7 @@ impl Owner for Shared {
     }
 
     fn counter_emptied(self: &Arc<Self>) {
-        self.part_emptied(Some(Emptied));
+        self.part_emptied();
     }
 }
 
@@ -260,7 +265,7 @@ impl Shared {
         &self.connections
     }
 
-    pub(super) fn entries(&self) -> &Registry<Entry> {
+    pub(super) fn entries(&self) -> &Registry<Arc<Entry>> {
         &self.entries
     }
 
@@ -446,15 +451,18 @@ impl Shared {
             return;
         }
         self.counter.close();
-        self.part_emptied(self.entries.close());
-        self.part_emptied(self.connections.close());
+        for emptied in [self.entries.close(), self.connections.close()] {
+            if emptied {
+                self.part_emptied();
+            }
+        }
         // Last: a thread that reads `true` finds all three parts closed.
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Ends the drain if the last of the three parts has become empty.
-    pub(super) fn part_emptied(self: &Arc<Self>, emptied: Option<Emptied>) {
-        if emptied.is_none() || self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
+    /// Records that one of the three parts is closed and empty. The last one ends the drain.
+    pub(super) fn part_emptied(self: &Arc<Self>) {
+        if self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
         let figures = self.figures(0);
@@ -472,7 +480,7 @@ impl Shared {
 
     fn blockers(&self, now: Instant) -> Vec<Blocker> {
         let mut all = Vec::new();
-        let requests = self.counter.data().requests();
+        let requests = &self.counter.data().requests;
         requests.each(|request| all.push(request.report(now)));
         self.entries.each(|entry| all.push(entry.report(now)));
         self.connections.list(now, &mut all);

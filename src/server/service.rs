@@ -5,7 +5,7 @@ use crate::{
     body::ResponseBody,
     close::Closing,
     drain::{
-        Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Place, Stage,
+        Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Key, Stage,
     },
     future::{Admitted, ResponseFuture},
     log,
@@ -258,7 +258,7 @@ struct Late {
     registered: ConnectionGuard,
     /// Says whether the request is answered at the deadline.
     is_answered: bool,
-    place: Place,
+    place: Option<Key>,
 }
 
 impl Late {
@@ -266,7 +266,7 @@ impl Late {
         Self {
             registered: registered.clone(),
             is_answered,
-            place: Place::NONE,
+            place: None,
         }
     }
 
