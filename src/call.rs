@@ -2,7 +2,7 @@
 
 use crate::{
     capacity::Capacity,
-    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Refused},
+    drain::{CounterHandle, Drain, Fact, Refused, Shared, Token, uncounted},
     refusal::{Exempt, NoExemptions},
 };
 use pin_project_lite::pin_project;
@@ -68,7 +68,7 @@ impl Drain {
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<E = NoExemptions> {
-    handle: CounterHandle,
+    handle: CounterHandle<Shared>,
     exempt: E,
 }
 
@@ -136,7 +136,7 @@ impl<E> fmt::Debug for GracefulLayer<E> {
 /// The error is a box. It holds the error of the service, or [`Refused`].
 pub struct Graceful<S, E = NoExemptions> {
     inner: S,
-    handle: CounterHandle,
+    handle: CounterHandle<Shared>,
     exempt: E,
     capacity: Capacity,
 }
@@ -183,16 +183,12 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let state = match self.admit(&request) {
-            Admission::Counted(token) => CallState::Admitted {
+            Some(token) => CallState::Admitted {
                 // In this order: a panic of the inner service ends the count.
-                in_flight: Some(InFlight::new(token)),
+                token: Some(token),
                 inner: self.inner.call(request),
             },
-            Admission::Uncounted => CallState::Admitted {
-                in_flight: None,
-                inner: self.inner.call(request),
-            },
-            Admission::Refused => {
+            None => {
                 self.handle.count_refused();
                 CallState::Refused
             }
@@ -203,20 +199,17 @@ where
 
 impl<S, E> Graceful<S, E> {
     #[inline]
-    fn admit<Req>(&self, request: &Req) -> Admission
+    fn admit<Req>(&self, request: &Req) -> Option<Token<Shared>>
     where
         E: Exempt<Req>,
     {
         if !self.capacity.is_there() {
-            return Admission::Refused;
+            return None;
         }
         if self.exempt.is_exempt(request) {
-            return Admission::Uncounted;
+            return Some(uncounted());
         }
-        match self.handle.enter() {
-            Some(token) => Admission::Counted(token),
-            None => self.handle.enter_closely(|| false),
-        }
+        self.handle.admit(|| false)
     }
 }
 
@@ -260,7 +253,7 @@ pin_project! {
             #[pin]
             inner: F,
             // Last, so that the inner future is dropped before the count ends.
-            in_flight: Option<InFlight>,
+            token: Option<Token<Shared>>,
         },
         Refused,
     }
@@ -276,12 +269,12 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            CallProj::Admitted { inner, in_flight } => {
+            CallProj::Admitted { inner, token } => {
                 let result = {
-                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    let _current = token.as_ref().and_then(Token::current);
                     ready!(inner.poll(cx))
                 };
-                *in_flight = None;
+                *token = None;
                 Poll::Ready(result.map_err(Into::into))
             }
             CallProj::Refused => Poll::Ready(Err(Refused.into())),

@@ -1,6 +1,6 @@
 //! Waits for the capacity of the inner service, or until the drain refuses.
 
-use crate::drain::CounterHandle;
+use crate::drain::{CounterHandle, Shared};
 use std::{
     num::NonZeroU64,
     task::{Context, Poll},
@@ -27,7 +27,7 @@ impl Capacity {
     pub(crate) fn poll<E>(
         &mut self,
         ready: Poll<Result<(), E>>,
-        handle: &CounterHandle,
+        handle: &CounterHandle<Shared>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), E>> {
         match ready {
@@ -43,7 +43,7 @@ impl Capacity {
 
     #[cold]
     #[inline(never)]
-    fn found(&mut self, handle: &CounterHandle) {
+    fn found(&mut self, handle: &CounterHandle<Shared>) {
         if let Some(number) = self.missing.take() {
             handle.stop_waiting(number);
         }
@@ -51,7 +51,7 @@ impl Capacity {
 
     #[cold]
     #[inline(never)]
-    fn poll_drain(&mut self, handle: &CounterHandle, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_drain(&mut self, handle: &CounterHandle<Shared>, cx: &mut Context<'_>) -> Poll<()> {
         match !is_counted(handle) && handle.refuses(&mut self.missing, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
@@ -68,7 +68,7 @@ impl Capacity {
 
 /// Returns whether `serve`, with the same drain, has counted the request that this thread polls.
 #[inline]
-pub(crate) fn is_counted(handle: &CounterHandle) -> bool {
+pub(crate) fn is_counted(handle: &CounterHandle<Shared>) -> bool {
     #[cfg(feature = "server")]
     return crate::drain::is_current(handle);
     #[cfg(not(feature = "server"))]

@@ -40,7 +40,7 @@ mod wiring;
 #[cfg(feature = "server")]
 pub(crate) use self::connection_list::CallCounts;
 #[cfg(feature = "server")]
-pub(crate) use self::current::{Identity, is_current};
+pub(crate) use self::current::{Current, is_current};
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
 pub use self::{
@@ -58,11 +58,12 @@ pub(crate) use self::{
     wakers::RegisteredWaker,
 };
 pub(crate) use self::{
+    counter::CounterHandle,
     phase::Stage,
     registry::Key,
-    request::InFlight,
     schedule::Schedule,
-    shared::{Admission, CounterHandle, Shared},
+    shared::{Shared, uncounted},
+    token::Token,
     wiring::Fact,
 };
 #[cfg(feature = "signal")]
@@ -354,13 +355,13 @@ impl Drain {
     }
 
     /// Returns what a layer counts by, and records that there is one.
-    pub(crate) fn layer_handle(&self, layer: Fact) -> CounterHandle {
+    pub(crate) fn layer_handle(&self, layer: Fact) -> CounterHandle<Shared> {
         self.shared().record(layer);
         self.shared().counter_handle()
     }
 
     #[cfg(feature = "server")]
-    pub(crate) fn counter_handle(&self) -> CounterHandle {
+    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
         self.shared().counter_handle()
     }
 

@@ -4,7 +4,7 @@ pub use crate::drain::{Reached, ServerOutput};
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{InFlight, Key},
+    drain::{Key, Shared, Token},
     refusal::{Answer, AtDeadline, Refusal},
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version, response::Parts};
@@ -47,33 +47,23 @@ pin_project! {
 /// laid out around the inner future, and cost a copy of it.)
 pub(crate) struct Admitted<A> {
     closing: Closing,
-    /// Says whether the drain counts the request. Others are not answered at the deadline.
-    is_counted: bool,
     /// Holds the place in the list of those that the drain wakes at the deadline.
     place: Option<Key>,
     /// Keeps the request counted. `None` once the body does.
-    in_flight: Option<InFlight>,
+    token: Option<Token<Shared>>,
     /// Makes the answer at the deadline.
     answer: A,
 }
 
 impl<A> Admitted<A> {
     #[inline]
-    pub(crate) fn new(closing: Closing, in_flight: InFlight, answer: A) -> Self {
+    pub(crate) fn new(closing: Closing, token: Token<Shared>, answer: A) -> Self {
         Self {
             closing,
-            is_counted: true,
             place: None,
-            in_flight: Some(in_flight),
+            token: Some(token),
             answer,
         }
-    }
-
-    /// Holds the same of a request that is admitted without being counted.
-    pub(crate) fn uncounted(closing: Closing, answer: A) -> Self {
-        let mut admitted = Self::new(closing, InFlight::uncounted(), answer);
-        admitted.is_counted = false;
-        admitted
     }
 
     /// Handles that the inner future is pending. Returns whether the request has to be answered.
@@ -82,13 +72,14 @@ impl<A> Admitted<A> {
     where
         A: Refusal<(), B>,
     {
-        if !self.is_counted || !self.answer.answers() {
+        let token = self.token.as_ref().expect(POLLED);
+        // A drain does not know of a request that it does not count.
+        if !token.is_counted() || !self.answer.answers() {
             return false;
         }
-        let in_flight = self.in_flight.as_ref().expect(POLLED);
-        let is_due = !in_flight.wait(&mut self.place, cx.waker());
+        let is_due = !token.wait(&mut self.place, cx.waker());
         if is_due {
-            in_flight.count_answered();
+            token.count_answered();
         }
         is_due
     }
@@ -97,9 +88,9 @@ impl<A> Admitted<A> {
     #[cold]
     #[inline(never)]
     fn end(&mut self) {
-        if let Some(in_flight) = self.in_flight.take() {
+        if let Some(token) = self.token.take() {
             if self.place.is_some() {
-                in_flight.stop_waiting(&mut self.place);
+                token.stop_waiting(&mut self.place);
             }
         }
     }
@@ -109,7 +100,7 @@ impl<A> Admitted<A> {
 impl<A> Drop for Admitted<A> {
     #[inline]
     fn drop(&mut self) {
-        if self.in_flight.is_some() {
+        if self.token.is_some() {
             self.end();
         }
     }
@@ -170,8 +161,8 @@ where
         match self.as_mut().project().state.project() {
             StateProj::Admitted { inner, admitted } => {
                 let result = {
-                    let in_flight = admitted.in_flight.as_ref();
-                    let _current = in_flight.and_then(InFlight::current);
+                    let token = admitted.token.as_ref();
+                    let _current = token.and_then(Token::current);
                     inner.poll(cx)
                 };
                 let response = match result {
@@ -189,8 +180,8 @@ where
                 };
                 // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = response.into_parts();
-                let in_flight = admitted.in_flight.take().expect(POLLED);
-                if in_flight.is_slow() | admitted.place.is_some() {
+                let token = admitted.token.take().expect(POLLED);
+                if token.is_slow() | admitted.place.is_some() {
                     let Parts {
                         status,
                         version,
@@ -198,9 +189,9 @@ where
                         ..
                     } = &mut head;
                     let Admitted { closing, place, .. } = admitted;
-                    begin_response(&in_flight, place, *closing, *status, version, headers);
+                    begin_response(&token, place, *closing, *status, version, headers);
                 }
-                let body = ResponseBody::new(inner, in_flight);
+                let body = ResponseBody::new(inner, token);
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             StateProj::Refused { answer, closing } => refused(answer, *closing),
@@ -213,7 +204,7 @@ const POLLED: &str = "polled after it was ready";
 #[cold]
 #[inline(never)]
 fn begin_response(
-    in_flight: &InFlight,
+    token: &Token<Shared>,
     place: &mut Option<Key>,
     closing: Closing,
     status: StatusCode,
@@ -221,13 +212,13 @@ fn begin_response(
     headers: &mut HeaderMap,
 ) {
     if place.is_some() {
-        in_flight.stop_waiting(place);
+        token.stop_waiting(place);
     }
-    if !in_flight.is_slow() {
+    if !token.is_slow() {
         return;
     }
-    in_flight.response_begun();
-    if in_flight.closes() {
+    token.response_begun();
+    if token.closes() {
         closing.put_on(status, version, headers);
     }
 }

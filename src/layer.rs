@@ -1,5 +1,5 @@
 use crate::{
-    drain::{CounterHandle, Drain, Fact},
+    drain::{CounterHandle, Drain, Fact, Shared},
     refusal::{AtDeadline, NoExemptions, Unavailable},
     service::{Graceful, LayerSettings},
 };
@@ -99,7 +99,7 @@ impl Drain {
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<R = Unavailable, E = NoExemptions, A = AtDeadline> {
-    handle: CounterHandle,
+    handle: CounterHandle<Shared>,
     settings: LayerSettings<R, E, A>,
 }
 

@@ -29,7 +29,7 @@ use crate::{
     body::ResponseBody,
     capacity::{Capacity, is_counted},
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Stage},
+    drain::{CounterHandle, Drain, Fact, Shared, Stage, uncounted},
     future::{Admitted, ResponseFuture},
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
@@ -45,7 +45,7 @@ use tower_service::Service;
 /// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
 pub struct Graceful<S, R = Unavailable, E = NoExemptions, A = AtDeadline> {
     inner: S,
-    handle: CounterHandle,
+    handle: CounterHandle<Shared>,
     settings: LayerSettings<R, E, A>,
     capacity: Capacity,
 }
@@ -82,7 +82,11 @@ impl<S> Graceful<S> {
 }
 
 impl<S, R, E, A> Graceful<S, R, E, A> {
-    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E, A>) -> Self {
+    pub(crate) fn with(
+        inner: S,
+        handle: CounterHandle<Shared>,
+        settings: LayerSettings<R, E, A>,
+    ) -> Self {
         Self {
             inner,
             handle,
@@ -135,7 +139,7 @@ where
             Some(token) => {
                 let closing = Closing::of(&request);
                 let answer = self.settings.answer.clone();
-                let admitted = Admitted::new(closing, InFlight::new(token), answer);
+                let admitted = Admitted::new(closing, token, answer);
                 self.call_admitted(request, admitted)
             }
             None => self.call_closely(request, is_exempt),
@@ -173,38 +177,29 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
     {
         let mut closing = Closing::of(&request);
         let is_counted = is_counted(&self.handle);
-        let admission = if !self.capacity.is_there() {
-            Admission::Refused
+        let token = if !self.capacity.is_there() {
+            None
         } else if is_exempt || is_counted {
-            Admission::Uncounted
+            Some(uncounted())
         } else {
             self.handle.enter_closely(|| is_late_upgrade(&request))
         };
-        match admission {
-            Admission::Counted(token) => {
-                let in_flight = InFlight::new(token);
-                let in_flight = match self.settings.reports_requests {
-                    true => in_flight.listed(&request, None),
-                    false => in_flight,
-                };
-                let answer = self.settings.answer.clone();
-                self.call_admitted(request, Admitted::new(closing, in_flight, answer))
+        let Some(mut token) = token else {
+            self.handle.count_refused();
+            let answer = self.settings.refusal.refuse(&request);
+            return ResponseFuture::refused(answer, closing);
+        };
+        if token.is_counted() {
+            if self.settings.reports_requests {
+                token = token.listed(&request, None);
             }
-            Admission::Uncounted => {
-                // The future has no way to the drain, so how the response closes its connection is
-                // decided now.
-                if is_counted || self.handle.stage() == Stage::Serving {
-                    closing = Closing::NEVER;
-                }
-                let answer = self.settings.answer.clone();
-                self.call_admitted(request, Admitted::uncounted(closing, answer))
-            }
-            Admission::Refused => {
-                self.handle.count_refused();
-                let answer = self.settings.refusal.refuse(&request);
-                ResponseFuture::refused(answer, closing)
-            }
+        } else if is_counted || self.handle.stage() == Stage::Serving {
+            // The future has no way to the drain, so how the response closes its connection is
+            // decided now.
+            closing = Closing::NEVER;
         }
+        let answer = self.settings.answer.clone();
+        self.call_admitted(request, Admitted::new(closing, token, answer))
     }
 }
 

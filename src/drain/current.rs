@@ -15,33 +15,6 @@ thread_local! {
     static LAYERED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Identifies the drain of `serve` by the address of its block.
-///
-/// Another drain can get the block only when this one is gone and the block is not in use. The
-/// polled request keeps the block if it is counted, and its server keeps the drain if it is exempt,
-/// so the identity is unique while it is current.
-///
-/// A layer of a drain that had the block before takes the identity for its own and does not count
-/// the request. It would not count the request anyway, as its handle is stale.
-#[cfg(feature = "server")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity(usize);
-
-#[cfg(feature = "server")]
-impl Identity {
-    /// Returns the identity that `serve` records for a request that it has admitted.
-    #[inline]
-    pub(crate) fn of<O: Owner>(handle: &CounterHandle<O>) -> Self {
-        Self(handle.address())
-    }
-
-    /// Makes this the drain of `serve` until the returned value is dropped.
-    #[inline]
-    pub(crate) fn enter(self) -> Current {
-        Current::set(&HINT, self.0)
-    }
-}
-
 /// Restores the drain that was current before. Its drop does that, also while a panic unwinds.
 #[must_use = "the drain is current until this is dropped"]
 pub(crate) struct Current {
@@ -50,6 +23,20 @@ pub(crate) struct Current {
 }
 
 impl Current {
+    /// Records the drain of `serve`, which polls a request that it has admitted.
+    ///
+    /// The address of a block identifies its drain. Another drain can get the block only when this
+    /// one is gone and the block is not in use. The polled request keeps the block if it is counted,
+    /// and its server keeps the drain if it is exempt, so the address is unique while it is current.
+    ///
+    /// A layer of a drain that had the block before takes the drain for its own and does not count
+    /// the request. It would not count the request anyway, as its handle is stale.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn of_server<O: Owner>(handle: &CounterHandle<O>) -> Self {
+        Self::set(&HINT, handle.address())
+    }
+
     /// Records the drain of a layer that polls one of its requests.
     pub(super) fn of_layer<O: Owner>(token: &Token<O>) -> Self {
         Self::set(&LAYERED, token.address())
@@ -94,10 +81,10 @@ mod tests {
     fn i71_the_drain_before_is_restored_also_after_a_panic() {
         let [one, other] = [Drain::new(), Drain::new()];
         let [one, other] = [&one, &other].map(|drain| drain.counter_handle());
-        let outer = Identity::of(&one).enter();
+        let outer = Current::of_server(&one);
         assert!(is_current(&one) && is_current(&one.clone()) && !is_current(&other));
         let panics = catch_unwind(AssertUnwindSafe(|| {
-            let _inner = Identity::of(&other).enter();
+            let _inner = Current::of_server(&other);
             assert!(is_current(&other) && !is_current(&one));
             panic!("as a handler does");
         }));
@@ -113,7 +100,7 @@ mod tests {
         let [served, layered] = [Drain::new(), Drain::new()];
         let [served, layered] = [&served, &layered].map(|drain| drain.counter_handle());
         let token = layered.enter_by_index().expect("it has not begun");
-        let outer = Identity::of(&served).enter();
+        let outer = Current::of_server(&served);
         let inner = Current::of_layer(&token);
         assert!(is_current(&served) && !is_current(&layered));
         assert!(is_inside(&served) && is_inside(&layered));

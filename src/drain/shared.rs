@@ -5,14 +5,14 @@ use super::{
     block::{Owner, Pool},
     callers::Callers,
     connection_list::ConnectionList,
-    counter::{self, Counter},
+    counter::{Counter, CounterHandle},
     entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
     registry::{Key, Registry},
     report::{Blocker, Counts, Report},
     schedule::{DrainSettings, Entered, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
-    token,
+    token::Token,
     wiring::{Fact, Wiring},
 };
 use std::{
@@ -72,8 +72,9 @@ pub(crate) struct RequestData {
 
 static POOL: LazyLock<Pool<Shared>> = LazyLock::new(|| Pool::new(16));
 
-/// Returns a token that no drain waits for.
-pub(super) fn uncounted() -> Token {
+/// Returns a token for a request that nothing counts, or that something else counts.
+#[cold]
+pub(crate) fn uncounted() -> Token<Shared> {
     Token::uncounted(&POOL)
 }
 
@@ -154,15 +155,6 @@ impl Owner for Shared {
     }
 }
 
-/// Lets requests in; held by layers and services.
-pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
-
-/// Tells how a request was admitted, or that it was not.
-pub(crate) type Admission = counter::Admission<Shared>;
-
-/// Keeps a request counted until it is dropped.
-pub(crate) type Token = token::Token<Shared>;
-
 impl Shared {
     pub(super) fn new(settings: DrainSettings, shards: usize) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
@@ -182,7 +174,7 @@ impl Shared {
         })
     }
 
-    pub(crate) fn counter_handle(&self) -> CounterHandle {
+    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
         self.counter.handle()
     }
 
