@@ -105,8 +105,7 @@ impl<S, E: Clone> Layer<S> for GracefulLayer<E> {
     fn layer(&self, inner: S) -> Self::Service {
         Graceful {
             inner,
-            handle: self.handle,
-            exempt: self.exempt.clone(),
+            layer: self.clone(),
             capacity: Capacity::default(),
         }
     }
@@ -136,8 +135,7 @@ impl<E> fmt::Debug for GracefulLayer<E> {
 /// The error is a box. It holds the error of the service, or [`Refused`].
 pub struct Graceful<S, E = NoExemptions> {
     inner: S,
-    handle: CounterHandle<Shared>,
-    exempt: E,
+    layer: GracefulLayer<E>,
     capacity: Capacity,
 }
 
@@ -177,7 +175,7 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let ready = self.inner.poll_ready(cx).map_err(Into::into);
-        self.capacity.poll(ready, &self.handle, cx)
+        self.capacity.poll(ready, &self.layer.handle, cx)
     }
 
     #[inline]
@@ -189,7 +187,7 @@ where
                 inner: self.inner.call(request),
             },
             None => {
-                self.handle.count_refused();
+                self.layer.handle.count_refused();
                 CallState::Refused
             }
         };
@@ -206,10 +204,10 @@ impl<S, E> Graceful<S, E> {
         if !self.capacity.is_there() {
             return None;
         }
-        if self.exempt.is_exempt(request) {
+        if self.layer.exempt.is_exempt(request) {
             return Some(uncounted());
         }
-        self.handle.admit(|| false)
+        self.layer.handle.admit(|| false)
     }
 }
 
@@ -217,12 +215,7 @@ impl<S, E> Graceful<S, E> {
 impl<S: Clone, E: Clone> Clone for Graceful<S, E> {
     #[inline]
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            handle: self.handle,
-            exempt: self.exempt.clone(),
-            capacity: Capacity::default(),
-        }
+        self.layer.layer(self.inner.clone())
     }
 }
 
@@ -230,7 +223,7 @@ impl<S: fmt::Debug, E> fmt::Debug for Graceful<S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)
-            .field("phase", &self.handle.stage().phase())
+            .field("phase", &self.layer.handle.stage().phase())
             .finish()
     }
 }
