@@ -15,51 +15,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// Keeps an [`Entry`] listed, and the drain waiting for it, until this is dropped.
-pub(super) struct ListedGuard {
-    entry: Arc<Entry>,
-    key: Key,
-    shared: Arc<Shared>,
-}
-
-impl ListedGuard {
-    /// Lists an entry. Returns `None` once the drain admits nothing more.
-    pub(super) fn enter(
-        shared: &Arc<Shared>,
-        kind: BlockerKind,
-        taken_at: &'static Location<'static>,
-    ) -> Option<Self> {
-        let entry = Arc::new(Entry::new(kind, None, taken_at));
-        Some(Self {
-            key: shared.entries().add(entry.clone())?,
-            entry,
-            shared: shared.clone(),
-        })
-    }
-}
-
-/// Lists another entry, also during the drain: work that was admitted may spread.
-impl Clone for ListedGuard {
-    fn clone(&self) -> Self {
-        let Entry { kind, taken_at, .. } = *self.entry;
-        let name = self.entry.name().clone();
-        let entry = Arc::new(Entry::new(kind, name, taken_at));
-        Self {
-            key: self.shared.entries().add_beside(self.key, entry.clone()),
-            entry,
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl Drop for ListedGuard {
-    fn drop(&mut self) {
-        if self.shared.entries().remove(self.key) {
-            self.shared.part_emptied();
-        }
-    }
-}
-
 impl Drain {
     /// Returns a guard for work that is no request. The drain waits until the guard is dropped.
     ///
@@ -136,8 +91,7 @@ impl Drain {
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
-        let listed = ListedGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
-        Ok(DrainGuard { listed })
+        DrainGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)
     }
 
     /// Runs a hook when the drain begins, and waits for it until the deadline: Go's
@@ -173,7 +127,7 @@ impl Drain {
         H: FnOnce(Option<tokio::time::Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let listed = ListedGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
+        let guard = DrainGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
         let shared = self.shared().clone();
         // It may stop a server.
         shared.record(super::Fact::StopSignal);
@@ -185,7 +139,7 @@ impl Drain {
             if let Some(deadline) = comes.await {
                 hook(deadline).await;
             }
-            drop(listed);
+            drop(guard);
         });
     }
 }
@@ -195,13 +149,28 @@ impl Drain {
 /// Each clone counts, also one that is made during the drain: work that was admitted may spread.
 ///
 /// A [report](Drain::report) says where the guard was taken, its age, and its [name](Self::named).
-#[derive(Clone)]
 #[must_use = "the drain stops waiting when the guard is dropped"]
 pub struct DrainGuard {
-    listed: ListedGuard,
+    entry: Arc<Entry>,
+    key: Key,
+    shared: Arc<Shared>,
 }
 
 impl DrainGuard {
+    /// Lists an entry. Returns `None` once the drain admits nothing more.
+    pub(super) fn enter(
+        shared: &Arc<Shared>,
+        kind: BlockerKind,
+        taken_at: &'static Location<'static>,
+    ) -> Option<Self> {
+        let entry = Arc::new(Entry::new(kind, None, taken_at));
+        Some(Self {
+            key: shared.entries().add(entry.clone())?,
+            entry,
+            shared: shared.clone(),
+        })
+    }
+
     /// Sets the name under which a [report](Drain::report) lists the guard.
     ///
     /// ```
@@ -215,18 +184,39 @@ impl DrainGuard {
     /// # }
     /// ```
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
-        *self.listed.entry.name() = Some(name.into());
+        *self.entry.name() = Some(name.into());
         self
+    }
+}
+
+/// Lists another entry, also during the drain: work that was admitted may spread.
+impl Clone for DrainGuard {
+    fn clone(&self) -> Self {
+        let Entry { kind, taken_at, .. } = *self.entry;
+        let name = self.entry.name().clone();
+        let entry = Arc::new(Entry::new(kind, name, taken_at));
+        Self {
+            key: self.shared.entries().add_beside(self.key, entry.clone()),
+            entry,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        if self.shared.entries().remove(self.key) {
+            self.shared.part_emptied();
+        }
     }
 }
 
 impl fmt::Debug for DrainGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = self.listed.shared.phase();
         f.debug_struct("DrainGuard")
-            .field("phase", &phase)
-            .field("name", &*self.listed.entry.name())
-            .field("taken_at", &self.listed.entry.taken_at)
+            .field("phase", &self.shared.phase())
+            .field("name", &*self.entry.name())
+            .field("taken_at", &self.entry.taken_at)
             .finish()
     }
 }
