@@ -359,17 +359,6 @@ impl Drain {
         self.shared().record(layer);
         self.shared().counter_handle()
     }
-
-    #[cfg(feature = "server")]
-    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
-        self.shared().counter_handle()
-    }
-
-    /// Wakes the tasks of all connections, to look at their server's state again.
-    #[cfg(feature = "server")]
-    pub(crate) fn wake_connections(&self) {
-        self.shared().wake_connections();
-    }
 }
 
 impl Default for Drain {

@@ -238,10 +238,10 @@ mod tests {
         registered
             .connection()
             .register_reader(&polled.clone().into(), &mut RegisteredWaker::default());
-        drain.wake_connections();
+        drain.shared().wake_connections();
         // As the reader, and as the driver.
         assert_eq!(polled.wakes(), 2);
-        drain.wake_connections();
+        drain.shared().wake_connections();
         assert_eq!(polled.wakes(), 3);
     }
 

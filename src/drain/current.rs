@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn i71_the_drain_before_is_restored_also_after_a_panic() {
         let [one, other] = [Drain::new(), Drain::new()];
-        let [one, other] = [&one, &other].map(|drain| drain.counter_handle());
+        let [one, other] = [&one, &other].map(|drain| drain.shared().counter_handle());
         let outer = Current::of_server(&one);
         assert!(is_current(&one) && is_current(&one.clone()) && !is_current(&other));
         let panics = catch_unwind(AssertUnwindSafe(|| {
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn i71_a_layer_of_another_drain_does_not_hide_the_drain_of_serve() {
         let [served, layered] = [Drain::new(), Drain::new()];
-        let [served, layered] = [&served, &layered].map(|drain| drain.counter_handle());
+        let [served, layered] = [&served, &layered].map(|drain| drain.shared().counter_handle());
         let token = layered.enter_by_index().expect("it has not begun");
         let outer = Current::of_server(&served);
         let inner = Current::of_layer(&token);

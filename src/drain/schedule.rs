@@ -82,7 +82,6 @@ pub(crate) struct Schedule {
     quiet_at: Option<Instant>,
     /// Says when Forced begins; `None` for never. If set while Serving, it replaces the timeout.
     deadline: Option<Instant>,
-    deadline_set: bool,
     last_read_at: Option<Instant>,
     /// Records the number of unchecked connections when it last fell, and when that was. `None`
     /// once connections that have not been checked are skipped.
@@ -91,12 +90,13 @@ pub(crate) struct Schedule {
     /// Holds what was left at the deadline, if that included work.
     aborted: Option<Aborted>,
     /// Says until when answers may be written after the deadline, while they are.
-    answering: Option<Answering>,
+    answering: Option<Instant>,
     outcome: Option<Outcome>,
     /// Names what has forced the drain, once something has.
     forced_by: Option<ForcedBy>,
-    /// Lists the phases that the drain has entered, for the reporter.
-    entered: Vec<Entered>,
+    /// Lists the phases that the drain has entered, each with how long after the beginning of the
+    /// drain that was, for the reporter.
+    entered: Vec<(Phase, Duration)>,
     /// Says when progress is reported next.
     progress_at: Option<Instant>,
 }
@@ -106,26 +106,7 @@ pub(crate) struct Schedule {
 struct Aborted {
     left: Counts,
     blockers: Vec<Blocker>,
-    /// Counts requests completed by then. A request that ends later is among those left.
-    completed: u64,
-    self_waiting: usize,
-    has_http2: bool,
-}
-
-/// Limits the time in which requests are answered after the deadline.
-#[derive(Clone, Copy, Debug)]
-struct Answering {
-    until: Instant,
-    /// Says whether the drain knows the connections. It does not see the end of others, so it gives
-    /// them the whole time.
-    knows_connections: bool,
-}
-
-/// Records a phase, and how long after the beginning of the drain it was entered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entered {
-    pub(super) phase: Phase,
-    pub(super) elapsed: Duration,
+    figures: Figures,
 }
 
 /// Counts the listeners and connections that the schedule depends on.
@@ -172,7 +153,6 @@ impl Schedule {
             draining_at: None,
             quiet_at: None,
             deadline: None,
-            deadline_set: false,
             last_read_at: None,
             last_read: None,
             closing_at: None,
@@ -217,9 +197,7 @@ impl Schedule {
         // An instant that cannot be represented never comes.
         self.draining_at = now.checked_add(self.settings.lame_duck);
         self.quiet_at = self.quiet_after(self.begun);
-        if !self.deadline_set {
-            self.deadline = now.checked_add(self.settings.timeout);
-        }
+        self.deadline = self.deadline.or(now.checked_add(self.settings.timeout));
         self.enter(Stage::LameDuck, now);
     }
 
@@ -246,29 +224,16 @@ impl Schedule {
             return;
         }
         self.deadline = Some(at);
-        self.deadline_set = true;
-    }
-
-    /// Sets the deadline, unless the one that is set is earlier.
-    pub(super) fn shorten(&mut self, at: Option<Instant>) {
-        let earlier = match (self.deadline, at) {
-            (Some(now), Some(at)) => Some(now.min(at)),
-            (now, at) => now.or(at),
-        };
-        if let Some(at) = earlier {
-            self.set_deadline(at);
-        }
     }
 
     /// Begins the drain with this timeout. If it has begun, shortens its deadline to the timeout.
     pub(super) fn shut_down(&mut self, now: Instant, timeout: Duration) {
         let at = now.checked_add(timeout);
         if self.stage == Stage::Serving {
-            self.deadline = at;
-            self.deadline_set = true;
             self.begin(now);
-        } else {
-            self.shorten(at);
+            self.deadline = at;
+        } else if let Some(earlier) = self.deadline.into_iter().chain(at).min() {
+            self.set_deadline(earlier);
         }
     }
 
@@ -352,8 +317,11 @@ impl Schedule {
         if self.stage < Stage::Draining || self.outcome.is_some() {
             return;
         }
-        if self.answering.is_some_and(|it| !it.knows_connections) {
-            // The server has the last answers, and may not have written them.
+        let aborted = self.aborted.as_ref();
+        let knows_connections = aborted.is_some_and(|it| it.left.connections() > 0);
+        if self.answering.is_some() && !knows_connections {
+            // The server has the last answers, and may not have written them. The drain does not
+            // see that, so it gives them the whole time.
             return;
         }
         let outcome = match self.aborted.take() {
@@ -392,27 +360,19 @@ impl Schedule {
         let now_left = Aborted {
             left,
             blockers,
-            completed: figures.completed,
-            self_waiting: figures.self_waiting,
-            has_http2: figures.has_http2,
+            figures,
         };
         let is_first = self.stage < Stage::Forced;
         if is_first {
             self.forced_by.get_or_insert(ForcedBy::Deadline);
             self.enter(Stage::Forced, now);
-            self.answering = now
-                .checked_add(ANSWERING)
-                .filter(|_| waiting > 0)
-                .map(|until| Answering {
-                    until,
-                    knows_connections: now_left.left.connections() > 0,
-                });
+            self.answering = now.checked_add(ANSWERING).filter(|_| waiting > 0);
         }
         let has_work = match is_first {
             true => waiting > 0 || now_left.left.has_work(),
             false => self.aborted.is_some(),
         };
-        self.answering = self.answering.filter(|it| it.until > now);
+        self.answering = self.answering.filter(|until| *until > now);
         // Connections end because they are aborted, the rest only by itself.
         let is_answering = self.answering.is_some();
         let may_end = is_answering || now_left.left.connections() > 0 || !has_work;
@@ -428,9 +388,7 @@ impl Schedule {
 
     /// Records that each request has been answered, and that the answers need not be written yet.
     pub(super) fn all_answered(&mut self, now: Instant) {
-        if let Some(answering) = &mut self.answering {
-            answering.until = answering.until.min(now + WRITING);
-        }
+        self.answering = self.answering.map(|until| until.min(now + WRITING));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -442,8 +400,7 @@ impl Schedule {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
             Stage::Forced => {
-                let answering = self.answering.map(|it| it.until);
-                return answering.or(add(self.since, WIND_UP));
+                return self.answering.or(add(self.since, WIND_UP));
             }
             Stage::LameDuck => self.lame_duck_until(),
             Stage::Backlog => add(self.since, BACKLOG_LIMIT),
@@ -466,9 +423,8 @@ impl Schedule {
         self.stage = stage;
         self.since = Some(now);
         let phase = stage.phase();
-        if ENABLED && self.entered.last().is_none_or(|last| last.phase < phase) {
-            let elapsed = self.elapsed(now);
-            self.entered.push(Entered { phase, elapsed });
+        if ENABLED && self.entered.last().is_none_or(|(last, _)| *last < phase) {
+            self.entered.push((phase, self.elapsed(now)));
         }
     }
 

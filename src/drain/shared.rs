@@ -10,7 +10,7 @@ use super::{
     phase::{Phase, Stage},
     registry::{Key, Registry},
     report::{Blocker, Counts, Report},
-    schedule::{DrainSettings, Entered, Figures, Open, Schedule},
+    schedule::{DrainSettings, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
     token::Token,
     wiring::{Fact, Wiring},
@@ -265,6 +265,7 @@ impl Shared {
         &self.self_waiting
     }
 
+    /// Wakes the tasks of all connections, to look at their server's state again.
     #[cfg(feature = "server")]
     pub(crate) fn wake_connections(&self) {
         self.connections.wake_all();
@@ -301,34 +302,31 @@ impl Shared {
     /// stage is stored before any waiter wakes. So no request is admitted by the old stage after a
     /// waiter has seen the new one.
     pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
-        let mut starts_last_read = false;
-        let mut refuses = false;
-        let mut forces = false;
+        let (mut before, mut after) = (Stage::Done, Stage::Done);
         let changed = self.schedule.send_if_modified(|schedule| {
             let seen =
                 |schedule: &Schedule| (schedule.stage(), schedule.deadline(), schedule.aborts());
-            let (before, next) = (seen(schedule), schedule.next_step());
+            let (was, next) = (seen(schedule), schedule.next_step());
             change(schedule);
+            (before, after) = (was.0, schedule.stage());
             let stage = &self.counter.data().stage;
-            stage.store(schedule.stage() as u8, Ordering::Release);
-            if before.0 == Stage::Serving && schedule.stage() > Stage::Serving {
+            stage.store(after as u8, Ordering::Release);
+            if before == Stage::Serving && after > Stage::Serving {
                 // Under the schedule's lock. Only a later change under this lock reaches
                 // `Draining`, so no thread closes the counter before `begin` has returned.
                 self.counter.begin(self.clone());
                 self.wiring.record_environment();
             }
-            starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
-            refuses = before.0 < Stage::Draining && schedule.stage() >= Stage::Draining;
-            forces = before.0 < Stage::Forced && schedule.stage() >= Stage::Forced;
             // Moving a step later needs no wake-up: a waiter that wakes at the old time finds
             // nothing due and sleeps again. With a wake-up, each connection that has done its
             // last-read check would wake all others.
             let sooner = schedule
                 .next_step()
                 .is_some_and(|at| next.is_none_or(|next| at < next));
-            before != seen(schedule) || sooner
+            was != seen(schedule) || sooner
         });
-        if starts_last_read {
+        let reaches = |stage| before < stage && after >= stage;
+        if reaches(Stage::LastRead) {
             self.connections.start_last_read();
         }
         let stage = self.stage();
@@ -341,10 +339,10 @@ impl Shared {
             stage if stage >= Stage::LastRead => self.connections.wake_all(),
             _ => {}
         }
-        if refuses {
+        if reaches(Stage::Draining) {
             self.counter.data().callers.wake_all();
         }
-        if forces {
+        if reaches(Stage::Forced) {
             self.counter.data().waiting.wake_all();
         }
         if stage == Stage::Done {
@@ -496,19 +494,19 @@ impl Shared {
             return;
         }
         // A thread that finds another one reporting may return. The other one looks again after it
-        // has ended its turn, and under the schedule's lock, so it sees every change made before.
+        // has let go of its lock, and under the schedule's lock, so it sees every change made before.
         while !self.has_reported(self.look(Schedule::phase)) {
-            let Some(turn) = self.reporter.turn() else {
+            let Some(_reporting) = self.reporter.lock() else {
                 return;
             };
             let unreported: Vec<_> = self.look(|schedule| {
                 let entered = schedule.entered().iter();
                 entered
-                    .filter(|it| !self.has_reported(it.phase))
+                    .filter(|(phase, _)| !self.has_reported(*phase))
                     .copied()
                     .collect()
             });
-            for Entered { phase, elapsed } in unreported {
+            for (phase, elapsed) in unreported {
                 let report = Report {
                     phase,
                     elapsed,
@@ -516,7 +514,8 @@ impl Shared {
                 };
                 let (outcome, has_lame_duck) =
                     self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
-                turn.report(&report, outcome.as_ref(), has_lame_duck);
+                self.reporter
+                    .report(&report, outcome.as_ref(), has_lame_duck);
                 if phase == Phase::Done {
                     // Waiters for the outcome wait for the report of the end.
                     self.schedule.send_modify(|_| ());

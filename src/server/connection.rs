@@ -122,7 +122,7 @@ where
     }
     let calls = ConnectionService {
         inner: TowerToHyperService::new(service),
-        handle: shared.drain.counter_handle(),
+        handle: shared.drain.shared().counter_handle(),
         connection,
         registered: registered.clone(),
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
