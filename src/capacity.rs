@@ -1,6 +1,6 @@
 //! Waits for the capacity of the inner service, or until the drain refuses.
 
-use crate::drain::{CounterHandle, Shared};
+use crate::drain::{CounterHandle, Shared, is_served};
 use std::{
     num::NonZeroU64,
     task::{Context, Poll},
@@ -52,7 +52,7 @@ impl Capacity {
     #[cold]
     #[inline(never)]
     fn poll_drain(&mut self, handle: &CounterHandle<Shared>, cx: &mut Context<'_>) -> Poll<()> {
-        match !is_counted(handle) && handle.refuses(&mut self.missing, cx.waker()) {
+        match !is_served(handle) && handle.refuses(&mut self.missing, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -63,17 +63,5 @@ impl Capacity {
     #[inline]
     pub(crate) fn is_there(&self) -> bool {
         self.missing.is_none()
-    }
-}
-
-/// Returns whether `serve`, with the same drain, has counted the request that this thread polls.
-#[inline]
-pub(crate) fn is_counted(handle: &CounterHandle<Shared>) -> bool {
-    #[cfg(feature = "server")]
-    return crate::drain::is_current(handle);
-    #[cfg(not(feature = "server"))]
-    {
-        let _ = handle;
-        false
     }
 }

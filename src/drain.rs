@@ -40,7 +40,7 @@ mod wiring;
 #[cfg(feature = "server")]
 pub(crate) use self::connection_list::CallCounts;
 #[cfg(feature = "server")]
-pub(crate) use self::current::{Current, is_current};
+pub(crate) use self::current::Current;
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
 pub use self::{
@@ -59,6 +59,7 @@ pub(crate) use self::{
 };
 pub(crate) use self::{
     counter::CounterHandle,
+    current::is_served,
     phase::Stage,
     registry::Key,
     schedule::Schedule,

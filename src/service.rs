@@ -27,9 +27,9 @@
 
 use crate::{
     body::ResponseBody,
-    capacity::{Capacity, is_counted},
+    capacity::Capacity,
     close::Closing,
-    drain::{Drain, Stage, uncounted},
+    drain::{Drain, Stage, is_served, uncounted},
     future::{Admitted, ResponseFuture},
     layer::GracefulLayer,
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
@@ -152,10 +152,10 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
         A: Refusal<(), ResBody> + Clone,
     {
         let mut closing = Closing::of(&request);
-        let is_counted = is_counted(&self.layer.handle);
+        let is_served = is_served(&self.layer.handle);
         let token = if !self.capacity.is_there() {
             None
-        } else if is_exempt || is_counted {
+        } else if is_exempt || is_served {
             Some(uncounted())
         } else {
             self.layer
@@ -171,7 +171,7 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
             if self.layer.reports_requests {
                 token = token.listed(&request, None);
             }
-        } else if is_counted || self.layer.handle.stage() == Stage::Serving {
+        } else if is_served || self.layer.handle.stage() == Stage::Serving {
             // The future has no way to the drain, so how the response closes its connection is
             // decided now.
             closing = Closing::NEVER;

@@ -56,10 +56,9 @@ impl Drop for Current {
     }
 }
 
-/// Returns whether `serve` has counted the polled request for this drain.
-#[cfg(feature = "server")]
+/// Returns whether `serve`, with this drain, has counted the request that this thread polls.
 #[inline]
-pub(crate) fn is_current<O: Owner>(handle: &CounterHandle<O>) -> bool {
+pub(crate) fn is_served<O: Owner>(handle: &CounterHandle<O>) -> bool {
     HINT.get() == handle.address()
 }
 
@@ -82,16 +81,16 @@ mod tests {
         let [one, other] = [Drain::new(), Drain::new()];
         let [one, other] = [&one, &other].map(|drain| drain.shared().counter_handle());
         let outer = Current::of_server(&one);
-        assert!(is_current(&one) && is_current(&one.clone()) && !is_current(&other));
+        assert!(is_served(&one) && is_served(&one.clone()) && !is_served(&other));
         let panics = catch_unwind(AssertUnwindSafe(|| {
             let _inner = Current::of_server(&other);
-            assert!(is_current(&other) && !is_current(&one));
+            assert!(is_served(&other) && !is_served(&one));
             panic!("as a handler does");
         }));
         assert!(panics.is_err());
-        assert!(is_current(&one) && !is_current(&other));
+        assert!(is_served(&one) && !is_served(&other));
         drop(outer);
-        assert!(!is_current(&one));
+        assert!(!is_served(&one));
     }
 
     /// While it is polled, that is: the layers below it still see the drain of `serve`.
@@ -102,7 +101,7 @@ mod tests {
         let token = layered.enter_by_index().expect("it has not begun");
         let outer = Current::of_server(&served);
         let inner = Current::of_layer(&token);
-        assert!(is_current(&served) && !is_current(&layered));
+        assert!(is_served(&served) && !is_served(&layered));
         assert!(is_inside(&served) && is_inside(&layered));
         drop(inner);
         assert!(is_inside(&served) && !is_inside(&layered));

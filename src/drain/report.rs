@@ -282,7 +282,7 @@ impl ConnectionState {
     }
 
     /// Returns the word that JSON uses.
-    #[cfg(feature = "metrics")]
+    #[cfg(any(feature = "metrics", feature = "serde"))]
     pub(super) fn as_label(self) -> &'static str {
         match self {
             Self::Reading => "reading",
@@ -450,19 +450,13 @@ mod serialize {
 
     impl Serialize for Blocker {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let (connection, request) = match self.kind {
-                BlockerKind::Connection(state) => (Some(state), None),
-                BlockerKind::Request => (None, Some(self.request_state())),
-                _ => (None, None),
+            let state = match self.kind {
+                BlockerKind::Connection(state) => Some(state.as_label()),
+                BlockerKind::Request => Some(self.request_state()),
+                _ => None,
             };
             let mut blocker = serializer.serialize_struct("Blocker", 9)?;
             blocker.serialize_field("kind", self.kind.as_str())?;
-            if let Some(state) = request {
-                blocker.serialize_field("state", state)?;
-            }
-            if let Some(state) = connection {
-                blocker.serialize_field("state", &state)?;
-            }
             macro_rules! known {
                 ($($name:literal: $value:expr),+ $(,)?) => {
                     $(match &$value {
@@ -472,6 +466,7 @@ mod serialize {
                 };
             }
             known! {
+                "state": state,
                 "name": self.name,
                 "taken_at": self.taken_at.map(ToString::to_string),
                 "method": self.method.as_ref().map(Method::as_str),
