@@ -40,7 +40,7 @@ pub(crate) struct Connection {
 impl ConnectionGuard {
     /// Counts a connection that has just been accepted. Returns `None` once the list is closed.
     pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
-        let (entry, key) = shared.connections().add(peer)?;
+        let (entry, key) = shared.connections.add(peer)?;
         let connection = Connection {
             entry,
             key,
@@ -144,13 +144,13 @@ impl Connection {
     /// drain is forced: the request has to be answered now.
     #[cfg(feature = "server")]
     pub(crate) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
-        self.shared.request_data().wait(place, waker)
+        self.shared.counter.data().wait(place, waker)
     }
 
     /// Ends the waiting of such a request.
     #[cfg(feature = "server")]
     pub(crate) fn stop_waiting(&self, place: &mut Option<Key>) {
-        if self.shared.request_data().stop_waiting(place) {
+        if self.shared.counter.data().stop_waiting(place) {
             self.shared.all_answered();
         }
     }
@@ -158,11 +158,11 @@ impl Connection {
     /// Counts such a request that is answered because the drain is forced.
     #[cfg(feature = "server")]
     pub(crate) fn count_answered(&self) {
-        self.shared.request_data().count_answered();
+        self.shared.counter.data().count_answered();
     }
 
     fn list(&self) -> &ConnectionList {
-        self.shared.connections()
+        &self.shared.connections
     }
 }
 

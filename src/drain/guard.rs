@@ -165,7 +165,7 @@ impl DrainGuard {
     ) -> Option<Self> {
         let entry = Arc::new(Entry::new(kind, None, taken_at));
         Some(Self {
-            key: shared.entries().add(entry.clone())?,
+            key: shared.entries.add(entry.clone())?,
             entry,
             shared: shared.clone(),
         })
@@ -196,7 +196,7 @@ impl Clone for DrainGuard {
         let name = self.entry.name().clone();
         let entry = Arc::new(Entry::new(kind, name, taken_at));
         Self {
-            key: self.shared.entries().add_beside(self.key, entry.clone()),
+            key: self.shared.entries.add_beside(self.key, entry.clone()),
             entry,
             shared: self.shared.clone(),
         }
@@ -205,7 +205,7 @@ impl Clone for DrainGuard {
 
 impl Drop for DrainGuard {
     fn drop(&mut self) {
-        if self.shared.entries().remove(self.key) {
+        if self.shared.entries.remove(self.key) {
             self.shared.part_emptied();
         }
     }

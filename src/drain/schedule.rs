@@ -312,9 +312,9 @@ impl Schedule {
         )
     }
 
-    /// Ends the drain, as nothing is left. Called when its last part has become empty.
+    /// Ends the drain, as nothing is left. Called when its last part is closed and empty.
     pub(super) fn emptied(&mut self, now: Instant, figures: Figures) {
-        if self.stage < Stage::Draining || self.outcome.is_some() {
+        if self.outcome.is_some() {
             return;
         }
         let aborted = self.aborted.as_ref();
@@ -340,7 +340,8 @@ impl Schedule {
         self.end(outcome, now);
     }
 
-    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed.
+    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed. Called once all
+    /// parts are closed.
     ///
     /// The drain cannot abort requests, guards or tasks. If some are left, but no connection, it is
     /// done at once. Otherwise it goes on for up to [`WIND_UP`].
@@ -354,7 +355,7 @@ impl Schedule {
         blockers: Vec<Blocker>,
         figures: Figures,
     ) {
-        if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
+        if self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
         let now_left = Aborted {

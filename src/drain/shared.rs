@@ -28,9 +28,9 @@ use tokio::{sync::watch, time::Instant};
 /// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
     /// Counts the requests.
-    counter: Counter<Shared>,
-    entries: Registry<Arc<Entry>>,
-    connections: ConnectionList,
+    pub(super) counter: Counter<Shared>,
+    pub(super) entries: Registry<Arc<Entry>>,
+    pub(super) connections: ConnectionList,
     /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
     /// Says whether all three parts are closed.
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     /// connection instead.
     completed_late: AtomicU64,
     /// Counts requests with a handler that waits for this drain.
-    self_waiting: AtomicUsize,
+    pub(super) self_waiting: AtomicUsize,
     /// Records the last connection that was accepted since the drain began.
     last_connection: LastArrival,
     wiring: Wiring,
@@ -208,12 +208,6 @@ impl Shared {
         self.wiring.record(fact);
     }
 
-    /// Returns what requests read and write.
-    #[cfg(feature = "server")]
-    pub(super) fn request_data(&self) -> &'static RequestData {
-        self.counter.data()
-    }
-
     /// Learns that no request is left that a forced drain has to answer.
     pub(super) fn all_answered(self: &Arc<Self>) {
         self.update(|schedule| schedule.all_answered(Instant::now()));
@@ -252,19 +246,6 @@ impl Shared {
         }
     }
 
-    #[cfg(feature = "net")]
-    pub(super) fn connections(&self) -> &ConnectionList {
-        &self.connections
-    }
-
-    pub(super) fn entries(&self) -> &Registry<Arc<Entry>> {
-        &self.entries
-    }
-
-    pub(super) fn self_waiting(&self) -> &AtomicUsize {
-        &self.self_waiting
-    }
-
     /// Wakes the tasks of all connections, to look at their server's state again.
     #[cfg(feature = "server")]
     pub(crate) fn wake_connections(&self) {
@@ -291,7 +272,8 @@ impl Shared {
     }
 
     /// Returns a report without blockers.
-    pub(super) fn brief(&self, left: Counts) -> Report {
+    fn brief(&self) -> Report {
+        let left = self.left();
         let (now, figures) = (Instant::now(), self.figures(left.requests));
         self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
     }
@@ -432,7 +414,7 @@ impl Shared {
                 });
             }
         }
-        self.observe(|| self.left());
+        self.observe();
     }
 
     /// Closes all three parts: none admits anything more.
@@ -457,7 +439,7 @@ impl Shared {
         }
         let figures = self.figures(0);
         self.update(|schedule| schedule.emptied(Instant::now(), figures));
-        self.observe(Counts::default);
+        self.observe();
     }
 
     pub(super) fn left(&self) -> Counts {
@@ -482,14 +464,14 @@ impl Shared {
         self.advance();
         Report {
             blockers: self.blockers(Instant::now()),
-            ..self.brief(self.left())
+            ..self.brief()
         }
     }
 
     /// Reports each phase that has been entered and not reported, once and in order.
     ///
     /// Runs after each change of the schedule, on any thread.
-    pub(super) fn observe(&self, left: impl Fn() -> Counts) {
+    pub(super) fn observe(&self) {
         if self.has_reported(self.phase()) {
             return;
         }
@@ -510,7 +492,7 @@ impl Shared {
                 let report = Report {
                     phase,
                     elapsed,
-                    ..self.brief(left())
+                    ..self.brief()
                 };
                 let (outcome, has_lame_duck) =
                     self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
@@ -538,7 +520,7 @@ impl Shared {
         // Of several threads that find it due, one reports.
         self.update(|schedule| due = schedule.progress(now));
         if due {
-            telemetry::progress(|| self.report(), || self.brief(self.left()));
+            telemetry::progress(|| self.report(), || self.brief());
         }
     }
 
@@ -546,7 +528,7 @@ impl Shared {
     #[cfg(feature = "metrics")]
     pub(super) fn record_metrics(&self) {
         let outcome = self.look(|schedule| schedule.outcome().cloned());
-        telemetry::record(&self.brief(self.left()), outcome.as_ref());
+        telemetry::record(&self.brief(), outcome.as_ref());
     }
 }
 

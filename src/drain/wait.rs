@@ -274,7 +274,7 @@ impl Shared {
         let mut patience = pin!(None);
         loop {
             changes.mark_unchanged();
-            self.observe(|| self.left());
+            self.observe();
             if self.has_reported(Phase::Done) {
                 return;
             }
@@ -305,7 +305,7 @@ impl SelfWaiting {
     /// Counts the polled task once, if it handles a request of the drain.
     fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
         if seen.is_none() && is_inside(&shared.counter_handle()) {
-            shared.self_waiting().fetch_add(1, Ordering::Relaxed);
+            shared.self_waiting.fetch_add(1, Ordering::Relaxed);
             *seen = Some(Self(shared.clone()));
         }
     }
@@ -313,6 +313,6 @@ impl SelfWaiting {
 
 impl Drop for SelfWaiting {
     fn drop(&mut self) {
-        self.0.self_waiting().fetch_sub(1, Ordering::Relaxed);
+        self.0.self_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
