@@ -482,10 +482,10 @@ impl Shared {
                 return;
             };
             let unreported: Vec<_> = self.look(|schedule| {
-                let entered = schedule.entered().iter();
-                entered
-                    .filter(|(phase, _)| !self.has_reported(*phase))
-                    .copied()
+                [Phase::LameDuck, Phase::Draining, Phase::Forced, Phase::Done]
+                    .into_iter()
+                    .filter(|phase| !self.has_reported(*phase))
+                    .filter_map(|phase| Some((phase, schedule.entered(phase)?)))
                     .collect()
             });
             for (phase, elapsed) in unreported {

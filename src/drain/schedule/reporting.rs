@@ -12,8 +12,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 impl Schedule {
-    pub(in crate::drain) fn entered(&self) -> &[(Phase, Duration)] {
-        &self.entered
+    /// Returns how long after the beginning of the drain a phase was entered.
+    pub(in crate::drain) fn entered(&self, phase: Phase) -> Option<Duration> {
+        let first = match phase {
+            Phase::Serving => return None,
+            Phase::LameDuck => Stage::LameDuck,
+            Phase::Draining => Stage::LastRead,
+            Phase::Forced => Stage::Forced,
+            Phase::Done => Stage::Done,
+        };
+        self.since_begin(self.at(first))
     }
 
     /// Returns when a waiter has to wake: for the next step, or to report progress.
