@@ -7,7 +7,7 @@ use crate::{
     drain::{Key, Shared, Token},
     refusal::{Answer, AtDeadline, Refusal},
 };
-use http::{HeaderMap, Request, Response, StatusCode, Version, response::Parts};
+use http::{Request, Response, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::{
@@ -182,14 +182,7 @@ where
                 let (mut head, inner) = response.into_parts();
                 let token = admitted.token.take().expect(POLLED);
                 if token.is_slow() | admitted.place.is_some() {
-                    let Parts {
-                        status,
-                        version,
-                        headers,
-                        ..
-                    } = &mut head;
-                    let Admitted { closing, place, .. } = admitted;
-                    begin_response(&token, place, *closing, *status, version, headers);
+                    begin_response(&token, &mut admitted.place, admitted.closing, &mut head);
                 }
                 let body = ResponseBody::new(inner, token);
                 Poll::Ready(Ok(Response::from_parts(head, body)))
@@ -207,9 +200,7 @@ fn begin_response(
     token: &Token<Shared>,
     place: &mut Option<Key>,
     closing: Closing,
-    status: StatusCode,
-    version: &mut Version,
-    headers: &mut HeaderMap,
+    head: &mut Parts,
 ) {
     if place.is_some() {
         token.stop_waiting(place);
@@ -219,7 +210,7 @@ fn begin_response(
     }
     token.response_begun();
     if token.closes() {
-        closing.put_on(status, version, headers);
+        closing.put_on(head);
     }
 }
 

@@ -9,11 +9,11 @@
 //! | step | added | for |
 //! |---|--:|---|
 //! | `poll_ready` and `call` | 45 | entering: a thread-local, a load, a compare-exchange; whether there is capacity and requests are listed; the version and method of the request; a call, so that the request is copied only once |
-//! | polling the future | 64 | whether the drain has begun, before and after; taking the token; a copy of the response's head, by way of its parts |
+//! | polling the future | 62 | whether the drain has begun, before and after; taking the token; a copy of the response's head, by way of its parts |
 //! | polling the body to its end | 3 | whether it is the empty one of a refusal |
 //! | clone and drops | 32 | the clone, the drops, leaving |
 //!
-//! That is 144 in all. Two of these are locked, on a line of the thread's own. tower-http's layer
+//! That is 142 in all. Two of these are locked, on a line of the thread's own. tower-http's layer
 //! adds 135, 6 of them locked. A prototype that does not wait for capacity, lists no requests and
 //! needs a body with `Default` adds 114.
 //!
