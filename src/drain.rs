@@ -55,7 +55,7 @@ pub use self::{
 #[cfg(feature = "net")]
 pub(crate) use self::{
     connection::{Connection, ConnectionGuard},
-    wakers::RegisteredWaker,
+    wakers::{RegisteredWaker, Role},
 };
 pub(crate) use self::{
     counter::CounterHandle,

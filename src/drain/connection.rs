@@ -169,7 +169,7 @@ impl Connection {
 /// Wakes all tasks that wait on the connection.
 impl Wake for Connection {
     fn wake(self: Arc<Self>) {
-        self.wake_tasks();
+        self.wakers.wake_all();
     }
 }
 
@@ -184,7 +184,10 @@ impl Deref for Connection {
 
 #[cfg(all(test, feature = "server"))]
 mod tests {
-    use super::{super::wakers::RegisteredWaker, *};
+    use super::{
+        super::wakers::{RegisteredWaker, Role},
+        *,
+    };
     use crate::Drain;
     use std::{
         sync::{
@@ -208,7 +211,8 @@ mod tests {
             self.wakes.fetch_add(1, Ordering::SeqCst);
             let mut last = self.last.lock().expect("no panic");
             self.connection
-                .register_driver(&self.clone().into(), &mut last);
+                .wakers
+                .register(Role::Drives, &self.clone().into(), &mut last);
         }
     }
 
@@ -219,9 +223,11 @@ mod tests {
                 wakes: AtomicUsize::new(0),
                 last: Mutex::default(),
             });
-            polled
-                .connection
-                .register_driver(&polled.clone().into(), &mut RegisteredWaker::default());
+            polled.connection.wakers.register(
+                Role::Drives,
+                &polled.clone().into(),
+                &mut RegisteredWaker::default(),
+            );
             polled
         }
 
@@ -235,9 +241,11 @@ mod tests {
         let drain = Drain::new();
         let registered = ConnectionGuard::enter(drain.shared(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
-        registered
-            .connection()
-            .register_reader(&polled.clone().into(), &mut RegisteredWaker::default());
+        registered.connection().wakers.register(
+            Role::Reads,
+            &polled.clone().into(),
+            &mut RegisteredWaker::default(),
+        );
         drain.shared().wake_connections();
         // As the reader, and as the driver.
         assert_eq!(polled.wakes(), 2);

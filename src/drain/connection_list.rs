@@ -7,7 +7,7 @@
 use super::{
     registry::{Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Counts},
-    wakers::{RegisteredWaker, Role, Wakers},
+    wakers::Wakers,
 };
 use std::{
     net::SocketAddr,
@@ -15,7 +15,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Waker,
 };
 use tokio::time::Instant;
 
@@ -62,7 +61,7 @@ pub(crate) struct ConnectionEntry {
     named_peer: OnceLock<Option<SocketAddr>>,
     /// Counts the written bytes.
     sent: AtomicU64,
-    wakers: Wakers,
+    pub(crate) wakers: Wakers,
     /// Counts the HTTP/1 calls that have started. Only `serve` counts calls.
     calls_started: AtomicU64,
     calls_finished: AtomicU64,
@@ -270,29 +269,6 @@ impl ConnectionEntry {
         self.retires.load(Ordering::Acquire)
     }
 
-    /// Wakes the task that reads.
-    pub(crate) fn wake_reader(&self) {
-        self.wakers.wake(Role::Reads);
-    }
-
-    /// Wakes all tasks that wait on the connection.
-    pub(crate) fn wake_tasks(&self) {
-        self.wakers.wake_all();
-    }
-
-    /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
-    /// at the schedule after this call: an earlier change does not wake it.
-    #[inline]
-    pub(crate) fn register_reader(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Reads, waker, last);
-    }
-
-    /// Registers the task that writes; see [`register_reader`](Self::register_reader).
-    #[inline]
-    pub(crate) fn register_writer(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Writes, waker, last);
-    }
-
     /// Counts written bytes. Not atomic as a whole, so only one task at a time may call it.
     #[inline]
     pub(crate) fn wrote(&self, bytes: usize) {
@@ -336,18 +312,6 @@ impl ConnectionEntry {
     /// Sets the peer that a handshake has named. Called once.
     pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
         let _ = self.named_peer.set(peer);
-    }
-
-    /// Registers the task that drives the connection; see
-    /// [`register_reader`](Self::register_reader).
-    #[inline]
-    pub(crate) fn register_driver(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Drives, waker, last);
-    }
-
-    /// Wakes the task that drives the connection.
-    pub(crate) fn wake_driver(&self) {
-        self.wakers.wake(Role::Drives);
     }
 
     /// Counts the start of an HTTP/1 call.

@@ -1,9 +1,5 @@
-use super::{
-    closing_handshake::CloseWebSockets,
-    monitor::{Monitor, Side},
-    socket,
-};
-use crate::drain::{ConnectionGuard, Stage};
+use super::{closing_handshake::CloseWebSockets, monitor::Monitor, socket};
+use crate::drain::{ConnectionGuard, Role, Stage};
 use pin_project_lite::pin_project;
 use std::{
     future::{Future, poll_fn},
@@ -173,7 +169,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
         let stage = monitor.live_stage()?;
         let mut io = this.io;
         if monitor.closes_websocket(stage) {
-            monitor.close_websocket(io.as_mut(), Side::Reads, cx);
+            monitor.close_websocket(io.as_mut(), Role::Reads, cx);
         }
         if monitor.has_ended() {
             return Poll::Ready(Ok(()));
@@ -240,7 +236,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for DrainIo<T> {
         if this.monitor.closes_websocket(stage)
             && this
                 .monitor
-                .close_websocket(this.io.as_mut(), Side::Writes, cx)
+                .close_websocket(this.io.as_mut(), Role::Writes, cx)
         {
             return Poll::Ready(Ok(()));
         }

@@ -5,7 +5,7 @@
 //! destroys the part of the response that the peer has not read.
 
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, RegisteredWaker},
+    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Role},
     timer::Timer,
 };
 use std::{
@@ -146,7 +146,9 @@ async fn linger(registered: ConnectionGuard, socket: net::TcpStream) {
     connection.publish(ConnectionState::Opaque, false);
     let (mut linger, mut reader) = (Linger::http1(), RegisteredWaker::default());
     poll_fn(|cx| {
-        connection.register_reader(cx.waker(), &mut reader);
+        connection
+            .wakers
+            .register(Role::Reads, cx.waker(), &mut reader);
         // After the registration: a later change of the stage wakes the task.
         if connection.closes_at_once() {
             return Poll::Ready(());

@@ -2,15 +2,13 @@
 
 mod websocket;
 
-pub(super) use self::websocket::Side;
-
 use super::{
     closing_handshake::{CloseWebSockets, ClosingHandshake},
     linger::{Linger, Lingering},
     sniff::Sniffer,
 };
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
+    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Role, Stage},
     timer::Timer,
 };
 use std::{
@@ -263,7 +261,7 @@ impl Monitor {
             self.head_since = None;
         } else if self.read_pending && self.head_limit.is_some() {
             // Only now does the limit apply: wake the task that reads, to set its timer.
-            self.registered.connection().wake_reader();
+            self.registered.connection().wakers.wake(Role::Reads);
         }
     }
 
@@ -281,7 +279,7 @@ impl Monitor {
             // The last stream has ended. Only now does the limit apply: wake the task that reads, to
             // set its timer.
             self.idle_since = Some(Instant::now());
-            self.registered.connection().wake_reader();
+            self.registered.connection().wakers.wake(Role::Reads);
         }
     }
 
@@ -289,7 +287,9 @@ impl Monitor {
     /// Called if a write is pending, or if the server waits for something else than the connection.
     pub(super) fn wake_at_abort(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = self.registered.connection();
-        connection.register_writer(cx.waker(), &mut self.writer);
+        connection
+            .wakers
+            .register(Role::Writes, cx.waker(), &mut self.writer);
         // After the registration: a later change of the stage wakes the task.
         while self.live_stage()? >= Stage::LastRead {
             let close = self.closing_handshake.as_ref();
@@ -364,7 +364,9 @@ impl Monitor {
         self.unread = false;
         self.read_pending = true;
         let connection = self.registered.connection();
-        connection.register_reader(cx.waker(), &mut self.reader);
+        connection
+            .wakers
+            .register(Role::Reads, cx.waker(), &mut self.reader);
         // After the registration: a later change of the stage wakes the task.
         let stage = connection.stage();
         if self.may_lose_request(stage) && has_unread_bytes() {
@@ -516,7 +518,9 @@ impl Monitor {
             return Poll::Ready(());
         };
         let connection = self.registered.connection();
-        connection.register_reader(cx.waker(), &mut self.reader);
+        connection
+            .wakers
+            .register(Role::Reads, cx.waker(), &mut self.reader);
         // After the registration: a later change of the stage wakes the task.
         if connection.closes_at_once() {
             return Poll::Ready(());

@@ -9,7 +9,9 @@ use super::{
     service::{Answers, ConnectionService, HttpService},
 };
 use crate::{
-    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
+    drain::{
+        CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Role, Stage,
+    },
     log,
     net::DrainIo,
     timer::{Timer, random},
@@ -267,7 +269,9 @@ impl<'a> Driver<'a> {
     #[inline]
     fn watch_stage(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.register_driver(cx.waker(), &mut self.waker);
+        connection
+            .wakers
+            .register(Role::Drives, cx.waker(), &mut self.waker);
         // After the registration: a later change of the stage wakes the task.
         connection.stage()
     }

@@ -4,20 +4,13 @@ use super::{
     super::{closing_handshake::ClosingHandshake, sniff::WebSocket},
     Monitor,
 };
-use crate::drain::Stage;
+use crate::drain::{Role, Stage};
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
 };
 use tokio::io::AsyncWrite;
-
-/// Names the operation that a task waits for.
-#[derive(Clone, Copy)]
-pub(in crate::net) enum Side {
-    Reads,
-    Writes,
-}
 
 impl Monitor {
     /// Follows bytes that were written, until the server closes its WebSocket by itself.
@@ -53,7 +46,7 @@ impl Monitor {
     pub(in crate::net) fn close_websocket<T: AsyncWrite>(
         &mut self,
         io: Pin<&mut T>,
-        side: Side,
+        role: Role,
         cx: &mut Context<'_>,
     ) -> bool {
         let Some(handshake) = &mut self.closing_handshake else {
@@ -61,10 +54,11 @@ impl Monitor {
         };
         let connection = self.registered.handle();
         // Before the write: the task wakes when the socket takes more.
-        match side {
-            Side::Reads => connection.register_reader(cx.waker(), &mut self.reader),
-            Side::Writes => connection.register_writer(cx.waker(), &mut self.writer),
-        }
+        let last = match role {
+            Role::Reads => &mut self.reader,
+            _ => &mut self.writer,
+        };
+        connection.wakers.register(role, cx.waker(), last);
         let has_begun = handshake.advance(io, &connection);
         // Here, too: a client that always sends leaves no read pending.
         self.ended |= handshake.has_closed() || handshake.is_overdue();
@@ -84,7 +78,7 @@ impl Monitor {
         bytes: &[u8],
         stage: Stage,
     ) -> Poll<io::Result<usize>> {
-        let has_begun = self.close_websocket(io.as_mut(), Side::Writes, cx);
+        let has_begun = self.close_websocket(io.as_mut(), Role::Writes, cx);
         let connection = self.registered.connection();
         let bytes = match &self.closing_handshake {
             Some(handshake) if has_begun => return handshake.poll_discard(bytes, cx),
@@ -94,7 +88,7 @@ impl Monitor {
         let result = io.as_mut().poll_write(cx, bytes);
         let result = self.saw_write(result, [bytes], stage, cx);
         // The frame may have ended.
-        self.close_websocket(io, Side::Writes, cx);
+        self.close_websocket(io, Role::Writes, cx);
         result
     }
 }
