@@ -17,7 +17,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Limits how long a waiter for the outcome waits for the report of the end. A log may be stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -247,22 +247,12 @@ impl Shared {
                 }
                 schedule.next_look()
             };
-            let mut changed = pin!(changes.changed());
-            let mut timer = pin!(async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            });
-            poll_fn(|cx| {
-                // It errs only without a sender, and `self` has one.
-                if changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
+            // It errs only without a sender, and `self` has one.
+            let changed = changes.changed();
+            match next {
+                Some(at) => drop(timeout_at(at, changed).await),
+                None => drop(changed.await),
+            }
         }
     }
 
@@ -270,30 +260,10 @@ impl Shared {
     ///
     /// The process may exit as soon as the wait returns, and the report would be lost.
     async fn until_reported(self: Arc<Self>) {
-        let mut changes = self.changes();
-        let mut patience = pin!(None);
-        loop {
-            changes.mark_unchanged();
-            self.observe();
-            if self.has_reported(Phase::Done) {
-                return;
-            }
-            if patience.is_none() {
-                patience.set(Some(sleep(PATIENCE)));
-            }
-            let mut changed = pin!(changes.changed());
-            let out_of_patience = poll_fn(|cx| {
-                let changed = changed.as_mut().poll(cx).is_ready();
-                let patience = patience.as_mut().as_pin_mut();
-                let over = patience.is_some_and(|sleep| sleep.poll(cx).is_ready());
-                match over || changed {
-                    true => Poll::Ready(over),
-                    false => Poll::Pending,
-                }
-            });
-            if out_of_patience.await {
-                return;
-            }
+        self.observe();
+        let is_reported = |_: &Schedule| self.has_reported(Phase::Done).then_some(());
+        if !self.has_reported(Phase::Done) {
+            let _ = timeout(PATIENCE, self.clone().until(is_reported)).await;
         }
     }
 }
