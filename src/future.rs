@@ -74,14 +74,9 @@ impl<A> Admitted<A> {
     {
         let token = self.token.as_ref().expect(POLLED);
         // A drain does not know of a request that it does not count.
-        if !token.is_counted() || !self.answer.answers() {
-            return false;
-        }
-        let is_due = !token.wait(&mut self.place, cx.waker());
-        if is_due {
-            token.count_answered();
-        }
-        is_due
+        token.is_counted()
+            && self.answer.answers()
+            && token.answer_is_due(&mut self.place, cx.waker())
     }
 
     /// Ends the count now, and not with the future.

@@ -167,11 +167,10 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
             let answer = self.layer.refusal.refuse(&request);
             return ResponseFuture::refused(answer, closing);
         };
-        if token.is_counted() {
-            if self.layer.reports_requests {
-                token = token.listed(&request, None);
-            }
-        } else if is_served || self.layer.handle.stage() == Stage::Serving {
+        if self.layer.reports_requests {
+            token = token.listed(&request, None);
+        }
+        if !token.is_counted() && (is_served || self.layer.handle.stage() == Stage::Serving) {
             // The future has no way to the drain, so how the response closes its connection is
             // decided now.
             closing = Closing::NEVER;

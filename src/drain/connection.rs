@@ -13,7 +13,10 @@ use super::{
 use std::{net::SocketAddr, ops::Deref, sync::Arc, task::Wake};
 #[cfg(feature = "server")]
 use {
-    std::{sync::OnceLock, task::Waker},
+    std::{
+        sync::{OnceLock, atomic::Ordering},
+        task::Waker,
+    },
     tokio::sync::OwnedSemaphorePermit,
 };
 
@@ -134,17 +137,16 @@ impl Connection {
         }
     }
 
-    /// Counts a completed request; see [`Shared::count_completed_late`].
+    /// Counts a completed request that was not counted as a request, only by its connection.
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
-        self.shared.count_completed_late();
+        self.shared.completed_late.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Has the drain wake a pending request that is not counted as a request. Returns false if the
-    /// drain is forced: the request has to be answered now.
+    /// Returns whether a pending request that is not counted as a request has to be answered now.
     #[cfg(feature = "server")]
-    pub(crate) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
-        self.shared.counter.data().wait(place, waker)
+    pub(crate) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        self.shared.counter.data().answer_is_due(place, waker)
     }
 
     /// Ends the waiting of such a request.
@@ -153,12 +155,6 @@ impl Connection {
         if self.shared.counter.data().stop_waiting(place) {
             self.shared.all_answered();
         }
-    }
-
-    /// Counts such a request that is answered because the drain is forced.
-    #[cfg(feature = "server")]
-    pub(crate) fn count_answered(&self) {
-        self.shared.counter.data().count_answered();
     }
 
     fn list(&self) -> &ConnectionList {

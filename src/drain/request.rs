@@ -12,9 +12,12 @@ use std::{net::SocketAddr, task::Waker};
 
 impl Token<Shared> {
     /// Lists the request, so that reports say what it is. It costs an allocation and an entry in a
-    /// list, which is in shards, each under a lock. Only for a request that is counted.
+    /// list, which is in shards, each under a lock. A request that is not counted is not listed.
     #[cold]
     pub(crate) fn listed<B>(self, request: &Request<B>, peer: Option<SocketAddr>) -> Self {
+        if !self.is_counted() {
+            return self;
+        }
         let peer = peer.or_else(|| peer_of(request));
         let entry = RequestEntry::new(request, peer);
         match ListedRequest::new(entry, self.data()) {
@@ -37,11 +40,11 @@ impl Token<Shared> {
         (self.is_slow() && self.has_begun()).then(|| Current::of_layer(self))
     }
 
-    /// Has the drain wake a request that is pending, by a place in a list. Returns false if the
-    /// drain is forced: the request has to be answered now. Only for a request that is counted.
+    /// Returns whether a pending request has to be answered now; see [`RequestData`](super::shared::RequestData).
+    /// Only for a request that is counted.
     #[inline(never)]
-    pub(crate) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
-        self.data().wait(place, waker)
+    pub(crate) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        self.data().answer_is_due(place, waker)
     }
 
     /// Ends the waiting of a request.
@@ -54,16 +57,10 @@ impl Token<Shared> {
         }
     }
 
-    /// Counts a request that is answered because the drain is forced.
-    #[cold]
-    pub(crate) fn count_answered(&self) {
-        self.data().count_answered();
-    }
-
     /// Records that the response has begun, where the request is listed.
     #[cold]
     pub(crate) fn response_begun(&self) {
-        self.details(ListedRequest::response_begun);
+        self.details(|listed| listed.entry.response_begun());
     }
 }
 

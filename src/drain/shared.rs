@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     unemptied: AtomicUsize,
     /// Counts completed requests that were not counted as requests: the drain waited for their
     /// connection instead.
-    completed_late: AtomicU64,
+    pub(super) completed_late: AtomicU64,
     /// Counts requests with a handler that waits for this drain.
     pub(super) self_waiting: AtomicUsize,
     /// Records the last connection that was accepted since the drain began.
@@ -84,15 +84,18 @@ impl RequestData {
         Stage::from_u8(self.stage.load(Ordering::Acquire))
     }
 
-    /// Has the drain wake a request that is pending. Returns false if the drain is forced: the
-    /// request has to be answered now.
-    pub(super) fn wait(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
-        if self.stage() >= Stage::Forced {
-            return false;
+    /// Returns whether a pending request has to be answered now, as the drain is forced, and counts
+    /// it then. Otherwise the drain wakes the task once it has to be.
+    pub(super) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        if self.stage() < Stage::Forced {
+            self.waiting.put(place, waker);
         }
-        self.waiting.put(place, waker);
         // After the registration: a later change of the stage wakes the task.
-        self.stage() < Stage::Forced
+        let is_due = self.stage() >= Stage::Forced;
+        if is_due {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Ends the waiting of a request. Returns whether it was the last one that a forced drain had
@@ -105,16 +108,11 @@ impl RequestData {
         let _ = self.waiting.remove(key);
         self.stage() >= Stage::Forced && self.waiting.len() == 0
     }
-
-    /// Counts a request that was answered because the drain was forced.
-    pub(super) fn count_answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Keeps a request in the list of requests until it is dropped.
 pub(crate) struct ListedRequest {
-    entry: Arc<RequestEntry>,
+    pub(super) entry: Arc<RequestEntry>,
     key: Key,
     data: &'static RequestData,
 }
@@ -125,10 +123,6 @@ impl ListedRequest {
         let entry = Arc::new(entry);
         let key = data.requests.add(entry.clone())?;
         Some(Self { entry, key, data })
-    }
-
-    pub(super) fn response_begun(&self) {
-        self.entry.response_begun();
     }
 }
 
@@ -195,12 +189,6 @@ impl Shared {
             self.advance();
         }
         self.phase()
-    }
-
-    /// Counts a completed request that was not counted as a request, only by its connection.
-    #[cfg(feature = "server")]
-    pub(crate) fn count_completed_late(&self) {
-        self.completed_late.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records which part of the drain is used.

@@ -171,7 +171,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         };
         let answer = &self.answers.at_deadline;
         let token = match (admitted, &mut call) {
-            (Some(token), _) if self.reports_requests && token.is_counted() => {
+            (Some(token), _) if self.reports_requests => {
                 Some(token.listed(&request, self.connection.peer()))
             }
             (Some(token), _) => Some(token),
@@ -253,10 +253,9 @@ impl Late {
     #[cold]
     fn pending(&mut self, cx: &Context<'_>) -> bool {
         let connection = self.registered.connection();
-        let is_due = self.is_answered && !connection.wait(&mut self.place, cx.waker());
+        let is_due = self.is_answered && connection.answer_is_due(&mut self.place, cx.waker());
         if is_due {
             connection.stop_waiting(&mut self.place);
-            connection.count_answered();
         }
         is_due
     }
