@@ -163,6 +163,17 @@ impl Counts {
         self.connections.0[state as usize] += 1;
     }
 
+    /// Returns each kind with its count.
+    pub(super) fn by_kind(&self) -> [(&'static str, usize); 5] {
+        [
+            ("request", self.requests),
+            ("guard", self.guards),
+            ("task", self.tasks),
+            ("server", self.servers),
+            ("connection", self.connections()),
+        ]
+    }
+
     /// Returns whether ending the drain now aborts work. An idle connection is no work, nor is a
     /// server that has none. A connection that streams has a request, or is idle.
     pub(super) fn has_work(&self) -> bool {
@@ -179,15 +190,8 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = [
-            (self.requests, "request"),
-            (self.guards, "guard"),
-            (self.tasks, "task"),
-            (self.servers, "server"),
-            (self.connections(), "connection"),
-        ];
         let mut separator = "";
-        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+        for (kind, count) in self.by_kind().into_iter().filter(|(_, count)| *count > 0) {
             let plural = if count == 1 { "" } else { "s" };
             write!(f, "{separator}{count} {kind}{plural}")?;
             separator = ", ";

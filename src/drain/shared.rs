@@ -16,7 +16,6 @@ use super::{
     wiring::{Fact, Wiring},
 };
 use std::{
-    fmt,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -517,13 +516,5 @@ impl Shared {
     pub(super) fn record_metrics(&self) {
         let outcome = self.look(|schedule| schedule.outcome().cloned());
         telemetry::record(&self.brief(), outcome.as_ref());
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("stage", &self.stage())
-            .finish_non_exhaustive()
     }
 }

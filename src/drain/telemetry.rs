@@ -254,7 +254,7 @@ mod to_metrics {
         if let Some(last) = report.last_connection {
             gauge!("graceful_drain_last_connection_seconds", labels()).set(last);
         }
-        for (kind, count) in by_kind(&report.left) {
+        for (kind, count) in report.left.by_kind() {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
         for state in ConnectionState::ALL {
@@ -270,19 +270,9 @@ mod to_metrics {
             Some(Err(timeout)) => &timeout.report().left,
             _ => &nothing,
         };
-        for (kind, count) in by_kind(aborted) {
+        for (kind, count) in aborted.by_kind() {
             counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
         }
-    }
-
-    fn by_kind(left: &Counts) -> [(&'static str, usize); 5] {
-        [
-            ("request", left.requests),
-            ("guard", left.guards),
-            ("task", left.tasks),
-            ("server", left.servers),
-            ("connection", left.connections()),
-        ]
     }
 
     /// Describes the metrics. Called for each record, as a recorder may be installed at any time.
