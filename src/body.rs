@@ -1,6 +1,6 @@
 //! Counts each request until its response body is dropped.
 
-use crate::drain::InFlight;
+use crate::drain::{Shared, Token, uncounted};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
@@ -33,7 +33,7 @@ pin_project! {
             #[pin]
             inner: B,
             // Last, so that the body is dropped before the count ends.
-            in_flight: InFlight,
+            token: Token<Shared>,
         },
         Empty,
     }
@@ -41,9 +41,9 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     #[inline]
-    pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
+    pub(crate) fn new(inner: B, token: Token<Shared>) -> Self {
         Self {
-            state: BodyState::Inner { inner, in_flight },
+            state: BodyState::Inner { inner, token },
         }
     }
 }
@@ -90,7 +90,7 @@ impl<B> Default for ResponseBody<B> {
 
 impl<B> From<B> for ResponseBody<B> {
     fn from(inner: B) -> Self {
-        Self::new(inner, InFlight::uncounted())
+        Self::new(inner, uncounted())
     }
 }
 

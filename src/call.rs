@@ -39,7 +39,7 @@
 
 use crate::{
     capacity::Capacity,
-    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Refused},
+    drain::{CounterHandle, Drain, Fact, Refused, Shared, Token, uncounted},
     refusal::{Exempt, NoExemptions},
 };
 use pin_project_lite::pin_project;
@@ -106,7 +106,7 @@ impl Drain {
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<E = NoExemptions> {
-    handle: CounterHandle,
+    handle: CounterHandle<Shared>,
     exempt: E,
 }
 
@@ -143,8 +143,7 @@ impl<S, E: Clone> Layer<S> for GracefulLayer<E> {
     fn layer(&self, inner: S) -> Self::Service {
         Graceful {
             inner,
-            handle: self.handle,
-            exempt: self.exempt.clone(),
+            layer: self.clone(),
             capacity: Capacity::default(),
         }
     }
@@ -174,8 +173,7 @@ impl<E> fmt::Debug for GracefulLayer<E> {
 /// The error is a box. It holds the error of the service, or [`Refused`].
 pub struct Graceful<S, E = NoExemptions> {
     inner: S,
-    handle: CounterHandle,
-    exempt: E,
+    layer: GracefulLayer<E>,
     capacity: Capacity,
 }
 
@@ -215,23 +213,19 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let ready = self.inner.poll_ready(cx).map_err(Into::into);
-        self.capacity.poll(ready, &self.handle, cx)
+        self.capacity.poll(ready, &self.layer.handle, cx)
     }
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let state = match self.admit(&request) {
-            Admission::Counted(token) => CallState::Admitted {
+            Some(token) => CallState::Admitted {
                 // In this order: a panic of the inner service ends the count.
-                in_flight: Some(InFlight::new(token)),
+                token: Some(token),
                 inner: self.inner.call(request),
             },
-            Admission::Uncounted => CallState::Admitted {
-                in_flight: None,
-                inner: self.inner.call(request),
-            },
-            Admission::Refused => {
-                self.handle.count_refused();
+            None => {
+                self.layer.handle.count_refused();
                 CallState::Refused
             }
         };
@@ -241,20 +235,17 @@ where
 
 impl<S, E> Graceful<S, E> {
     #[inline]
-    fn admit<Req>(&self, request: &Req) -> Admission
+    fn admit<Req>(&self, request: &Req) -> Option<Token<Shared>>
     where
         E: Exempt<Req>,
     {
         if !self.capacity.is_there() {
-            return Admission::Refused;
+            return None;
         }
-        if self.exempt.is_exempt(request) {
-            return Admission::Uncounted;
+        if self.layer.exempt.is_exempt(request) {
+            return Some(uncounted());
         }
-        match self.handle.enter() {
-            Some(token) => Admission::Counted(token),
-            None => self.handle.enter_closely(|| false),
-        }
+        self.layer.handle.admit(|| false)
     }
 }
 
@@ -262,12 +253,7 @@ impl<S, E> Graceful<S, E> {
 impl<S: Clone, E: Clone> Clone for Graceful<S, E> {
     #[inline]
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            handle: self.handle,
-            exempt: self.exempt.clone(),
-            capacity: Capacity::default(),
-        }
+        self.layer.layer(self.inner.clone())
     }
 }
 
@@ -275,7 +261,7 @@ impl<S: fmt::Debug, E> fmt::Debug for Graceful<S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)
-            .field("phase", &self.handle.stage().phase())
+            .field("phase", &self.layer.handle.stage().phase())
             .finish()
     }
 }
@@ -298,7 +284,7 @@ pin_project! {
             #[pin]
             inner: F,
             // Last, so that the inner future is dropped before the count ends.
-            in_flight: Option<InFlight>,
+            token: Option<Token<Shared>>,
         },
         Refused,
     }
@@ -314,12 +300,12 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            CallProj::Admitted { inner, in_flight } => {
+            CallProj::Admitted { inner, token } => {
                 let result = {
-                    let _current = in_flight.as_ref().and_then(InFlight::current);
+                    let _current = token.as_ref().and_then(Token::current);
                     ready!(inner.poll(cx))
                 };
-                *in_flight = None;
+                *token = None;
                 Poll::Ready(result.map_err(Into::into))
             }
             CallProj::Refused => Poll::Ready(Err(Refused.into())),

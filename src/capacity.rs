@@ -1,16 +1,19 @@
 //! Waits for the capacity of the inner service, or until the drain refuses.
 
-use crate::drain::{CallerKey, CounterHandle};
-use std::task::{Context, Poll};
+use crate::drain::{CounterHandle, Shared, is_served};
+use std::{
+    num::NonZeroU64,
+    task::{Context, Poll},
+};
 
 /// Records whether the inner service may be called: whether it has capacity for a request.
 ///
 /// It has no drop, as each request would pay for it. The list finds out which callers are gone.
 #[derive(Default)]
 pub(crate) struct Capacity {
-    /// Locates the caller in the list of those that the drain wakes, while the inner service has
-    /// no capacity.
-    missing: Option<CallerKey>,
+    /// Holds the caller's number in the list of those that the drain wakes, while the inner service
+    /// has no capacity.
+    missing: Option<NonZeroU64>,
 }
 
 impl Capacity {
@@ -24,7 +27,7 @@ impl Capacity {
     pub(crate) fn poll<E>(
         &mut self,
         ready: Poll<Result<(), E>>,
-        handle: &CounterHandle,
+        handle: &CounterHandle<Shared>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), E>> {
         match ready {
@@ -40,16 +43,16 @@ impl Capacity {
 
     #[cold]
     #[inline(never)]
-    fn found(&mut self, handle: &CounterHandle) {
-        if let Some(key) = self.missing.take() {
-            handle.stop_waiting(key);
+    fn found(&mut self, handle: &CounterHandle<Shared>) {
+        if let Some(number) = self.missing.take() {
+            handle.stop_waiting(number);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn poll_drain(&mut self, handle: &CounterHandle, cx: &mut Context<'_>) -> Poll<()> {
-        match !is_counted(handle) && handle.refuses(&mut self.missing, cx.waker()) {
+    fn poll_drain(&mut self, handle: &CounterHandle<Shared>, cx: &mut Context<'_>) -> Poll<()> {
+        match !is_served(handle) && handle.refuses(&mut self.missing, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -60,17 +63,5 @@ impl Capacity {
     #[inline]
     pub(crate) fn is_there(&self) -> bool {
         self.missing.is_none()
-    }
-}
-
-/// Returns whether `serve`, with the same drain, has counted the request that this thread polls.
-#[inline]
-pub(crate) fn is_counted(handle: &CounterHandle) -> bool {
-    #[cfg(feature = "server")]
-    return crate::drain::is_current(handle);
-    #[cfg(not(feature = "server"))]
-    {
-        let _ = handle;
-        false
     }
 }

@@ -2,6 +2,7 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION,
+    response::Parts,
 };
 
 /// Says whether a response can announce that its connection closes after it, by the version and the
@@ -35,17 +36,17 @@ impl Closing {
 
     /// Adds the header to a response, where it is allowed and missing.
     #[cold]
-    pub(crate) fn put_on(self, status: StatusCode, version: &mut Version, headers: &mut HeaderMap) {
-        if self.fits(status) {
-            close(headers);
-            self.set_version(version);
+    pub(crate) fn put_on(self, head: &mut Parts) {
+        if self.fits(head.status) {
+            close(&mut head.headers);
+            self.set_version(&mut head.version);
         }
     }
 
     /// Adds the header to a response as [`put_on`](Self::put_on) does.
     pub(crate) fn put_on_response<B>(self, response: Response<B>) -> Response<B> {
         let (mut head, body) = response.into_parts();
-        self.put_on(head.status, &mut head.version, &mut head.headers);
+        self.put_on(&mut head);
         Response::from_parts(head, body)
     }
 

@@ -11,7 +11,8 @@ mod builder;
 mod callers;
 #[cfg(feature = "net")]
 mod connection;
-#[cfg_attr(not(feature = "net"), path = "drain/no_connections.rs")]
+// Without `net`, the list is there and stays empty.
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
 mod connection_list;
 mod counter;
 #[cfg(test)]
@@ -32,15 +33,14 @@ mod table;
 mod telemetry;
 mod token;
 mod wait;
-mod waiting;
-#[cfg(feature = "net")]
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
 mod wakers;
 mod wiring;
 
 #[cfg(feature = "server")]
 pub(crate) use self::connection_list::CallCounts;
 #[cfg(feature = "server")]
-pub(crate) use self::current::{Identity, is_current};
+pub(crate) use self::current::Current;
 #[cfg(all(feature = "net", feature = "tracing"))]
 pub(crate) use self::telemetry::catch_panic;
 pub use self::{
@@ -52,19 +52,20 @@ pub use self::{
     run::{SecondSignal, ServerOutput},
     wait::Reached,
 };
-pub(crate) use self::{
-    callers::CallerKey,
-    phase::Stage,
-    request::InFlight,
-    schedule::Schedule,
-    shared::{Admission, CounterHandle, Shared},
-    waiting::Place,
-    wiring::Fact,
-};
 #[cfg(feature = "net")]
 pub(crate) use self::{
     connection::{Connection, ConnectionGuard},
-    wakers::RegisteredWaker,
+    wakers::{RegisteredWaker, Role},
+};
+pub(crate) use self::{
+    counter::CounterHandle,
+    current::is_served,
+    phase::Stage,
+    registry::Key,
+    schedule::Schedule,
+    shared::{Shared, uncounted},
+    token::Token,
+    wiring::Fact,
 };
 #[cfg(feature = "signal")]
 pub(crate) use self::{telemetry::shell_is_first, wiring::check_process_one};
@@ -356,20 +357,9 @@ impl Drain {
     }
 
     /// Returns what a layer counts by, and records that there is one.
-    pub(crate) fn layer_handle(&self, layer: Fact) -> CounterHandle {
+    pub(crate) fn layer_handle(&self, layer: Fact) -> CounterHandle<Shared> {
         self.shared().record(layer);
         self.shared().counter_handle()
-    }
-
-    #[cfg(feature = "server")]
-    pub(crate) fn counter_handle(&self) -> CounterHandle {
-        self.shared().counter_handle()
-    }
-
-    /// Wakes the tasks of all connections, to look at their server's state again.
-    #[cfg(feature = "server")]
-    pub(crate) fn wake_connections(&self) {
-        self.shared().wake_connections();
     }
 }
 

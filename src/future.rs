@@ -4,10 +4,10 @@ pub use crate::drain::{Reached, ServerOutput};
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{InFlight, Place},
+    drain::{Key, Shared, Token},
     refusal::{Answer, AtDeadline, Refusal},
 };
-use http::{HeaderMap, Request, Response, StatusCode, Version, response::Parts};
+use http::{Request, Response, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::{
@@ -47,33 +47,23 @@ pin_project! {
 /// laid out around the inner future, and cost a copy of it.)
 pub(crate) struct Admitted<A> {
     closing: Closing,
-    /// Says whether the drain counts the request. Others are not answered at the deadline.
-    is_counted: bool,
     /// Holds the place in the list of those that the drain wakes at the deadline.
-    place: Place,
+    place: Option<Key>,
     /// Keeps the request counted. `None` once the body does.
-    in_flight: Option<InFlight>,
+    token: Option<Token<Shared>>,
     /// Makes the answer at the deadline.
     answer: A,
 }
 
 impl<A> Admitted<A> {
     #[inline]
-    pub(crate) fn new(closing: Closing, in_flight: InFlight, answer: A) -> Self {
+    pub(crate) fn new(closing: Closing, token: Token<Shared>, answer: A) -> Self {
         Self {
             closing,
-            is_counted: true,
-            place: Place::NONE,
-            in_flight: Some(in_flight),
+            place: None,
+            token: Some(token),
             answer,
         }
-    }
-
-    /// Holds the same of a request that is admitted without being counted.
-    pub(crate) fn uncounted(closing: Closing, answer: A) -> Self {
-        let mut admitted = Self::new(closing, InFlight::uncounted(), answer);
-        admitted.is_counted = false;
-        admitted
     }
 
     /// Handles that the inner future is pending. Returns whether the request has to be answered.
@@ -82,24 +72,20 @@ impl<A> Admitted<A> {
     where
         A: Refusal<(), B>,
     {
-        if !self.is_counted || !self.answer.answers() {
-            return false;
-        }
-        let in_flight = self.in_flight.as_ref().expect(POLLED);
-        let is_due = !in_flight.wait(&mut self.place, cx.waker());
-        if is_due {
-            in_flight.count_answered();
-        }
-        is_due
+        let token = self.token.as_ref().expect(POLLED);
+        // A drain does not know of a request that it does not count.
+        token.is_counted()
+            && self.answer.answers()
+            && token.answer_is_due(&mut self.place, cx.waker())
     }
 
     /// Ends the count now, and not with the future.
     #[cold]
     #[inline(never)]
     fn end(&mut self) {
-        if let Some(in_flight) = self.in_flight.take() {
-            if self.place.is_taken() {
-                in_flight.stop_waiting(&mut self.place);
+        if let Some(token) = self.token.take() {
+            if self.place.is_some() {
+                token.stop_waiting(&mut self.place);
             }
         }
     }
@@ -109,7 +95,7 @@ impl<A> Admitted<A> {
 impl<A> Drop for Admitted<A> {
     #[inline]
     fn drop(&mut self) {
-        if self.in_flight.is_some() {
+        if self.token.is_some() {
             self.end();
         }
     }
@@ -170,8 +156,8 @@ where
         match self.as_mut().project().state.project() {
             StateProj::Admitted { inner, admitted } => {
                 let result = {
-                    let in_flight = admitted.in_flight.as_ref();
-                    let _current = in_flight.and_then(InFlight::current);
+                    let token = admitted.token.as_ref();
+                    let _current = token.and_then(Token::current);
                     inner.poll(cx)
                 };
                 let response = match result {
@@ -189,18 +175,11 @@ where
                 };
                 // By way of the parts: to change a header in a whole response costs a copy of it.
                 let (mut head, inner) = response.into_parts();
-                let in_flight = admitted.in_flight.take().expect(POLLED);
-                if in_flight.is_slow() | admitted.place.is_taken() {
-                    let Parts {
-                        status,
-                        version,
-                        headers,
-                        ..
-                    } = &mut head;
-                    let Admitted { closing, place, .. } = admitted;
-                    begin_response(&in_flight, place, *closing, *status, version, headers);
+                let token = admitted.token.take().expect(POLLED);
+                if token.is_slow() | admitted.place.is_some() {
+                    begin_response(&token, &mut admitted.place, admitted.closing, &mut head);
                 }
-                let body = ResponseBody::new(inner, in_flight);
+                let body = ResponseBody::new(inner, token);
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             StateProj::Refused { answer, closing } => refused(answer, *closing),
@@ -213,22 +192,20 @@ const POLLED: &str = "polled after it was ready";
 #[cold]
 #[inline(never)]
 fn begin_response(
-    in_flight: &InFlight,
-    place: &mut Place,
+    token: &Token<Shared>,
+    place: &mut Option<Key>,
     closing: Closing,
-    status: StatusCode,
-    version: &mut Version,
-    headers: &mut HeaderMap,
+    head: &mut Parts,
 ) {
-    if place.is_taken() {
-        in_flight.stop_waiting(place);
+    if place.is_some() {
+        token.stop_waiting(place);
     }
-    if !in_flight.is_slow() {
+    if !token.is_slow() {
         return;
     }
-    in_flight.response_begun();
-    if in_flight.closes() {
-        closing.put_on(status, version, headers);
+    token.response_begun();
+    if token.closes() {
+        closing.put_on(head);
     }
 }
 

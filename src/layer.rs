@@ -1,10 +1,8 @@
 use crate::{
-    drain::{CounterHandle, Drain, Fact},
+    drain::{CounterHandle, Drain, Fact, Shared},
     refusal::{AtDeadline, NoExemptions, Unavailable},
-    service::{Graceful, LayerSettings},
 };
 use std::fmt;
-use tower_layer::Layer;
 
 impl Drain {
     /// Returns a layer that counts the requests of an HTTP service, and refuses new ones once
@@ -100,8 +98,11 @@ impl Drain {
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given a service"]
 pub struct GracefulLayer<R = Unavailable, E = NoExemptions, A = AtDeadline> {
-    handle: CounterHandle,
-    settings: LayerSettings<R, E, A>,
+    pub(crate) handle: CounterHandle<Shared>,
+    pub(crate) refusal: R,
+    pub(crate) exempt: E,
+    pub(crate) answer: A,
+    pub(crate) reports_requests: bool,
 }
 
 impl GracefulLayer {
@@ -109,7 +110,10 @@ impl GracefulLayer {
     pub fn new(drain: &Drain) -> Self {
         Self {
             handle: drain.layer_handle(Fact::HttpLayer),
-            settings: LayerSettings::new(),
+            refusal: Unavailable::new(),
+            exempt: NoExemptions,
+            answer: AtDeadline,
+            reports_requests: false,
         }
     }
 }
@@ -136,12 +140,10 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     pub fn refuse_with<T>(self, refusal: T) -> GracefulLayer<T, E, A> {
         GracefulLayer {
             handle: self.handle,
-            settings: LayerSettings {
-                refusal,
-                exempt: self.settings.exempt,
-                answer: self.settings.answer,
-                reports_requests: self.settings.reports_requests,
-            },
+            refusal,
+            exempt: self.exempt,
+            answer: self.answer,
+            reports_requests: self.reports_requests,
         }
     }
 
@@ -181,12 +183,10 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     pub fn answer_at_deadline<T>(self, answer: T) -> GracefulLayer<R, E, T> {
         GracefulLayer {
             handle: self.handle,
-            settings: LayerSettings {
-                refusal: self.settings.refusal,
-                exempt: self.settings.exempt,
-                answer,
-                reports_requests: self.settings.reports_requests,
-            },
+            refusal: self.refusal,
+            exempt: self.exempt,
+            answer,
+            reports_requests: self.reports_requests,
         }
     }
 
@@ -210,12 +210,10 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     pub fn exempt<T>(self, exempt: T) -> GracefulLayer<R, T, A> {
         GracefulLayer {
             handle: self.handle,
-            settings: LayerSettings {
-                refusal: self.settings.refusal,
-                exempt,
-                answer: self.settings.answer,
-                reports_requests: self.settings.reports_requests,
-            },
+            refusal: self.refusal,
+            exempt,
+            answer: self.answer,
+            reports_requests: self.reports_requests,
         }
     }
 
@@ -241,16 +239,8 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     ///     .layer(drain.layer().report_requests());
     /// ```
     pub fn report_requests(mut self) -> Self {
-        self.settings.reports_requests = true;
+        self.reports_requests = true;
         self
-    }
-}
-
-impl<S, R: Clone, E: Clone, A: Clone> Layer<S> for GracefulLayer<R, E, A> {
-    type Service = Graceful<S, R, E, A>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Graceful::with(inner, self.handle, self.settings.clone())
     }
 }
 

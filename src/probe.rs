@@ -129,40 +129,23 @@ pub struct Status {
     drain: Drain,
 }
 
-/// Holds what a probe answers.
-struct ProbeAnswer {
-    status: StatusCode,
-    content_type: &'static str,
-    text: Bytes,
-}
-
-impl ProbeAnswer {
-    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Self {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            text: text.into(),
-        }
-    }
-}
-
 impl Readiness {
-    fn answer(&self, _: &HeaderMap) -> ProbeAnswer {
+    fn answer(&self, _: &HeaderMap) -> Response<ProbeBody> {
         match self.drain.phase() {
-            Phase::Serving => ProbeAnswer::text(StatusCode::OK, "ready\n"),
-            _ => ProbeAnswer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            Phase::Serving => text(StatusCode::OK, "ready\n"),
+            _ => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
 }
 
 impl Liveness {
-    fn answer(&self, _: &HeaderMap) -> ProbeAnswer {
-        ProbeAnswer::text(StatusCode::OK, "alive\n")
+    fn answer(&self, _: &HeaderMap) -> Response<ProbeBody> {
+        text(StatusCode::OK, "alive\n")
     }
 }
 
 impl Status {
-    fn answer(&self, _headers: &HeaderMap) -> ProbeAnswer {
+    fn answer(&self, _headers: &HeaderMap) -> Response<ProbeBody> {
         const MOST: usize = 1000;
         let mut report = self.drain.report();
         report.limit(MOST);
@@ -170,15 +153,26 @@ impl Status {
         if accepts_json(_headers) {
             // Never errs: every key is a string, and no part of a report fails to serialise.
             if let Ok(json) = serde_json::to_vec(&report) {
-                return ProbeAnswer {
-                    status: StatusCode::OK,
-                    content_type: "application/json",
-                    text: json.into(),
-                };
+                return answer(StatusCode::OK, "application/json", json.into());
             }
         }
-        ProbeAnswer::text(StatusCode::OK, format!("{report:#}\n"))
+        text(StatusCode::OK, format!("{report:#}\n"))
     }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<ProbeBody> {
+    answer(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<ProbeBody> {
+    let mut response = Response::new(ProbeBody(Some(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // A probe has to see the present state.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 /// Returns whether the client asks for JSON by name, and does not prefer text. A `*/*`, which
@@ -213,7 +207,7 @@ macro_rules! probe {
             }
 
             fn call(&mut self, request: Request<B>) -> Self::Future {
-                ready(Ok(self.answer(request.headers()).into()))
+                ready(Ok(self.answer(request.headers())))
             }
         }
     };
@@ -222,19 +216,6 @@ macro_rules! probe {
 probe!(Readiness);
 probe!(Liveness);
 probe!(Status);
-
-impl From<ProbeAnswer> for Response<ProbeBody> {
-    fn from(answer: ProbeAnswer) -> Self {
-        let mut response = Response::new(ProbeBody(Some(answer.text)));
-        *response.status_mut() = answer.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-        // A probe has to see the present state.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(VARY, HeaderValue::from_static("accept"));
-        response
-    }
-}
 
 /// Holds the body of a response of [`Readiness`], [`Liveness`] or [`Status`].
 #[derive(Debug)]

@@ -518,7 +518,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.shared.dropped.store(true, Ordering::Release);
         // After the store, so that a task that wakes sees it.
-        self.shared.drain.wake_connections();
+        self.shared.drain.shared().wake_connections();
     }
 }
 

@@ -8,12 +8,12 @@
 //!
 //! | step | added | for |
 //! |---|--:|---|
-//! | `poll_ready` and `call` | 75 | entering: a thread-local, a load, a compare-exchange; whether there is capacity and requests are listed; the version and method of the request; a call, so that the request is copied only once |
-//! | polling the future | 96 | whether the drain has begun, before and after; taking the token; a copy of the response's head, by way of its parts |
-//! | polling the body to its end | 4 | whether it is the empty one of a refusal |
-//! | clone and drops | -22 | 31 for the clone, the drops and leaving; 53 less, as the request is built where `call` needs it |
+//! | `poll_ready` and `call` | 45 | entering: a thread-local, a load, a compare-exchange; whether there is capacity and requests are listed; the version and method of the request; a call, so that the request is copied only once |
+//! | polling the future | 62 | whether the drain has begun, before and after; taking the token; a copy of the response's head, by way of its parts |
+//! | polling the body to its end | 3 | whether it is the empty one of a refusal |
+//! | clone and drops | 32 | the clone, the drops, leaving |
 //!
-//! That is 153 in all. Two of these are locked, on a line of the thread's own. tower-http's layer
+//! That is 142 in all. Two of these are locked, on a line of the thread's own. tower-http's layer
 //! adds 135, 6 of them locked. A prototype that does not wait for capacity, lists no requests and
 //! needs a body with `Default` adds 114.
 //!
@@ -27,10 +27,11 @@
 
 use crate::{
     body::ResponseBody,
-    capacity::{Capacity, is_counted},
+    capacity::Capacity,
     close::Closing,
-    drain::{Admission, CounterHandle, Drain, Fact, InFlight, Stage},
+    drain::{Drain, Stage, is_served, uncounted},
     future::{Admitted, ResponseFuture},
+    layer::GracefulLayer,
     refusal::{AtDeadline, Exempt, NoExemptions, Refusal, Unavailable},
 };
 use http::{Method, Request, Response, header::UPGRADE};
@@ -39,58 +40,37 @@ use std::{
     fmt,
     task::{Context, Poll},
 };
+use tower_layer::Layer;
 use tower_service::Service;
 
 /// Counts the requests of an HTTP service, and refuses new ones once draining; from
-/// [`GracefulLayer`](crate::GracefulLayer), which says what it does.
+/// [`GracefulLayer`], which says what it does.
 pub struct Graceful<S, R = Unavailable, E = NoExemptions, A = AtDeadline> {
     inner: S,
-    handle: CounterHandle,
-    settings: LayerSettings<R, E, A>,
+    layer: GracefulLayer<R, E, A>,
     capacity: Capacity,
-}
-
-/// Holds what a service copies from its layer, and a clone from its original.
-#[derive(Clone)]
-pub(crate) struct LayerSettings<R, E, A> {
-    pub(crate) refusal: R,
-    pub(crate) exempt: E,
-    pub(crate) answer: A,
-    pub(crate) reports_requests: bool,
-}
-
-impl LayerSettings<Unavailable, NoExemptions, AtDeadline> {
-    pub(crate) fn new() -> Self {
-        Self {
-            refusal: Unavailable::new(),
-            exempt: NoExemptions,
-            answer: AtDeadline,
-            reports_requests: false,
-        }
-    }
 }
 
 impl<S> Graceful<S> {
     /// Wraps a service as [`drain.layer()`](Drain::layer) does.
     pub fn new(inner: S, drain: &Drain) -> Self {
-        Self::with(
+        GracefulLayer::new(drain).layer(inner)
+    }
+}
+
+impl<S, R: Clone, E: Clone, A: Clone> Layer<S> for GracefulLayer<R, E, A> {
+    type Service = Graceful<S, R, E, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Graceful {
             inner,
-            drain.layer_handle(Fact::HttpLayer),
-            LayerSettings::new(),
-        )
+            layer: self.clone(),
+            capacity: Capacity::default(),
+        }
     }
 }
 
 impl<S, R, E, A> Graceful<S, R, E, A> {
-    pub(crate) fn with(inner: S, handle: CounterHandle, settings: LayerSettings<R, E, A>) -> Self {
-        Self {
-            inner,
-            handle,
-            settings,
-            capacity: Capacity::default(),
-        }
-    }
-
     /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -122,20 +102,20 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let ready = self.inner.poll_ready(cx);
-        self.capacity.poll(ready, &self.handle, cx)
+        self.capacity.poll(ready, &self.layer.handle, cx)
     }
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let is_exempt = self.settings.exempt.is_exempt(&request);
-        let is_usual = self.capacity.is_there() && !is_exempt && !self.settings.reports_requests;
-        let token = is_usual.then(|| self.handle.enter()).flatten();
+        let is_exempt = self.layer.exempt.is_exempt(&request);
+        let is_usual = self.capacity.is_there() && !is_exempt && !self.layer.reports_requests;
+        let token = is_usual.then(|| self.layer.handle.enter()).flatten();
         match token {
             // Counted before the inner service is called, so that a panic there ends the count.
             Some(token) => {
                 let closing = Closing::of(&request);
-                let answer = self.settings.answer.clone();
-                let admitted = Admitted::new(closing, InFlight::new(token), answer);
+                let answer = self.layer.answer.clone();
+                let admitted = Admitted::new(closing, token, answer);
                 self.call_admitted(request, admitted)
             }
             None => self.call_closely(request, is_exempt),
@@ -172,39 +152,31 @@ impl<S, R, E, A> Graceful<S, R, E, A> {
         A: Refusal<(), ResBody> + Clone,
     {
         let mut closing = Closing::of(&request);
-        let is_counted = is_counted(&self.handle);
-        let admission = if !self.capacity.is_there() {
-            Admission::Refused
-        } else if is_exempt || is_counted {
-            Admission::Uncounted
+        let is_served = is_served(&self.layer.handle);
+        let token = if !self.capacity.is_there() {
+            None
+        } else if is_exempt || is_served {
+            Some(uncounted())
         } else {
-            self.handle.enter_closely(|| is_late_upgrade(&request))
+            self.layer
+                .handle
+                .enter_closely(|| is_late_upgrade(&request))
         };
-        match admission {
-            Admission::Counted(token) => {
-                let in_flight = InFlight::new(token);
-                let in_flight = match self.settings.reports_requests {
-                    true => in_flight.listed(&request, None),
-                    false => in_flight,
-                };
-                let answer = self.settings.answer.clone();
-                self.call_admitted(request, Admitted::new(closing, in_flight, answer))
-            }
-            Admission::Uncounted => {
-                // The future has no way to the drain, so how the response closes its connection is
-                // decided now.
-                if is_counted || self.handle.stage() == Stage::Serving {
-                    closing = Closing::NEVER;
-                }
-                let answer = self.settings.answer.clone();
-                self.call_admitted(request, Admitted::uncounted(closing, answer))
-            }
-            Admission::Refused => {
-                self.handle.count_refused();
-                let answer = self.settings.refusal.refuse(&request);
-                ResponseFuture::refused(answer, closing)
-            }
+        let Some(mut token) = token else {
+            self.layer.handle.count_refused();
+            let answer = self.layer.refusal.refuse(&request);
+            return ResponseFuture::refused(answer, closing);
+        };
+        if self.layer.reports_requests {
+            token = token.listed(&request, None);
         }
+        if !token.is_counted() && (is_served || self.layer.handle.stage() == Stage::Serving) {
+            // The future has no way to the drain, so how the response closes its connection is
+            // decided now.
+            closing = Closing::NEVER;
+        }
+        let answer = self.layer.answer.clone();
+        self.call_admitted(request, Admitted::new(closing, token, answer))
     }
 }
 
@@ -229,7 +201,7 @@ pub(crate) fn is_late_upgrade<B>(request: &Request<B>) -> bool {
 impl<S: Clone, R: Clone, E: Clone, A: Clone> Clone for Graceful<S, R, E, A> {
     #[inline]
     fn clone(&self) -> Self {
-        Self::with(self.inner.clone(), self.handle, self.settings.clone())
+        self.layer.layer(self.inner.clone())
     }
 }
 
@@ -237,7 +209,7 @@ impl<S: fmt::Debug, R, E, A> fmt::Debug for Graceful<S, R, E, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graceful")
             .field("inner", &self.inner)
-            .field("phase", &self.handle.stage().phase())
+            .field("phase", &self.layer.handle.stage().phase())
             .finish()
     }
 }

@@ -1,27 +1,39 @@
 //! Lets requests in, or refuses them, where a look at the counter alone does not decide.
 
 use super::{
-    callers::CallerKey,
+    callers::Callers,
+    counter::CounterHandle,
     phase::Stage,
-    shared::{Admission, CounterHandle, RequestData},
+    shared::{RequestData, Shared},
+    token::Token,
 };
-use std::task::Waker;
+use std::{num::NonZeroU64, task::Waker};
 use tokio::time::Instant;
 
-impl CounterHandle {
+impl CounterHandle<Shared> {
     /// Returns the last recorded stage. A drain that was dropped before it began is `Serving`.
     pub(crate) fn stage(&self) -> Stage {
         self.data().map_or(Stage::Serving, RequestData::stage)
     }
 
-    /// Counts a request or refuses it, where [`enter`](Self::enter) has not counted it.
+    /// Counts a request, or returns `None` to refuse it. The token counts nothing if the drain was
+    /// dropped before it began.
+    #[inline]
+    pub(crate) fn admit(&self, is_late_upgrade: impl FnOnce() -> bool) -> Option<Token<Shared>> {
+        self.enter().or_else(|| self.enter_closely(is_late_upgrade))
+    }
+
+    /// Does what [`admit`](Self::admit) does, where [`enter`](Self::enter) has not counted it.
     ///
     /// A request for an upgrade (`is_late_upgrade`) is refused from [`Stage::LastRead`] on: its
     /// connection is about to be closed. Other requests are refused from [`Stage::Draining`] on.
     #[cold]
-    pub(crate) fn enter_closely(&self, is_late_upgrade: impl FnOnce() -> bool) -> Admission {
+    pub(crate) fn enter_closely(
+        &self,
+        is_late_upgrade: impl FnOnce() -> bool,
+    ) -> Option<Token<Shared>> {
         if let Some(token) = self.enter_by_index() {
-            return Admission::Counted(token);
+            return Some(token);
         }
         if let Some(data) = self.data() {
             // Not once the drain is over: its outcome is known, and refusals cost less.
@@ -35,7 +47,7 @@ impl CounterHandle {
             self.advance_to_close();
             let stage = self.stage();
             if (Stage::LastRead..Stage::Draining).contains(&stage) && is_late_upgrade() {
-                return Admission::Refused;
+                return None;
             }
         }
         self.enter_late(|data| data.stage() < Stage::Draining)
@@ -51,30 +63,30 @@ impl CounterHandle {
 }
 
 /// Lets callers wait for capacity.
-impl CounterHandle {
+impl CounterHandle<Shared> {
     /// Returns whether the drain refuses requests. If not, it wakes the task once it does.
-    pub(crate) fn refuses(&self, key: &mut Option<CallerKey>, waker: &Waker) -> bool {
+    pub(crate) fn refuses(&self, caller: &mut Option<NonZeroU64>, waker: &Waker) -> bool {
         // A drain that was dropped before it began never refuses.
         let Some(data) = self.data() else {
             return false;
         };
-        let key = key.get_or_insert(CallerKey::NONE);
+        let caller = caller.get_or_insert(Callers::NONE);
         if (Stage::LameDuck..Stage::Draining).contains(&data.stage()) {
             // If no caller is polled when it is due, the next request or the next look at the phase
             // does it.
             self.advance_to_close();
         }
         if data.stage() < Stage::Draining {
-            data.callers.put(key, waker);
+            data.callers.put(caller, waker);
         }
         // After the registration: a later change of the stage wakes the task.
         data.stage() >= Stage::Draining
     }
 
     /// Removes a caller that has got capacity.
-    pub(crate) fn stop_waiting(&self, key: CallerKey) {
+    pub(crate) fn stop_waiting(&self, caller: NonZeroU64) {
         if let Some(data) = self.data() {
-            data.callers.remove(key);
+            data.callers.remove(caller);
         }
     }
 }

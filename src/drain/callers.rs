@@ -7,72 +7,51 @@
 //! keeps at most as many callers that are gone as have waited at one time, with the memory of their
 //! tasks, until others wait or the drain refuses.
 
-use slab::Slab;
 use std::{
-    num::NonZeroU32,
+    collections::BTreeMap,
+    num::NonZeroU64,
     sync::{Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
 /// Lists the wakers of callers that wait for capacity.
 #[derive(Default)]
-pub(super) struct Callers(Mutex<CallerSlab>);
+pub(super) struct Callers(Mutex<CallerList>);
 
 #[derive(Default)]
-struct CallerSlab {
-    callers: Slab<Caller>,
-    /// Counts the callers that were added.
-    added: u32,
+struct CallerList {
+    /// Holds the waker of each caller by its number, and whether the caller was woken to learn if it
+    /// still waits.
+    callers: BTreeMap<NonZeroU64, (Waker, bool)>,
+    /// Counts the callers that were added. A number is not used again, so the number of a removed
+    /// caller finds no other.
+    added: u64,
     /// Holds the length at which the list looks for callers that are gone, if it is more than
     /// [`LEAST`].
     limit: usize,
 }
 
-struct Caller {
-    waker: Waker,
-    number: NonZeroU32,
-    /// Says whether it was woken to learn if it still waits.
-    is_asked: bool,
-}
-
-/// Locates a caller. If its number differs, the slot is another one's by now.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallerKey {
-    slot: u32,
-    number: NonZeroU32,
-}
-
 /// Says how many callers are listed at least before the list looks for those that are gone.
 const LEAST: usize = 64;
 
-/// Limits the callers whose memory an empty list keeps.
-const KEPT: usize = 1024;
-
-impl CallerKey {
-    /// Locates no caller.
-    pub(super) const NONE: Self = Self {
-        slot: u32::MAX,
-        number: NonZeroU32::MAX,
-    };
-}
-
 impl Callers {
+    /// Is the number of no caller.
+    pub(super) const NONE: NonZeroU64 = NonZeroU64::MAX;
+
     /// Lists the waker of a caller. Adds the caller if it is not listed.
-    pub(super) fn put(&self, key: &mut CallerKey, waker: &Waker) {
-        let waker = waker.clone();
+    pub(super) fn put(&self, number: &mut NonZeroU64, waker: &Waker) {
+        let entry = (waker.clone(), false);
         let (mut replaced, mut asked) = (None, Vec::new());
         let mut list = self.lock();
-        match list.at(*key) {
-            Some(caller) => {
-                caller.is_asked = false;
-                replaced = Some(std::mem::replace(&mut caller.waker, waker));
+        if let Some(listed) = list.callers.get_mut(number) {
+            replaced = Some(std::mem::replace(listed, entry));
+        } else {
+            if list.callers.len() >= list.limit.max(LEAST) {
+                asked = list.ask();
             }
-            None => {
-                if list.callers.len() >= list.limit.max(LEAST) {
-                    asked = list.ask();
-                }
-                *key = list.add(waker);
-            }
+            list.added += 1;
+            *number = NonZeroU64::MIN.saturating_add(list.added);
+            list.callers.insert(*number, entry);
         }
         // Outside of the lock: the drop of a waker may run any code, and so may a wake-up.
         drop(list);
@@ -81,17 +60,11 @@ impl Callers {
     }
 
     /// Removes a caller that does not wait any more.
-    pub(super) fn remove(&self, key: CallerKey) {
+    pub(super) fn remove(&self, number: NonZeroU64) {
         let mut list = self.lock();
-        let removed = list
-            .at(key)
-            .is_some()
-            .then(|| list.callers.remove(key.slot as usize));
+        let removed = list.callers.remove(&number);
         // After a burst, the next look comes soon enough.
         list.limit = list.limit.min(2 * list.callers.len());
-        if list.callers.is_empty() && list.callers.capacity() > KEPT {
-            list.callers.shrink_to_fit();
-        }
         // Outside of the lock, as above.
         drop(list);
         drop(removed);
@@ -101,46 +74,24 @@ impl Callers {
     pub(super) fn wake_all(&self) {
         let mut list = self.lock();
         list.limit = 0;
-        // The numbers go on, so that no key of before finds a caller that comes later.
         let callers = std::mem::take(&mut list.callers);
         drop(list);
-        callers
-            .into_iter()
-            .for_each(|(_, caller)| caller.waker.wake());
+        callers.into_values().for_each(|(waker, _)| waker.wake());
     }
 
-    fn lock(&self) -> MutexGuard<'_, CallerSlab> {
+    fn lock(&self) -> MutexGuard<'_, CallerList> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl CallerSlab {
-    fn at(&mut self, key: CallerKey) -> Option<&mut Caller> {
-        let caller = self.callers.get_mut(key.slot as usize);
-        caller.filter(|caller| caller.number == key.number)
-    }
-
-    fn add(&mut self, waker: Waker) -> CallerKey {
-        self.added = self.added.wrapping_add(1);
-        let number = NonZeroU32::new(self.added).unwrap_or(NonZeroU32::MIN);
-        let slot = self.callers.insert(Caller {
-            waker,
-            number,
-            is_asked: false,
-        });
-        CallerKey {
-            slot: u32::try_from(slot).unwrap_or(u32::MAX),
-            number,
-        }
-    }
-
+impl CallerList {
     /// Removes the callers that were asked and have not come back. Returns the wakers of all, to
     /// be woken.
     fn ask(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::with_capacity(self.callers.len());
-        self.callers.retain(|_, caller| {
-            wakers.push(caller.waker.clone());
-            !std::mem::replace(&mut caller.is_asked, true)
+        self.callers.retain(|_, (waker, is_asked)| {
+            wakers.push(waker.clone());
+            !std::mem::replace(is_asked, true)
         });
         self.limit = 2 * self.callers.len();
         wakers
@@ -152,7 +103,7 @@ mod tests {
     use super::*;
     use tokio_test::task;
 
-    fn put(callers: &Callers, key: &mut CallerKey, task: &mut task::Spawn<()>) {
+    fn put(callers: &Callers, key: &mut NonZeroU64, task: &mut task::Spawn<()>) {
         task.enter(|cx, _| callers.put(key, cx.waker()));
     }
 
@@ -160,10 +111,10 @@ mod tests {
     fn callers_that_are_gone_are_removed_and_those_that_wait_stay() {
         let callers = Callers::default();
         let mut waits = task::spawn(());
-        let mut key = CallerKey::NONE;
+        let mut key = Callers::NONE;
         put(&callers, &mut key, &mut waits);
         for _ in 0..1000 {
-            let mut gone = CallerKey::NONE;
+            let mut gone = Callers::NONE;
             put(&callers, &mut gone, &mut task::spawn(()));
             if waits.is_woken() {
                 put(&callers, &mut key, &mut waits);
@@ -180,7 +131,7 @@ mod tests {
         let mut asked = 0;
         let mut all = Vec::new();
         for _ in 0..10 * LEAST {
-            all.push((CallerKey::NONE, task::spawn(())));
+            all.push((Callers::NONE, task::spawn(())));
             let added = all.len() - 1;
             for (n, (key, waits)) in all.iter_mut().enumerate() {
                 if n == added || waits.is_woken() {
@@ -197,7 +148,7 @@ mod tests {
     fn a_key_of_a_removed_caller_finds_no_other() {
         let callers = Callers::default();
         let (mut one, mut other) = (task::spawn(()), task::spawn(()));
-        let (mut first, mut second) = (CallerKey::NONE, CallerKey::NONE);
+        let (mut first, mut second) = (Callers::NONE, Callers::NONE);
         put(&callers, &mut first, &mut one);
         callers.remove(first);
         put(&callers, &mut second, &mut other);
@@ -205,7 +156,7 @@ mod tests {
         callers.wake_all();
         assert!(other.is_woken() && !one.is_woken());
         // Nor one that is listed after all were woken.
-        let (mut later, mut third) = (task::spawn(()), CallerKey::NONE);
+        let (mut later, mut third) = (task::spawn(()), Callers::NONE);
         put(&callers, &mut third, &mut later);
         callers.remove(first);
         callers.remove(second);

@@ -5,6 +5,7 @@
 use super::{
     connection_list::{ConnectionEntry, ConnectionList},
     phase::Stage,
+    registry::Key,
     report::ConnectionState,
     schedule::Schedule,
     shared::Shared,
@@ -12,8 +13,10 @@ use super::{
 use std::{net::SocketAddr, ops::Deref, sync::Arc, task::Wake};
 #[cfg(feature = "server")]
 use {
-    super::waiting::Place,
-    std::{sync::OnceLock, task::Waker},
+    std::{
+        sync::{OnceLock, atomic::Ordering},
+        task::Waker,
+    },
     tokio::sync::OwnedSemaphorePermit,
 };
 
@@ -33,14 +36,17 @@ struct Registration {
 /// Points to a connection's entry and to its drain. Does not keep the connection counted.
 pub(crate) struct Connection {
     entry: Arc<ConnectionEntry>,
+    key: Key,
     shared: Arc<Shared>,
 }
 
 impl ConnectionGuard {
     /// Counts a connection that has just been accepted. Returns `None` once the list is closed.
     pub(crate) fn enter(shared: &Arc<Shared>, peer: Option<SocketAddr>) -> Option<Self> {
+        let (entry, key) = shared.connections.add(peer)?;
         let connection = Connection {
-            entry: shared.connections().add(peer)?,
+            entry,
+            key,
             shared: shared.clone(),
         };
         shared.connection_arrived(connection.accepted());
@@ -77,8 +83,9 @@ impl ConnectionGuard {
 impl Drop for Registration {
     fn drop(&mut self) {
         let connection = &self.connection;
-        let emptied = connection.list().remove(&connection.entry);
-        connection.shared.part_emptied(emptied);
+        if connection.list().remove(&connection.entry, connection.key) {
+            connection.shared.part_emptied();
+        }
         // The stage may be waiting for this connection.
         if connection.stage() != Stage::Serving {
             connection.shared.advance();
@@ -130,42 +137,35 @@ impl Connection {
         }
     }
 
-    /// Counts a completed request; see [`Shared::count_completed_late`].
+    /// Counts a completed request that was not counted as a request, only by its connection.
     #[cfg(feature = "server")]
     pub(crate) fn count_completed_late(&self) {
-        self.shared.count_completed_late();
+        self.shared.completed_late.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Has the drain wake a pending request that is not counted as a request. Returns false if the
-    /// drain is forced: the request has to be answered now.
+    /// Returns whether a pending request that is not counted as a request has to be answered now.
     #[cfg(feature = "server")]
-    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
-        self.shared.request_data().wait(place, waker)
+    pub(crate) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        self.shared.counter.data().answer_is_due(place, waker)
     }
 
     /// Ends the waiting of such a request.
     #[cfg(feature = "server")]
-    pub(crate) fn stop_waiting(&self, place: &mut Place) {
-        if self.shared.request_data().stop_waiting(place) {
+    pub(crate) fn stop_waiting(&self, place: &mut Option<Key>) {
+        if self.shared.counter.data().stop_waiting(place) {
             self.shared.all_answered();
         }
     }
 
-    /// Counts such a request that is answered because the drain is forced.
-    #[cfg(feature = "server")]
-    pub(crate) fn count_answered(&self) {
-        self.shared.request_data().count_answered();
-    }
-
     fn list(&self) -> &ConnectionList {
-        self.shared.connections()
+        &self.shared.connections
     }
 }
 
 /// Wakes all tasks that wait on the connection.
 impl Wake for Connection {
     fn wake(self: Arc<Self>) {
-        self.wake_tasks();
+        self.wakers.wake_all();
     }
 }
 
@@ -180,7 +180,10 @@ impl Deref for Connection {
 
 #[cfg(all(test, feature = "server"))]
 mod tests {
-    use super::{super::wakers::RegisteredWaker, *};
+    use super::{
+        super::wakers::{RegisteredWaker, Role},
+        *,
+    };
     use crate::Drain;
     use std::{
         sync::{
@@ -204,7 +207,8 @@ mod tests {
             self.wakes.fetch_add(1, Ordering::SeqCst);
             let mut last = self.last.lock().expect("no panic");
             self.connection
-                .register_driver(&self.clone().into(), &mut last);
+                .wakers
+                .register(Role::Drives, &self.clone().into(), &mut last);
         }
     }
 
@@ -215,9 +219,11 @@ mod tests {
                 wakes: AtomicUsize::new(0),
                 last: Mutex::default(),
             });
-            polled
-                .connection
-                .register_driver(&polled.clone().into(), &mut RegisteredWaker::default());
+            polled.connection.wakers.register(
+                Role::Drives,
+                &polled.clone().into(),
+                &mut RegisteredWaker::default(),
+            );
             polled
         }
 
@@ -231,13 +237,15 @@ mod tests {
         let drain = Drain::new();
         let registered = ConnectionGuard::enter(drain.shared(), None).expect("serving");
         let polled = PolledAtOnce::new(registered.handle());
-        registered
-            .connection()
-            .register_reader(&polled.clone().into(), &mut RegisteredWaker::default());
-        drain.wake_connections();
+        registered.connection().wakers.register(
+            Role::Reads,
+            &polled.clone().into(),
+            &mut RegisteredWaker::default(),
+        );
+        drain.shared().wake_connections();
         // As the reader, and as the driver.
         assert_eq!(polled.wakes(), 2);
-        drain.wake_connections();
+        drain.shared().wake_connections();
         assert_eq!(polled.wakes(), 3);
     }
 

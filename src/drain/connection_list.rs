@@ -5,9 +5,9 @@
 //! once more.
 
 use super::{
-    registry::{Emptied, Key, Registry},
+    registry::{Key, Registry},
     report::{Blocker, BlockerKind, ConnectionState, Counts},
-    wakers::{RegisteredWaker, Role, Wakers},
+    wakers::Wakers,
 };
 use std::{
     net::SocketAddr,
@@ -15,7 +15,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Waker,
 };
 use tokio::time::Instant;
 
@@ -44,7 +43,7 @@ fn has_unread(word: u8) -> bool {
 
 /// Lists all connections of a drain.
 pub(super) struct ConnectionList {
-    all: Registry<ConnectionEntry>,
+    all: Registry<Arc<ConnectionEntry>>,
     multiplexed: AtomicUsize,
     /// Counts the connections that carry [`UNCHECKED`]; plus 1 until all connections have been
     /// marked, so that it is not 0 before the last-read check.
@@ -53,7 +52,6 @@ pub(super) struct ConnectionList {
 
 /// Holds what the drain knows of one connection.
 pub(crate) struct ConnectionEntry {
-    key: Key,
     /// Combines the activity and the flags above.
     word: AtomicU8,
     accepted: Instant,
@@ -63,7 +61,7 @@ pub(crate) struct ConnectionEntry {
     named_peer: OnceLock<Option<SocketAddr>>,
     /// Counts the written bytes.
     sent: AtomicU64,
-    wakers: Wakers,
+    pub(crate) wakers: Wakers,
     /// Counts the HTTP/1 calls that have started. Only `serve` counts calls.
     calls_started: AtomicU64,
     calls_finished: AtomicU64,
@@ -98,9 +96,8 @@ impl ConnectionList {
     }
 
     /// Adds a connection that has just been accepted. Returns `None` once closed.
-    pub(super) fn add(&self, peer: Option<SocketAddr>) -> Option<Arc<ConnectionEntry>> {
-        self.all.add(|key| ConnectionEntry {
-            key,
+    pub(super) fn add(&self, peer: Option<SocketAddr>) -> Option<(Arc<ConnectionEntry>, Key)> {
+        let entry = Arc::new(ConnectionEntry {
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
             peer,
@@ -110,14 +107,16 @@ impl ConnectionList {
             calls_started: AtomicU64::new(0),
             calls_finished: AtomicU64::new(0),
             retires: AtomicBool::new(false),
-        })
+        });
+        let key = self.all.add(entry.clone())?;
+        Some((entry, key))
     }
 
-    /// Removes a connection. Called once for each.
-    pub(super) fn remove(&self, connection: &ConnectionEntry) -> Option<Emptied> {
+    /// Removes a connection. Called once for each. Returns whether the list is closed and empty.
+    pub(super) fn remove(&self, connection: &ConnectionEntry, key: Key) -> bool {
         // First leave the list: from here on the last-read check cannot mark this connection. A
         // mark that was set before is taken back below.
-        let emptied = self.all.remove(connection.key);
+        let emptied = self.all.remove(key);
         if connection.word.load(Ordering::Acquire) & MULTIPLEXED != 0 {
             self.multiplexed.fetch_sub(1, Ordering::AcqRel);
         }
@@ -126,7 +125,7 @@ impl ConnectionList {
     }
 
     /// Closes the list; see [`Registry::close`].
-    pub(super) fn close(&self) -> Option<Emptied> {
+    pub(super) fn close(&self) -> bool {
         self.all.close()
     }
 
@@ -270,29 +269,6 @@ impl ConnectionEntry {
         self.retires.load(Ordering::Acquire)
     }
 
-    /// Wakes the task that reads.
-    pub(crate) fn wake_reader(&self) {
-        self.wakers.wake(Role::Reads);
-    }
-
-    /// Wakes all tasks that wait on the connection.
-    pub(crate) fn wake_tasks(&self) {
-        self.wakers.wake_all();
-    }
-
-    /// Registers the task that reads, to be woken when the schedule changes. The caller has to look
-    /// at the schedule after this call: an earlier change does not wake it.
-    #[inline]
-    pub(crate) fn register_reader(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Reads, waker, last);
-    }
-
-    /// Registers the task that writes; see [`register_reader`](Self::register_reader).
-    #[inline]
-    pub(crate) fn register_writer(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Writes, waker, last);
-    }
-
     /// Counts written bytes. Not atomic as a whole, so only one task at a time may call it.
     #[inline]
     pub(crate) fn wrote(&self, bytes: usize) {
@@ -334,21 +310,8 @@ impl ConnectionEntry {
     }
 
     /// Sets the peer that a handshake has named. Called once.
-    #[cfg(feature = "server")]
     pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
         let _ = self.named_peer.set(peer);
-    }
-
-    /// Registers the task that drives the connection; see
-    /// [`register_reader`](Self::register_reader).
-    #[inline]
-    pub(crate) fn register_driver(&self, waker: &Waker, last: &mut RegisteredWaker) {
-        self.wakers.register(Role::Drives, waker, last);
-    }
-
-    /// Wakes the task that drives the connection.
-    pub(crate) fn wake_driver(&self) {
-        self.wakers.wake(Role::Drives);
     }
 
     /// Counts the start of an HTTP/1 call.

@@ -110,14 +110,6 @@ pub(crate) struct CounterHandle<O: Owner> {
     open: u64,
 }
 
-/// Tells how a request was admitted, or that it was not.
-pub(crate) enum Admission<O: Owner> {
-    Counted(Token<O>),
-    /// Lets the request in without a count, as when the drain was dropped before it began.
-    Uncounted,
-    Refused,
-}
-
 impl<O: Owner> Counter<O> {
     /// Takes a free block of the pool, or makes one with `shards` shards, rounded up to a power of two.
     pub(crate) fn new(pool: &'static Pool<O>, shards: usize, owner: Weak<O>) -> Self {
@@ -248,15 +240,16 @@ impl<O: Owner> CounterHandle<O> {
         Token::enter(self.shard(), self.open)
     }
 
-    /// Counts a request if the shard is open and `admits` returns true, or refuses it.
+    /// Counts a request if the shard is open and `admits` returns true. Returns `None` if it is
+    /// refused, and a token that counts nothing if the drain was dropped before it began.
     #[cold]
-    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Admission<O> {
+    pub(crate) fn enter_late(&self, admits: impl FnOnce(&O::Data) -> bool) -> Option<Token<O>> {
         let shard = self.shard();
         // Acquire: a word that is slow comes with the stage that was set before, and a closed one with
         // all that came before the close.
         let mut word = shard.word.load(Ordering::Acquire);
         if word & GENERATIONS != self.open {
-            return Admission::Uncounted;
+            return Some(Token::uncounted(self.block.pool));
         }
         if admits(&self.block.data) {
             while word & (GENERATIONS | CLOSED) == self.open {
@@ -271,18 +264,18 @@ impl<O: Owner> CounterHandle<O> {
                             // Relaxed: leaving publishes it.
                             self.block.since_begin.fetch_add(1, Ordering::Relaxed);
                         }
-                        return Admission::Counted(Token::of(shard));
+                        return Some(Token::of(shard));
                     }
                     Err(now) => word = now,
                 }
             }
             if word & GENERATIONS != self.open {
-                return Admission::Uncounted;
+                return Some(Token::uncounted(self.block.pool));
             }
         }
         self.close();
         fence(Ordering::Acquire);
-        Admission::Refused
+        None
     }
 
     fn close(&self) {

@@ -2,7 +2,7 @@
 
 use super::{
     block::{Owner, Pool},
-    counter::{Admission, Counter, CounterHandle},
+    counter::{Counter, CounterHandle},
     token::Token,
 };
 use std::{
@@ -35,11 +35,13 @@ fn begin_and_close(drain: &Counter<Nobody>) {
     drop(drain.release());
 }
 
-fn entry(handle: &CounterHandle<Nobody>) -> Admission<Nobody> {
-    match handle.enter_by_index() {
-        Some(token) => Admission::Counted(token),
-        None => handle.enter_late(|()| true),
-    }
+fn entry(handle: &CounterHandle<Nobody>) -> Option<Token<Nobody>> {
+    let late = || handle.enter_late(|()| true);
+    handle.enter_by_index().or_else(late)
+}
+
+fn is_uncounted(handle: &CounterHandle<Nobody>) -> bool {
+    entry(handle).is_some_and(|token| !token.is_counted())
 }
 
 fn enter(drain: &Counter<Nobody>) -> Token<Nobody> {
@@ -53,12 +55,12 @@ fn a_drain_that_is_dropped_before_it_began_leaves_its_services_serving() {
     let handle = dropped.handle();
     let token = enter(&dropped);
     drop(dropped);
-    assert!(matches!(entry(&handle), Admission::Uncounted));
+    assert!(is_uncounted(&handle));
     assert!(handle.data().is_none());
     assert_eq!(pool.free(), 0, "a request is still on it");
     drop(token);
     assert_eq!(pool.free(), 1);
-    assert!(matches!(entry(&handle), Admission::Uncounted));
+    assert!(is_uncounted(&handle));
 }
 
 #[test]
@@ -70,10 +72,10 @@ fn a_drain_that_is_over_leaves_its_services_refusing() {
     begin_and_close(&over);
     drop(over);
     assert_eq!(pool.free(), 1);
-    assert!(matches!(entry(&handle), Admission::Refused));
+    assert!(entry(&handle).is_none());
     // Until its block is used again.
     let next = drain(pool);
-    assert!(matches!(entry(&handle), Admission::Uncounted));
+    assert!(is_uncounted(&handle));
     assert_eq!(next.inside(), 0);
 }
 
@@ -85,7 +87,7 @@ fn a_stale_handle_never_counts_on_the_block_of_another_drain() {
         let next = drain(pool);
         let token = enter(&next);
         for handle in &stale {
-            assert!(matches!(entry(handle), Admission::Uncounted), "{round}");
+            assert!(is_uncounted(handle), "{round}");
             assert!(handle.data().is_none());
         }
         assert_eq!(next.inside(), 1);
@@ -93,9 +95,9 @@ fn a_stale_handle_never_counts_on_the_block_of_another_drain() {
         if round % 2 == 0 {
             begin_and_close(&next);
             for handle in &stale[..round] {
-                assert!(matches!(entry(handle), Admission::Uncounted), "{round}");
+                assert!(is_uncounted(handle), "{round}");
             }
-            assert!(matches!(entry(&stale[round]), Admission::Refused));
+            assert!(entry(&stale[round]).is_none());
         }
         drop(token);
     }
@@ -149,10 +151,8 @@ fn tokens_with_details_use_one_shard_again_and_again() {
         assert_eq!(first.handle().spare(), 1);
     }
     first.begin(Arc::new(Nobody));
-    let token = match entry(&first.handle()) {
-        Admission::Counted(token) => token.with_details(details.clone()),
-        _ => panic!("it has not closed"),
-    };
+    let token = entry(&first.handle()).expect("it has not closed");
+    let token = token.with_details(details.clone());
     assert!(token.has_begun());
     drop(first.release());
 }
@@ -186,7 +186,7 @@ fn an_entry_is_not_usual_before_the_thread_has_a_shard_or_in_serve() {
         assert!(handle.enter().is_some());
         #[cfg(feature = "server")]
         {
-            let current = super::current::Identity::of(&handle).enter();
+            let current = super::current::Current::of_server(&handle);
             assert!(handle.enter().is_none(), "serve may have counted it");
             assert!(handle.enter_by_index().is_some());
             drop(current);

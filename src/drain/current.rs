@@ -15,33 +15,6 @@ thread_local! {
     static LAYERED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Identifies the drain of `serve` by the address of its block.
-///
-/// Another drain can get the block only when this one is gone and the block is not in use. The
-/// polled request keeps the block if it is counted, and its server keeps the drain if it is exempt,
-/// so the identity is unique while it is current.
-///
-/// A layer of a drain that had the block before takes the identity for its own and does not count
-/// the request. It would not count the request anyway, as its handle is stale.
-#[cfg(feature = "server")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity(usize);
-
-#[cfg(feature = "server")]
-impl Identity {
-    /// Returns the identity that `serve` records for a request that it has admitted.
-    #[inline]
-    pub(crate) fn of<O: Owner>(handle: &CounterHandle<O>) -> Self {
-        Self(handle.address())
-    }
-
-    /// Makes this the drain of `serve` until the returned value is dropped.
-    #[inline]
-    pub(crate) fn enter(self) -> Current {
-        Current::set(&HINT, self.0)
-    }
-}
-
 /// Restores the drain that was current before. Its drop does that, also while a panic unwinds.
 #[must_use = "the drain is current until this is dropped"]
 pub(crate) struct Current {
@@ -50,6 +23,20 @@ pub(crate) struct Current {
 }
 
 impl Current {
+    /// Records the drain of `serve`, which polls a request that it has admitted.
+    ///
+    /// The address of a block identifies its drain. Another drain can get the block only when this
+    /// one is gone and the block is not in use. The polled request keeps the block if it is counted,
+    /// and its server keeps the drain if it is exempt, so the address is unique while it is current.
+    ///
+    /// A layer of a drain that had the block before takes the drain for its own and does not count
+    /// the request. It would not count the request anyway, as its handle is stale.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn of_server<O: Owner>(handle: &CounterHandle<O>) -> Self {
+        Self::set(&HINT, handle.address())
+    }
+
     /// Records the drain of a layer that polls one of its requests.
     pub(super) fn of_layer<O: Owner>(token: &Token<O>) -> Self {
         Self::set(&LAYERED, token.address())
@@ -69,10 +56,9 @@ impl Drop for Current {
     }
 }
 
-/// Returns whether `serve` has counted the polled request for this drain.
-#[cfg(feature = "server")]
+/// Returns whether `serve`, with this drain, has counted the request that this thread polls.
 #[inline]
-pub(crate) fn is_current<O: Owner>(handle: &CounterHandle<O>) -> bool {
+pub(crate) fn is_served<O: Owner>(handle: &CounterHandle<O>) -> bool {
     HINT.get() == handle.address()
 }
 
@@ -93,29 +79,29 @@ mod tests {
     #[test]
     fn i71_the_drain_before_is_restored_also_after_a_panic() {
         let [one, other] = [Drain::new(), Drain::new()];
-        let [one, other] = [&one, &other].map(|drain| drain.counter_handle());
-        let outer = Identity::of(&one).enter();
-        assert!(is_current(&one) && is_current(&one.clone()) && !is_current(&other));
+        let [one, other] = [&one, &other].map(|drain| drain.shared().counter_handle());
+        let outer = Current::of_server(&one);
+        assert!(is_served(&one) && is_served(&one.clone()) && !is_served(&other));
         let panics = catch_unwind(AssertUnwindSafe(|| {
-            let _inner = Identity::of(&other).enter();
-            assert!(is_current(&other) && !is_current(&one));
+            let _inner = Current::of_server(&other);
+            assert!(is_served(&other) && !is_served(&one));
             panic!("as a handler does");
         }));
         assert!(panics.is_err());
-        assert!(is_current(&one) && !is_current(&other));
+        assert!(is_served(&one) && !is_served(&other));
         drop(outer);
-        assert!(!is_current(&one));
+        assert!(!is_served(&one));
     }
 
     /// While it is polled, that is: the layers below it still see the drain of `serve`.
     #[test]
     fn i71_a_layer_of_another_drain_does_not_hide_the_drain_of_serve() {
         let [served, layered] = [Drain::new(), Drain::new()];
-        let [served, layered] = [&served, &layered].map(|drain| drain.counter_handle());
+        let [served, layered] = [&served, &layered].map(|drain| drain.shared().counter_handle());
         let token = layered.enter_by_index().expect("it has not begun");
-        let outer = Identity::of(&served).enter();
+        let outer = Current::of_server(&served);
         let inner = Current::of_layer(&token);
-        assert!(is_current(&served) && !is_current(&layered));
+        assert!(is_served(&served) && !is_served(&layered));
         assert!(is_inside(&served) && is_inside(&layered));
         drop(inner);
         assert!(is_inside(&served) && !is_inside(&layered));

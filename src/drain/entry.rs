@@ -1,9 +1,6 @@
 //! What a drain knows of each guard, task, server and request that it lists.
 
-use super::{
-    registry::Key,
-    report::{Blocker, BlockerKind, Counts},
-};
+use super::report::{Blocker, BlockerKind, Counts};
 use http::{Method, uri::PathAndQuery};
 use std::{
     borrow::Cow,
@@ -20,7 +17,6 @@ use tokio::time::Instant;
 pub(super) struct Entry {
     pub(super) kind: BlockerKind,
     pub(super) taken_at: &'static Location<'static>,
-    pub(super) key: Key,
     name: Mutex<Option<Cow<'static, str>>>,
     since: Instant,
 }
@@ -30,12 +26,10 @@ impl Entry {
         kind: BlockerKind,
         name: Option<Cow<'static, str>>,
         taken_at: &'static Location<'static>,
-        key: Key,
     ) -> Self {
         Self {
             kind,
             taken_at,
-            key,
             name: Mutex::new(name),
             since: Instant::now(),
         }
@@ -69,7 +63,6 @@ impl Entry {
 /// Describes a request that reports list.
 pub(super) struct RequestEntry {
     method: Method,
-    pub(super) key: Key,
     path: Option<PathAndQuery>,
     peer: Option<SocketAddr>,
     since: Instant,
@@ -77,10 +70,9 @@ pub(super) struct RequestEntry {
 }
 
 impl RequestEntry {
-    pub(super) fn new<B>(request: &http::Request<B>, peer: Option<SocketAddr>, key: Key) -> Self {
+    pub(super) fn new<B>(request: &http::Request<B>, peer: Option<SocketAddr>) -> Self {
         Self {
             method: request.method().clone(),
-            key,
             path: request.uri().path_and_query().cloned(),
             peer,
             since: Instant::now(),

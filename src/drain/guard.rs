@@ -1,7 +1,8 @@
 //! Work that a drain waits for, beside requests and connections: guards, tracked futures, hooks.
 
 use super::{
-    Drain, entry::Entry, outcome::Refused, phase::Phase, report::BlockerKind, shared::Shared,
+    Drain, entry::Entry, outcome::Refused, phase::Phase, registry::Key, report::BlockerKind,
+    shared::Shared,
 };
 use pin_project_lite::pin_project;
 use std::{
@@ -13,52 +14,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-
-/// Keeps an [`Entry`] listed, and the drain waiting for it, until this is dropped.
-pub(super) struct ListedGuard {
-    entry: Arc<Entry>,
-    shared: Arc<Shared>,
-}
-
-impl ListedGuard {
-    /// Lists an entry. Returns `None` once the drain admits nothing more.
-    pub(super) fn enter(
-        shared: &Arc<Shared>,
-        kind: BlockerKind,
-        taken_at: &'static Location<'static>,
-    ) -> Option<Self> {
-        let make = |key| Entry::new(kind, None, taken_at, key);
-        Some(Self {
-            entry: shared.entries().add(make)?,
-            shared: shared.clone(),
-        })
-    }
-}
-
-/// Lists another entry, also during the drain: work that was admitted may spread.
-impl Clone for ListedGuard {
-    fn clone(&self) -> Self {
-        let Entry {
-            kind,
-            taken_at,
-            key,
-            ..
-        } = *self.entry;
-        let name = self.entry.name().clone();
-        let make = |key| Entry::new(kind, name, taken_at, key);
-        Self {
-            entry: self.shared.entries().add_beside(key, make),
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl Drop for ListedGuard {
-    fn drop(&mut self) {
-        let emptied = self.shared.entries().remove(self.entry.key);
-        self.shared.part_emptied(emptied);
-    }
-}
 
 impl Drain {
     /// Returns a guard for work that is no request. The drain waits until the guard is dropped.
@@ -136,8 +91,7 @@ impl Drain {
         if self.phase() >= Phase::Draining {
             return Err(Refused);
         }
-        let listed = ListedGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)?;
-        Ok(DrainGuard { listed })
+        DrainGuard::enter(self.shared(), kind, taken_at).ok_or(Refused)
     }
 
     /// Runs a hook at [`Phase::Draining`], and waits for it until the deadline: Go's
@@ -177,7 +131,7 @@ impl Drain {
         H: FnOnce(Option<tokio::time::Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let listed = ListedGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
+        let guard = DrainGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
         let shared = self.shared().clone();
         // It may stop a server.
         shared.record(super::Fact::StopSignal);
@@ -189,7 +143,7 @@ impl Drain {
             if let Some(deadline) = comes.await {
                 hook(deadline).await;
             }
-            drop(listed);
+            drop(guard);
         });
     }
 }
@@ -199,13 +153,28 @@ impl Drain {
 /// Each clone counts, also one that is made during the drain: work that was admitted may spread.
 ///
 /// A [report](Drain::report) says where the guard was taken, its age, and its [name](Self::named).
-#[derive(Clone)]
 #[must_use = "the drain stops waiting when the guard is dropped"]
 pub struct DrainGuard {
-    listed: ListedGuard,
+    entry: Arc<Entry>,
+    key: Key,
+    shared: Arc<Shared>,
 }
 
 impl DrainGuard {
+    /// Lists an entry. Returns `None` once the drain admits nothing more.
+    pub(super) fn enter(
+        shared: &Arc<Shared>,
+        kind: BlockerKind,
+        taken_at: &'static Location<'static>,
+    ) -> Option<Self> {
+        let entry = Arc::new(Entry::new(kind, None, taken_at));
+        Some(Self {
+            key: shared.entries.add(entry.clone())?,
+            entry,
+            shared: shared.clone(),
+        })
+    }
+
     /// Sets the name under which a [report](Drain::report) lists the guard.
     ///
     /// ```
@@ -219,18 +188,39 @@ impl DrainGuard {
     /// # }
     /// ```
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
-        *self.listed.entry.name() = Some(name.into());
+        *self.entry.name() = Some(name.into());
         self
+    }
+}
+
+/// Lists another entry, also during the drain: work that was admitted may spread.
+impl Clone for DrainGuard {
+    fn clone(&self) -> Self {
+        let Entry { kind, taken_at, .. } = *self.entry;
+        let name = self.entry.name().clone();
+        let entry = Arc::new(Entry::new(kind, name, taken_at));
+        Self {
+            key: self.shared.entries.add_beside(self.key, entry.clone()),
+            entry,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        if self.shared.entries.remove(self.key) {
+            self.shared.part_emptied();
+        }
     }
 }
 
 impl fmt::Debug for DrainGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = self.listed.shared.phase();
         f.debug_struct("DrainGuard")
-            .field("phase", &phase)
-            .field("name", &*self.listed.entry.name())
-            .field("taken_at", &self.listed.entry.taken_at)
+            .field("phase", &self.shared.phase())
+            .field("name", &*self.entry.name())
+            .field("taken_at", &self.entry.taken_at)
             .finish()
     }
 }

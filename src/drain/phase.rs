@@ -56,17 +56,6 @@ impl Phase {
     }
 }
 
-impl Phase {
-    /// Returns the phase's name in JSON.
-    #[cfg(feature = "tracing")]
-    pub(super) fn as_label(self) -> &'static str {
-        match self {
-            Self::LameDuck => "lame_duck",
-            other => other.as_str(),
-        }
-    }
-}
-
 /// Prints in lower case: `lame duck`.
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

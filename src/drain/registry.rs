@@ -1,12 +1,17 @@
-//! Lists and counts entries in shards, so that threads do not wait for one lock.
+//! Lists entries in shards, so that threads do not wait for one lock: what a report names, and the
+//! wakers of tasks that wait for the drain.
 //!
 //! A registry can be closed, and reports when it is closed and its last entry has been removed. The
 //! [counter](super::counter) does the same for requests with atomics. A registry needs locks for
 //! its lists anyway, and counts under them.
 
-use super::sync::{Arc, AtomicUsize, Ordering, thread_index};
+use super::sync::{AtomicUsize, Ordering, thread_index};
 use slab::Slab;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
 
 /// Lists entries until they are removed. It admits none once it is closed.
 pub(super) struct Registry<T> {
@@ -19,7 +24,7 @@ pub(super) struct Registry<T> {
 struct ListShard<T>(Mutex<List<T>>);
 
 struct List<T> {
-    entries: Slab<Arc<T>>,
+    entries: Slab<T>,
     closed: bool,
 }
 
@@ -28,40 +33,49 @@ const SHARDS: usize = 16;
 /// Limits the entries whose memory an empty shard keeps.
 const KEPT: usize = 1024;
 
-/// Locates an entry.
-#[derive(Clone, Copy)]
-pub(super) struct Key {
-    shard: u32,
-    slot: u32,
+/// Locates an entry, by its shard and its slot there. Small, as each response future has room for
+/// one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key(NonZeroU32);
+
+impl Key {
+    /// Returns `None` if a number of 32 bits is too short for the slot.
+    fn new(shard: usize, slot: usize) -> Option<Self> {
+        let number = u32::try_from(slot * SHARDS + shard + 1).ok()?;
+        NonZeroU32::new(number).map(Self)
+    }
+
+    fn parts(self) -> (usize, usize) {
+        let number = self.0.get() as usize - 1;
+        (number % SHARDS, number / SHARDS)
+    }
 }
 
-/// Says that a registry is closed and empty. Returned once.
-#[must_use = "the drain waits for it"]
-pub(super) struct Emptied;
-
 impl<T> Registry<T> {
-    /// Adds an entry, made from the key by which it is [removed](Self::remove). Returns `None` once
-    /// the registry is closed.
-    pub(super) fn add(&self, make: impl FnOnce(Key) -> T) -> Option<Arc<T>> {
-        let shard = thread_index() % self.shards.len();
+    /// Adds an entry. Returns `None` once the registry is closed.
+    pub(super) fn add(&self, entry: T) -> Option<Key> {
+        let shard = thread_index() % SHARDS;
         let mut list = self.shards[shard].lock();
         match list.closed {
             true => None,
-            false => Some(list.add(shard as u32, make)),
+            false => list.add(shard, entry),
         }
     }
 
     /// Adds an entry while another one is listed, also to a closed registry.
-    pub(super) fn add_beside(&self, other: Key, make: impl FnOnce(Key) -> T) -> Arc<T> {
+    pub(super) fn add_beside(&self, other: Key, entry: T) -> Key {
         // To the other one's shard: it is not empty, so it has not been counted as emptied.
-        let mut list = self.shards[other.shard as usize].lock();
-        list.add(other.shard, make)
+        let (shard, _) = other.parts();
+        let key = self.shards[shard].lock().add(shard, entry);
+        key.expect("2^28 entries do not fit into memory")
     }
 
-    /// Removes an entry.
-    pub(super) fn remove(&self, key: Key) -> Option<Emptied> {
-        let mut list = self.shards[key.shard as usize].lock();
-        let removed = list.entries.try_remove(key.slot as usize);
+    /// Removes an entry. Returns whether the registry is closed and this was its last one.
+    #[must_use = "the drain waits for it"]
+    pub(super) fn remove(&self, key: Key) -> bool {
+        let (shard, slot) = key.parts();
+        let mut list = self.shards[shard].lock();
+        let removed = list.entries.try_remove(slot);
         let is_empty = list.entries.is_empty();
         // Otherwise a list that was long once keeps its memory, and each visit walks through it.
         if is_empty && list.entries.capacity() > KEPT {
@@ -71,30 +85,32 @@ impl<T> Registry<T> {
         drop(list);
         // Outside of the lock: the entry's own drop may run any code.
         drop(removed);
-        emptied.then(|| self.shard_emptied()).flatten()
+        emptied && self.shard_emptied()
     }
 
-    /// Closes the registry: it admits no more entries. A second call does nothing.
-    pub(super) fn close(&self) -> Option<Emptied> {
-        let mut emptied = None;
+    /// Closes the registry: it admits no more entries. Returns whether this has closed it and it
+    /// is empty. A second call does nothing.
+    #[must_use = "the drain waits for it"]
+    pub(super) fn close(&self) -> bool {
+        let mut emptied = false;
         for shard in &self.shards {
             let mut list = shard.lock();
             if !list.closed {
                 list.closed = true;
                 if list.entries.is_empty() {
-                    emptied = emptied.or(self.shard_emptied());
+                    emptied |= self.shard_emptied();
                 }
             }
         }
         emptied
     }
 
-    fn shard_emptied(&self) -> Option<Emptied> {
-        (self.open_shards.fetch_sub(1, Ordering::AcqRel) == 1).then_some(Emptied)
+    fn shard_emptied(&self) -> bool {
+        self.open_shards.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Visits all entries, each shard under its lock.
-    pub(super) fn each(&self, mut visit: impl FnMut(&Arc<T>)) {
+    pub(super) fn each(&self, mut visit: impl FnMut(&T)) {
         for shard in &self.shards {
             let list = shard.lock();
             list.entries.iter().for_each(|(_, entry)| visit(entry));
@@ -102,21 +118,43 @@ impl<T> Registry<T> {
     }
 
     /// Returns how many entries there are.
-    #[cfg(feature = "net")]
     pub(super) fn len(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| shard.lock().entries.len()).sum()
     }
 }
 
+impl Registry<Waker> {
+    /// Lists the waker at the key, or as a new entry if there is no key yet.
+    pub(super) fn put(&self, key: &mut Option<Key>, waker: &Waker) {
+        let Some((shard, slot)) = key.map(Key::parts) else {
+            *key = self.add(waker.clone());
+            return;
+        };
+        let mut list = self.shards[shard].lock();
+        let listed = list.entries.get_mut(slot);
+        let replaced = listed
+            .filter(|listed| !listed.will_wake(waker))
+            .map(|listed| std::mem::replace(listed, waker.clone()));
+        drop(list);
+        // Outside of the lock, as above.
+        drop(replaced);
+    }
+
+    /// Wakes all tasks. Each stays listed.
+    pub(super) fn wake_all(&self) {
+        let mut wakers = Vec::new();
+        self.each(|waker| wakers.push(waker.clone()));
+        // Outside of the lock: a waker may run any code.
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
 impl<T> List<T> {
-    fn add(&mut self, shard: u32, make: impl FnOnce(Key) -> T) -> Arc<T> {
-        let vacancy = self.entries.vacant_entry();
-        // Cannot overflow: the entries are allocated, and 2^32 of them do not fit into memory.
-        let slot = vacancy.key() as u32;
-        let entry = Arc::new(make(Key { shard, slot }));
-        vacancy.insert(entry.clone());
-        entry
+    fn add(&mut self, shard: usize, entry: T) -> Option<Key> {
+        let key = Key::new(shard, self.entries.vacant_key())?;
+        self.entries.insert(entry);
+        Some(key)
     }
 }
 
@@ -137,5 +175,41 @@ impl<T> Default for Registry<T> {
             shards: std::array::from_fn(shard),
             open_shards: AtomicUsize::new(SHARDS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::task;
+
+    #[test]
+    fn it_is_said_once_that_the_last_entry_is_gone() {
+        let registry = Registry::default();
+        let key = registry.add("entry").expect("open");
+        assert!(!registry.close() && registry.add("late").is_none());
+        assert!(registry.remove(key) && !registry.close());
+        let empty = Registry::<()>::default();
+        assert!(empty.close() && !empty.close());
+    }
+
+    #[test]
+    fn a_task_is_listed_once_and_woken_until_it_is_removed() {
+        let wakers = Registry::default();
+        let mut keys = [None; 2];
+        let mut tasks = [(); 2].map(|()| task::spawn(()));
+        for (key, task) in keys.iter_mut().zip(&mut tasks) {
+            task.enter(|cx, _| wakers.put(key, cx.waker()));
+        }
+        let [first, second] = &mut tasks;
+        // The first one's place, polled by the second task from now on.
+        second.enter(|cx, _| wakers.put(&mut keys[0], cx.waker()));
+        assert_eq!(wakers.len(), 2);
+        wakers.wake_all();
+        assert!(second.is_woken() && !first.is_woken());
+        for key in keys {
+            assert!(!wakers.remove(key.expect("listed")), "it is not closed");
+        }
+        assert_eq!(wakers.len(), 0);
     }
 }

@@ -159,9 +159,19 @@ impl Counts {
         self.connections.0[state as usize]
     }
 
-    #[cfg(feature = "net")]
     pub(super) fn add_connection(&mut self, state: ConnectionState) {
         self.connections.0[state as usize] += 1;
+    }
+
+    /// Returns each kind with its count.
+    pub(super) fn by_kind(&self) -> [(&'static str, usize); 5] {
+        [
+            ("request", self.requests),
+            ("guard", self.guards),
+            ("task", self.tasks),
+            ("server", self.servers),
+            ("connection", self.connections()),
+        ]
     }
 
     /// Returns whether ending the drain now aborts work. An idle connection is no work, nor is a
@@ -180,15 +190,8 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = [
-            (self.requests, "request"),
-            (self.guards, "guard"),
-            (self.tasks, "task"),
-            (self.servers, "server"),
-            (self.connections(), "connection"),
-        ];
         let mut separator = "";
-        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+        for (kind, count) in self.by_kind().into_iter().filter(|(_, count)| *count > 0) {
             let plural = if count == 1 { "" } else { "s" };
             write!(f, "{separator}{count} {kind}{plural}")?;
             separator = ", ";
@@ -283,7 +286,7 @@ impl ConnectionState {
     }
 
     /// Returns the word that JSON uses.
-    #[cfg(feature = "metrics")]
+    #[cfg(any(feature = "metrics", feature = "serde"))]
     pub(super) fn as_label(self) -> &'static str {
         match self {
             Self::Reading => "reading",
@@ -451,19 +454,13 @@ mod serialize {
 
     impl Serialize for Blocker {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let (connection, request) = match self.kind {
-                BlockerKind::Connection(state) => (Some(state), None),
-                BlockerKind::Request => (None, Some(self.request_state())),
-                _ => (None, None),
+            let state = match self.kind {
+                BlockerKind::Connection(state) => Some(state.as_label()),
+                BlockerKind::Request => Some(self.request_state()),
+                _ => None,
             };
             let mut blocker = serializer.serialize_struct("Blocker", 9)?;
             blocker.serialize_field("kind", self.kind.as_str())?;
-            if let Some(state) = request {
-                blocker.serialize_field("state", state)?;
-            }
-            if let Some(state) = connection {
-                blocker.serialize_field("state", &state)?;
-            }
             macro_rules! known {
                 ($($name:literal: $value:expr),+ $(,)?) => {
                     $(match &$value {
@@ -473,6 +470,7 @@ mod serialize {
                 };
             }
             known! {
+                "state": state,
                 "name": self.name,
                 "taken_at": self.taken_at.map(ToString::to_string),
                 "method": self.method.as_ref().map(Method::as_str),

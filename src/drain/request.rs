@@ -1,94 +1,66 @@
-//! A request in flight: its token, and what a report says of it where requests are listed.
+//! What the token of a request does beside counting it, and what a report says of the request.
 
 use super::{
     current::Current,
     entry::RequestEntry,
-    shared::{self, ListedRequest, Token},
-    waiting::Place,
+    registry::Key,
+    shared::{ListedRequest, Shared},
+    token::Token,
 };
 use http::Request;
 use std::{net::SocketAddr, task::Waker};
 
-/// Keeps a request counted, from its call until its response body is dropped.
-pub(crate) struct InFlight {
-    token: Token,
-}
-
-impl InFlight {
-    #[inline]
-    pub(crate) fn new(token: Token) -> Self {
-        Self { token }
-    }
-
-    /// Stands for a request that nothing counts, or that something else counts.
-    #[cold]
-    pub(crate) fn uncounted() -> Self {
-        Self::new(shared::uncounted())
-    }
-
+impl Token<Shared> {
     /// Lists the request, so that reports say what it is. It costs an allocation and an entry in a
-    /// list, which is in shards, each under a lock.
+    /// list, which is in shards, each under a lock. A request that is not counted is not listed.
     #[cold]
     pub(crate) fn listed<B>(self, request: &Request<B>, peer: Option<SocketAddr>) -> Self {
-        let data = self.token.data();
+        if !self.is_counted() {
+            return self;
+        }
         let peer = peer.or_else(|| peer_of(request));
-        let entry = data
-            .requests()
-            .add(|key| RequestEntry::new(request, peer, key));
-        match entry {
-            Some(entry) => Self::new(self.token.with_details(ListedRequest::new(entry, data))),
-            // The list is never closed; the counter closes.
+        let entry = RequestEntry::new(request, peer);
+        match ListedRequest::new(entry, self.data()) {
+            Some(listed) => self.with_details(listed),
             None => self,
         }
-    }
-
-    /// Returns whether the drain has begun, the request is listed, or not counted. One load.
-    #[inline]
-    pub(crate) fn is_slow(&self) -> bool {
-        self.token.is_slow()
     }
 
     /// Returns whether the response closes its connection: the drain has begun. (Of a request that is
     /// not counted, its [`Closing`](crate::close::Closing) says all.)
     #[cold]
     pub(crate) fn closes(&self) -> bool {
-        !self.token.is_counted() || self.token.has_begun()
+        !self.is_counted() || self.has_begun()
     }
 
     /// Records, once the drain has begun, that this thread polls one of its requests, until the value
     /// that this returns is dropped.
     #[inline]
     pub(crate) fn current(&self) -> Option<Current> {
-        (self.is_slow() && self.token.has_begun()).then(|| Current::of_layer(&self.token))
+        (self.is_slow() && self.has_begun()).then(|| Current::of_layer(self))
     }
 
-    /// Has the drain wake a request that is pending, by a place in a list. Returns false if the
-    /// drain is forced: the request has to be answered now. Only for a request that is counted.
+    /// Returns whether a pending request has to be answered now; see [`RequestData`](super::shared::RequestData).
+    /// Only for a request that is counted.
     #[inline(never)]
-    pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
-        self.token.data().wait(place, waker)
+    pub(crate) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        self.data().answer_is_due(place, waker)
     }
 
     /// Ends the waiting of a request.
     #[inline(never)]
-    pub(crate) fn stop_waiting(&self, place: &mut Place) {
-        if self.token.data().stop_waiting(place) {
-            if let Some(shared) = self.token.owner() {
+    pub(crate) fn stop_waiting(&self, place: &mut Option<Key>) {
+        if self.data().stop_waiting(place) {
+            if let Some(shared) = self.owner() {
                 shared.all_answered();
             }
         }
     }
 
-    /// Counts a request that is answered because the drain is forced.
-    #[cold]
-    pub(crate) fn count_answered(&self) {
-        self.token.data().count_answered();
-    }
-
     /// Records that the response has begun, where the request is listed.
     #[cold]
     pub(crate) fn response_begun(&self) {
-        self.token.details(ListedRequest::response_begun);
+        self.details(|listed| listed.entry.response_begun());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Drain,
-    guard::ListedGuard,
+    guard::DrainGuard,
     outcome::{Drained, RunError},
     report::{BlockerKind, ForcedBy},
     wiring::Fact,
@@ -96,8 +96,8 @@ impl Drain {
     {
         let (drain, run_at) = (self.clone(), Location::caller());
         async move {
-            let mut listed = ListedGuard::enter(drain.shared(), BlockerKind::Server, run_at);
-            let server = listed.is_some().then(|| server.into_future());
+            let mut guard = DrainGuard::enter(drain.shared(), BlockerKind::Server, run_at);
+            let server = guard.is_some().then(|| server.into_future());
             let mut server = pin!(server);
             let mut signal = pin!(Some(signal));
             let mut second = None;
@@ -134,7 +134,7 @@ impl Drain {
                         drain.shared().record(Fact::StopSignal);
                         failure = output.into_result().err();
                         drain.update(|schedule, now| schedule.skip_lame_duck(now));
-                        listed = None;
+                        guard = None;
                     }
                 }
                 Poll::Pending

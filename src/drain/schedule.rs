@@ -71,10 +71,8 @@ pub(crate) struct Schedule {
     stage: Stage,
     /// Says whether the last handle was dropped before the drain began. It never begins then.
     abandoned: bool,
-    /// Records when this stage began.
-    since: Option<Instant>,
-    /// Records when the drain began.
-    begun: Option<Instant>,
+    /// Records when each stage was entered, by its number. The drain began with LameDuck.
+    entered: [Option<Instant>; Stage::Done as usize + 1],
     /// Says when LameDuck ends; `None` for never.
     draining_at: Option<Instant>,
     /// Says when LameDuck ends if nothing new comes. An arrival does not move it: the next look at
@@ -82,21 +80,16 @@ pub(crate) struct Schedule {
     quiet_at: Option<Instant>,
     /// Says when Forced begins; `None` for never. If set while Serving, it replaces the timeout.
     deadline: Option<Instant>,
-    deadline_set: bool,
-    last_read_at: Option<Instant>,
     /// Records the number of unchecked connections when it last fell, and when that was. `None`
     /// once connections that have not been checked are skipped.
     last_read: Option<(usize, Instant)>,
-    closing_at: Option<Instant>,
     /// Holds what was left at the deadline, if that included work.
     aborted: Option<Aborted>,
     /// Says until when answers may be written after the deadline, while they are.
-    answering: Option<Answering>,
+    answering: Option<Instant>,
     outcome: Option<Outcome>,
     /// Names what has forced the drain, once something has.
     forced_by: Option<ForcedBy>,
-    /// Lists the phases that the drain has entered, for the reporter.
-    entered: Vec<Entered>,
     /// Says when progress is reported next.
     progress_at: Option<Instant>,
 }
@@ -106,26 +99,7 @@ pub(crate) struct Schedule {
 struct Aborted {
     left: Counts,
     blockers: Vec<Blocker>,
-    /// Counts requests completed by then. A request that ends later is among those left.
-    completed: u64,
-    self_waiting: usize,
-    has_http2: bool,
-}
-
-/// Limits the time in which requests are answered after the deadline.
-#[derive(Clone, Copy, Debug)]
-struct Answering {
-    until: Instant,
-    /// Says whether the drain knows the connections. It does not see the end of others, so it gives
-    /// them the whole time.
-    knows_connections: bool,
-}
-
-/// Records a phase, and how long after the beginning of the drain it was entered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entered {
-    pub(super) phase: Phase,
-    pub(super) elapsed: Duration,
+    figures: Figures,
 }
 
 /// Counts the listeners and connections that the schedule depends on.
@@ -167,20 +141,15 @@ impl Schedule {
             settings,
             stage: Stage::Serving,
             abandoned: false,
-            since: None,
-            begun: None,
+            entered: Default::default(),
             draining_at: None,
             quiet_at: None,
             deadline: None,
-            deadline_set: false,
-            last_read_at: None,
             last_read: None,
-            closing_at: None,
             aborted: None,
             answering: None,
             outcome: None,
             forced_by: None,
-            entered: Vec::new(),
             progress_at: None,
         }
     }
@@ -213,13 +182,10 @@ impl Schedule {
         if self.stage > Stage::Serving {
             return;
         }
-        self.begun = Some(now);
         // An instant that cannot be represented never comes.
         self.draining_at = now.checked_add(self.settings.lame_duck);
-        self.quiet_at = self.quiet_after(self.begun);
-        if !self.deadline_set {
-            self.deadline = now.checked_add(self.settings.timeout);
-        }
+        self.quiet_at = self.quiet_after(Some(now));
+        self.deadline = self.deadline.or(now.checked_add(self.settings.timeout));
         self.enter(Stage::LameDuck, now);
     }
 
@@ -246,29 +212,16 @@ impl Schedule {
             return;
         }
         self.deadline = Some(at);
-        self.deadline_set = true;
-    }
-
-    /// Sets the deadline, unless the one that is set is earlier.
-    pub(super) fn shorten(&mut self, at: Option<Instant>) {
-        let earlier = match (self.deadline, at) {
-            (Some(now), Some(at)) => Some(now.min(at)),
-            (now, at) => now.or(at),
-        };
-        if let Some(at) = earlier {
-            self.set_deadline(at);
-        }
     }
 
     /// Begins the drain with this timeout. If it has begun, shortens its deadline to the timeout.
     pub(super) fn shut_down(&mut self, now: Instant, timeout: Duration) {
         let at = now.checked_add(timeout);
         if self.stage == Stage::Serving {
-            self.deadline = at;
-            self.deadline_set = true;
             self.begin(now);
-        } else {
-            self.shorten(at);
+            self.deadline = at;
+        } else if let Some(earlier) = self.deadline.into_iter().chain(at).min() {
+            self.set_deadline(earlier);
         }
     }
 
@@ -277,26 +230,19 @@ impl Schedule {
     /// Always stops when it enters [`Stage::LastRead`]. The caller has to mark the
     /// [unchecked](Open::unchecked) connections before it calls this again.
     pub(super) fn advance(&mut self, now: Instant, open: Open) {
-        // The deadline ends each of these stages.
-        let past_deadline = due(self.deadline, now);
-        let waited = |since: Option<Instant>, limit| due(add(since, limit), now);
+        // The deadline ends each of these stages, as `next_step` has it.
         if self.stage == Stage::LameDuck && due(self.quiet_at, now) {
-            self.quiet_at = self.quiet_after(open.last_arrival.max(self.begun));
+            self.quiet_at = self.quiet_after(open.last_arrival.max(self.begun()));
         }
-        if self.stage == Stage::LameDuck && (past_deadline || due(self.lame_duck_until(), now)) {
+        if self.stage == Stage::LameDuck && self.is_due(now) {
             self.enter(Stage::Backlog, now);
         }
-        if self.stage == Stage::Backlog
-            && (past_deadline || open.unemptied == 0 || waited(self.since, BACKLOG_LIMIT))
-        {
+        if self.stage == Stage::Backlog && (open.unemptied == 0 || self.is_due(now)) {
             self.enter(Stage::Settling, now);
         }
         if self.stage == Stage::Settling
-            && (past_deadline
-                || open.listeners + open.connections == 0
-                || waited(self.since, self.settings.settle))
+            && (open.listeners + open.connections == 0 || self.is_due(now))
         {
-            self.last_read_at = Some(now);
             self.progress_at = now.checked_add(PROGRESS).filter(|_| ENABLED);
             self.last_read = Some((usize::MAX, now));
             return self.enter(Stage::LastRead, now);
@@ -305,14 +251,13 @@ impl Schedule {
         // settling, and closes. This stage waits for it until unchecked connections are skipped.
         let are_closed = open.listeners <= open.unemptied || self.last_read.is_none();
         if self.stage == Stage::LastRead
-            && (past_deadline
-                || (open.unchecked == 0 && are_closed)
-                || due(self.last_read_until(), now))
+            && ((open.unchecked == 0 && are_closed)
+                || due(self.last_read_until(), now)
+                || due(self.deadline, now))
         {
-            self.closing_at = Some(now);
             self.enter(Stage::ClosingConnections, now);
         }
-        if self.stage == Stage::ClosingConnections && (past_deadline || open.multiplexed == 0) {
+        if self.stage == Stage::ClosingConnections && (open.multiplexed == 0 || self.is_due(now)) {
             self.enter(Stage::Draining, now);
         }
     }
@@ -338,22 +283,20 @@ impl Schedule {
     ///
     /// A connection that is polled keeps to a limit of its own. This one is for those that are not.
     fn last_read_until(&self) -> Option<Instant> {
-        add(
-            self.last_read_at,
-            self.settings
-                .grace
-                .max(HEAD_LIMIT)
-                .saturating_add(LAST_READ_SILENCE),
-        )
+        let head = self.settings.grace.max(HEAD_LIMIT);
+        self.after(Stage::LastRead, head.saturating_add(LAST_READ_SILENCE))
     }
 
-    /// Ends the drain, as nothing is left. Called when its last part has become empty.
+    /// Ends the drain, as nothing is left. Called when its last part is closed and empty.
     pub(super) fn emptied(&mut self, now: Instant, figures: Figures) {
-        if self.stage < Stage::Draining || self.outcome.is_some() {
+        if self.outcome.is_some() {
             return;
         }
-        if self.answering.is_some_and(|it| !it.knows_connections) {
-            // The server has the last answers, and may not have written them.
+        let aborted = self.aborted.as_ref();
+        let knows_connections = aborted.is_some_and(|it| it.left.connections() > 0);
+        if self.answering.is_some() && !knows_connections {
+            // The server has the last answers, and may not have written them. The drain does not
+            // see that, so it gives them the whole time.
             return;
         }
         let outcome = match self.aborted.take() {
@@ -372,7 +315,8 @@ impl Schedule {
         self.end(outcome, now);
     }
 
-    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed.
+    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed. Called once all
+    /// parts are closed.
     ///
     /// The drain cannot abort requests, guards or tasks. If some are left, but no connection, it is
     /// done at once. Otherwise it goes on for up to [`WIND_UP`].
@@ -386,37 +330,29 @@ impl Schedule {
         blockers: Vec<Blocker>,
         figures: Figures,
     ) {
-        if self.stage < Stage::Draining || self.outcome.is_some() || !due(self.deadline, now) {
+        if self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
         let now_left = Aborted {
             left,
             blockers,
-            completed: figures.completed,
-            self_waiting: figures.self_waiting,
-            has_http2: figures.has_http2,
+            figures,
         };
         let is_first = self.stage < Stage::Forced;
         if is_first {
             self.forced_by.get_or_insert(ForcedBy::Deadline);
             self.enter(Stage::Forced, now);
-            self.answering = now
-                .checked_add(ANSWERING)
-                .filter(|_| waiting > 0)
-                .map(|until| Answering {
-                    until,
-                    knows_connections: now_left.left.connections() > 0,
-                });
+            self.answering = now.checked_add(ANSWERING).filter(|_| waiting > 0);
         }
         let has_work = match is_first {
             true => waiting > 0 || now_left.left.has_work(),
             false => self.aborted.is_some(),
         };
-        self.answering = self.answering.filter(|it| it.until > now);
+        self.answering = self.answering.filter(|until| *until > now);
         // Connections end because they are aborted, the rest only by itself.
         let is_answering = self.answering.is_some();
         let may_end = is_answering || now_left.left.connections() > 0 || !has_work;
-        if may_end && !due(add(self.since, WIND_UP), now) {
+        if may_end && !due(self.after(Stage::Forced, WIND_UP), now) {
             let work = Some(now_left).filter(|_| has_work);
             self.aborted = self.aborted.take().or(work);
             return;
@@ -428,9 +364,7 @@ impl Schedule {
 
     /// Records that each request has been answered, and that the answers need not be written yet.
     pub(super) fn all_answered(&mut self, now: Instant) {
-        if let Some(answering) = &mut self.answering {
-            answering.until = answering.until.min(now + WRITING);
-        }
+        self.answering = self.answering.map(|until| until.min(now + WRITING));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -442,12 +376,11 @@ impl Schedule {
         let limit = match self.stage {
             Stage::Serving | Stage::Done => return None,
             Stage::Forced => {
-                let answering = self.answering.map(|it| it.until);
-                return answering.or(add(self.since, WIND_UP));
+                return self.answering.or(self.after(Stage::Forced, WIND_UP));
             }
             Stage::LameDuck => self.lame_duck_until(),
-            Stage::Backlog => add(self.since, BACKLOG_LIMIT),
-            Stage::Settling => add(self.since, self.settings.settle),
+            Stage::Backlog => self.after(Stage::Backlog, BACKLOG_LIMIT),
+            Stage::Settling => self.after(Stage::Settling, self.settings.settle),
             Stage::LastRead => match self.last_read {
                 Some((_, since)) => since.checked_add(LAST_READ_SILENCE),
                 None => self.last_read_until(),
@@ -464,12 +397,22 @@ impl Schedule {
 
     fn enter(&mut self, stage: Stage, now: Instant) {
         self.stage = stage;
-        self.since = Some(now);
-        let phase = stage.phase();
-        if ENABLED && self.entered.last().is_none_or(|last| last.phase < phase) {
-            let elapsed = self.elapsed(now);
-            self.entered.push(Entered { phase, elapsed });
-        }
+        self.entered[stage as usize] = Some(now);
+    }
+
+    /// Returns when that stage was entered.
+    fn at(&self, stage: Stage) -> Option<Instant> {
+        self.entered[stage as usize]
+    }
+
+    /// Returns the time that long after a stage was entered; see [`add`].
+    fn after(&self, stage: Stage, duration: Duration) -> Option<Instant> {
+        add(self.at(stage), duration)
+    }
+
+    /// Returns when the drain began.
+    fn begun(&self) -> Option<Instant> {
+        self.at(Stage::LameDuck)
     }
 
     fn end(&mut self, outcome: Outcome, now: Instant) {
@@ -491,7 +434,7 @@ impl Schedule {
     /// Returns whether LameDuck has a duration. Called after the beginning.
     pub(super) fn has_lame_duck(&self) -> bool {
         let until = self.lame_duck_until();
-        until.is_none_or(|at| Some(at) > self.begun)
+        until.is_none_or(|at| Some(at) > self.begun())
     }
 
     /// Returns whether connections are aborted now.
@@ -506,7 +449,7 @@ impl Schedule {
     }
 
     fn since_begin(&self, at: Option<Instant>) -> Option<Duration> {
-        Some(at?.saturating_duration_since(self.begun?))
+        Some(at?.saturating_duration_since(self.begun()?))
     }
 }
 

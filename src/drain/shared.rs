@@ -5,19 +5,17 @@ use super::{
     block::{Owner, Pool},
     callers::Callers,
     connection_list::ConnectionList,
-    counter::{self, Counter},
+    counter::{Counter, CounterHandle},
     entry::{Entry, RequestEntry},
     phase::{Phase, Stage},
-    registry::{Emptied, Registry},
+    registry::{Key, Registry},
     report::{Blocker, Counts, Report},
-    schedule::{DrainSettings, Entered, Figures, Open, Schedule},
+    schedule::{DrainSettings, Figures, Open, Schedule},
     telemetry::{self, ENABLED, Reporter},
-    token,
-    waiting::{Place, WaitList},
+    token::Token,
     wiring::{Fact, Wiring},
 };
 use std::{
-    fmt,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -29,9 +27,9 @@ use tokio::{sync::watch, time::Instant};
 /// Holds the state that all clones of a drain share.
 pub(crate) struct Shared {
     /// Counts the requests.
-    counter: Counter<Shared>,
-    entries: Registry<Entry>,
-    connections: ConnectionList,
+    pub(super) counter: Counter<Shared>,
+    pub(super) entries: Registry<Arc<Entry>>,
+    pub(super) connections: ConnectionList,
     /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
     /// Says whether all three parts are closed.
@@ -42,9 +40,9 @@ pub(crate) struct Shared {
     unemptied: AtomicUsize,
     /// Counts completed requests that were not counted as requests: the drain waited for their
     /// connection instead.
-    completed_late: AtomicU64,
+    pub(super) completed_late: AtomicU64,
     /// Counts requests with a handler that waits for this drain.
-    self_waiting: AtomicUsize,
+    pub(super) self_waiting: AtomicUsize,
     /// Records the last connection that was accepted since the drain began.
     last_connection: LastArrival,
     wiring: Wiring,
@@ -60,19 +58,22 @@ pub(crate) struct RequestData {
     /// Records the last request that came since the drain began.
     pub(super) last_request: LastArrival,
     /// Lists requests for reports.
-    requests: Registry<RequestEntry>,
-    /// Lists the tasks that wait for capacity.
+    requests: Registry<Arc<RequestEntry>>,
+    /// Lists the tasks that wait for capacity, to be woken when the drain refuses.
     pub(super) callers: Callers,
-    /// Lists the tasks of requests whose response has not begun.
-    waiting: WaitList,
+    /// Lists the tasks of requests whose response has not begun, to be woken when the drain is
+    /// forced. An HTTP/2 stream is a task of its own, which nothing else wakes then. A request is
+    /// listed at its first [`Pending`](std::task::Poll::Pending), without an allocation.
+    waiting: Registry<Waker>,
     /// Counts requests that were answered because the drain was forced.
     answered: AtomicU64,
 }
 
 static POOL: LazyLock<Pool<Shared>> = LazyLock::new(|| Pool::new(16));
 
-/// Returns a token that no drain waits for.
-pub(super) fn uncounted() -> Token {
+/// Returns a token for a request that nothing counts, or that something else counts.
+#[cold]
+pub(crate) fn uncounted() -> Token<Shared> {
     Token::uncounted(&POOL)
 }
 
@@ -82,54 +83,52 @@ impl RequestData {
         Stage::from_u8(self.stage.load(Ordering::Acquire))
     }
 
-    pub(super) fn requests(&self) -> &Registry<RequestEntry> {
-        &self.requests
-    }
-
-    /// Has the drain wake a request that is pending. Returns false if the drain is forced: the
-    /// request has to be answered now.
-    pub(super) fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
-        if self.stage() >= Stage::Forced {
-            return false;
+    /// Returns whether a pending request has to be answered now, as the drain is forced, and counts
+    /// it then. Otherwise the drain wakes the task once it has to be.
+    pub(super) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
+        if self.stage() < Stage::Forced {
+            self.waiting.put(place, waker);
         }
-        self.waiting.put(place, waker);
         // After the registration: a later change of the stage wakes the task.
-        self.stage() < Stage::Forced
+        let is_due = self.stage() >= Stage::Forced;
+        if is_due {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Ends the waiting of a request. Returns whether it was the last one that a forced drain had
     /// to answer.
-    pub(super) fn stop_waiting(&self, place: &mut Place) -> bool {
-        let emptied = self.waiting.remove(place);
-        emptied && self.stage() >= Stage::Forced && self.waiting.len() == 0
-    }
-
-    /// Counts a request that was answered because the drain was forced.
-    pub(super) fn count_answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn stop_waiting(&self, place: &mut Option<Key>) -> bool {
+        let Some(key) = place.take() else {
+            return false;
+        };
+        // This list is never closed, so its last entry ends nothing.
+        let _ = self.waiting.remove(key);
+        self.stage() >= Stage::Forced && self.waiting.len() == 0
     }
 }
 
 /// Keeps a request in the list of requests until it is dropped.
 pub(crate) struct ListedRequest {
-    entry: Arc<RequestEntry>,
+    pub(super) entry: Arc<RequestEntry>,
+    key: Key,
     data: &'static RequestData,
 }
 
 impl ListedRequest {
-    pub(super) fn new(entry: Arc<RequestEntry>, data: &'static RequestData) -> Self {
-        Self { entry, data }
-    }
-
-    pub(super) fn response_begun(&self) {
-        self.entry.response_begun();
+    /// Lists a request. Returns `None` if the list is full.
+    pub(super) fn new(entry: RequestEntry, data: &'static RequestData) -> Option<Self> {
+        let entry = Arc::new(entry);
+        let key = data.requests.add(entry.clone())?;
+        Some(Self { entry, key, data })
     }
 }
 
 impl Drop for ListedRequest {
     fn drop(&mut self) {
         // This list is never closed, so its last entry ends nothing.
-        let _ = self.data.requests().remove(self.entry.key);
+        let _ = self.data.requests.remove(self.key);
     }
 }
 
@@ -145,18 +144,9 @@ impl Owner for Shared {
     }
 
     fn counter_emptied(self: &Arc<Self>) {
-        self.part_emptied(Some(Emptied));
+        self.part_emptied();
     }
 }
-
-/// Lets requests in; held by layers and services.
-pub(crate) type CounterHandle = counter::CounterHandle<Shared>;
-
-/// Tells how a request was admitted, or that it was not.
-pub(crate) type Admission = counter::Admission<Shared>;
-
-/// Keeps a request counted until it is dropped.
-pub(crate) type Token = token::Token<Shared>;
 
 impl Shared {
     pub(super) fn new(settings: DrainSettings, shards: usize) -> Arc<Self> {
@@ -177,7 +167,7 @@ impl Shared {
         })
     }
 
-    pub(crate) fn counter_handle(&self) -> CounterHandle {
+    pub(crate) fn counter_handle(&self) -> CounterHandle<Shared> {
         self.counter.handle()
     }
 
@@ -200,21 +190,9 @@ impl Shared {
         self.phase()
     }
 
-    /// Counts a completed request that was not counted as a request, only by its connection.
-    #[cfg(feature = "server")]
-    pub(crate) fn count_completed_late(&self) {
-        self.completed_late.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Records which part of the drain is used.
     pub(crate) fn record(&self, fact: Fact) {
         self.wiring.record(fact);
-    }
-
-    /// Returns what requests read and write.
-    #[cfg(feature = "server")]
-    pub(super) fn request_data(&self) -> &'static RequestData {
-        self.counter.data()
     }
 
     /// Learns that no request is left that a forced drain has to answer.
@@ -255,19 +233,7 @@ impl Shared {
         }
     }
 
-    #[cfg(feature = "net")]
-    pub(super) fn connections(&self) -> &ConnectionList {
-        &self.connections
-    }
-
-    pub(super) fn entries(&self) -> &Registry<Entry> {
-        &self.entries
-    }
-
-    pub(super) fn self_waiting(&self) -> &AtomicUsize {
-        &self.self_waiting
-    }
-
+    /// Wakes the tasks of all connections, to look at their server's state again.
     #[cfg(feature = "server")]
     pub(crate) fn wake_connections(&self) {
         self.connections.wake_all();
@@ -293,7 +259,8 @@ impl Shared {
     }
 
     /// Returns a report without blockers.
-    pub(super) fn brief(&self, left: Counts) -> Report {
+    fn brief(&self) -> Report {
+        let left = self.left();
         let (now, figures) = (Instant::now(), self.figures(left.requests));
         self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
     }
@@ -304,34 +271,31 @@ impl Shared {
     /// stage is stored before any waiter wakes. So no request is admitted by the old stage after a
     /// waiter has seen the new one.
     pub(super) fn update(self: &Arc<Self>, change: impl FnOnce(&mut Schedule)) {
-        let mut starts_last_read = false;
-        let mut refuses = false;
-        let mut forces = false;
+        let (mut before, mut after) = (Stage::Done, Stage::Done);
         let changed = self.schedule.send_if_modified(|schedule| {
             let seen =
                 |schedule: &Schedule| (schedule.stage(), schedule.deadline(), schedule.aborts());
-            let (before, next) = (seen(schedule), schedule.next_step());
+            let (was, next) = (seen(schedule), schedule.next_step());
             change(schedule);
+            (before, after) = (was.0, schedule.stage());
             let stage = &self.counter.data().stage;
-            stage.store(schedule.stage() as u8, Ordering::Release);
-            if before.0 == Stage::Serving && schedule.stage() > Stage::Serving {
+            stage.store(after as u8, Ordering::Release);
+            if before == Stage::Serving && after > Stage::Serving {
                 // Under the schedule's lock. Only a later change under this lock reaches
                 // `Draining`, so no thread closes the counter before `begin` has returned.
                 self.counter.begin(self.clone());
                 self.wiring.record_environment();
             }
-            starts_last_read = before.0 < Stage::LastRead && schedule.stage() >= Stage::LastRead;
-            refuses = before.0 < Stage::Draining && schedule.stage() >= Stage::Draining;
-            forces = before.0 < Stage::Forced && schedule.stage() >= Stage::Forced;
             // Moving a step later needs no wake-up: a waiter that wakes at the old time finds
             // nothing due and sleeps again. With a wake-up, each connection that has done its
             // last-read check would wake all others.
             let sooner = schedule
                 .next_step()
                 .is_some_and(|at| next.is_none_or(|next| at < next));
-            before != seen(schedule) || sooner
+            was != seen(schedule) || sooner
         });
-        if starts_last_read {
+        let reaches = |stage| before < stage && after >= stage;
+        if reaches(Stage::LastRead) {
             self.connections.start_last_read();
         }
         let stage = self.stage();
@@ -344,10 +308,10 @@ impl Shared {
             stage if stage >= Stage::LastRead => self.connections.wake_all(),
             _ => {}
         }
-        if refuses {
+        if reaches(Stage::Draining) {
             self.counter.data().callers.wake_all();
         }
-        if forces {
+        if reaches(Stage::Forced) {
             self.counter.data().waiting.wake_all();
         }
         if stage == Stage::Done {
@@ -437,7 +401,7 @@ impl Shared {
                 });
             }
         }
-        self.observe(|| self.left());
+        self.observe();
     }
 
     /// Closes all three parts: none admits anything more.
@@ -446,20 +410,23 @@ impl Shared {
             return;
         }
         self.counter.close();
-        self.part_emptied(self.entries.close());
-        self.part_emptied(self.connections.close());
+        for emptied in [self.entries.close(), self.connections.close()] {
+            if emptied {
+                self.part_emptied();
+            }
+        }
         // Last: a thread that reads `true` finds all three parts closed.
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Ends the drain if the last of the three parts has become empty.
-    pub(super) fn part_emptied(self: &Arc<Self>, emptied: Option<Emptied>) {
-        if emptied.is_none() || self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
+    /// Records that one of the three parts is closed and empty. The last one ends the drain.
+    pub(super) fn part_emptied(self: &Arc<Self>) {
+        if self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
         let figures = self.figures(0);
         self.update(|schedule| schedule.emptied(Instant::now(), figures));
-        self.observe(Counts::default);
+        self.observe();
     }
 
     pub(super) fn left(&self) -> Counts {
@@ -472,7 +439,7 @@ impl Shared {
 
     fn blockers(&self, now: Instant) -> Vec<Blocker> {
         let mut all = Vec::new();
-        let requests = self.counter.data().requests();
+        let requests = &self.counter.data().requests;
         requests.each(|request| all.push(request.report(now)));
         self.entries.each(|entry| all.push(entry.report(now)));
         self.connections.list(now, &mut all);
@@ -484,39 +451,40 @@ impl Shared {
         self.advance();
         Report {
             blockers: self.blockers(Instant::now()),
-            ..self.brief(self.left())
+            ..self.brief()
         }
     }
 
     /// Reports each phase that has been entered and not reported, once and in order.
     ///
     /// Runs after each change of the schedule, on any thread.
-    pub(super) fn observe(&self, left: impl Fn() -> Counts) {
+    pub(super) fn observe(&self) {
         if self.has_reported(self.phase()) {
             return;
         }
         // A thread that finds another one reporting may return. The other one looks again after it
-        // has ended its turn, and under the schedule's lock, so it sees every change made before.
+        // has let go of its lock, and under the schedule's lock, so it sees every change made before.
         while !self.has_reported(self.look(Schedule::phase)) {
-            let Some(turn) = self.reporter.turn() else {
+            let Some(_reporting) = self.reporter.lock() else {
                 return;
             };
             let unreported: Vec<_> = self.look(|schedule| {
-                let entered = schedule.entered().iter();
-                entered
-                    .filter(|it| !self.has_reported(it.phase))
-                    .copied()
+                [Phase::LameDuck, Phase::Draining, Phase::Forced, Phase::Done]
+                    .into_iter()
+                    .filter(|phase| !self.has_reported(*phase))
+                    .filter_map(|phase| Some((phase, schedule.entered(phase)?)))
                     .collect()
             });
-            for Entered { phase, elapsed } in unreported {
+            for (phase, elapsed) in unreported {
                 let report = Report {
                     phase,
                     elapsed,
-                    ..self.brief(left())
+                    ..self.brief()
                 };
                 let (outcome, has_lame_duck) =
                     self.look(|schedule| (schedule.outcome().cloned(), schedule.has_lame_duck()));
-                turn.report(&report, outcome.as_ref(), has_lame_duck);
+                self.reporter
+                    .report(&report, outcome.as_ref(), has_lame_duck);
                 if phase == Phase::Done {
                     // Waiters for the outcome wait for the report of the end.
                     self.schedule.send_modify(|_| ());
@@ -539,7 +507,7 @@ impl Shared {
         // Of several threads that find it due, one reports.
         self.update(|schedule| due = schedule.progress(now));
         if due {
-            telemetry::progress(|| self.report(), || self.brief(self.left()));
+            telemetry::progress(|| self.report(), || self.brief());
         }
     }
 
@@ -547,14 +515,6 @@ impl Shared {
     #[cfg(feature = "metrics")]
     pub(super) fn record_metrics(&self) {
         let outcome = self.look(|schedule| schedule.outcome().cloned());
-        telemetry::record(&self.brief(self.left()), outcome.as_ref());
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("stage", &self.stage())
-            .finish_non_exhaustive()
+        telemetry::record(&self.brief(), outcome.as_ref());
     }
 }

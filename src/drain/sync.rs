@@ -2,7 +2,7 @@
 //! the same `counter.rs` over loom's primitives instead.
 
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 

@@ -37,33 +37,22 @@ pub(super) struct Reporter {
     reporting: Mutex<()>,
 }
 
-/// Lets one thread at a time report.
-pub(super) struct Turn<'a> {
-    reporter: &'a Reporter,
-    _reporting: MutexGuard<'a, ()>,
-}
-
 impl Reporter {
     pub(super) fn has_reported(&self, phase: Phase) -> bool {
         self.reported.load(Ordering::Acquire) >= phase as u8
     }
 
-    /// Returns `None` while another thread reports.
-    pub(super) fn turn(&self) -> Option<Turn<'_>> {
-        let reporting = match self.reporting.try_lock() {
-            Ok(reporting) => reporting,
-            Err(TryLockError::Poisoned(reporting)) => reporting.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(Turn {
-            reporter: self,
-            _reporting: reporting,
-        })
+    /// Returns `None` while another thread reports. No other one reports while the returned value
+    /// is held.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.reporting.try_lock() {
+            Ok(reporting) => Some(reporting),
+            Err(TryLockError::Poisoned(reporting)) => Some(reporting.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
-}
 
-impl Turn<'_> {
-    /// Reports that the phase of the report has been entered.
+    /// Reports that the phase of the report has been entered. Called under the [lock](Self::lock).
     pub(super) fn report(&self, report: &Report, outcome: Option<&Outcome>, has_lame_duck: bool) {
         catch_panic(|| {
             #[cfg(feature = "tracing")]
@@ -72,8 +61,7 @@ impl Turn<'_> {
             to_metrics::record(report, outcome);
         });
         let _ = (outcome, has_lame_duck);
-        let reported = &self.reporter.reported;
-        reported.store(report.phase as u8, Ordering::Release);
+        self.reported.store(report.phase as u8, Ordering::Release);
     }
 }
 
@@ -227,7 +215,7 @@ mod to_tracing {
             info,
             &report,
             "still draining",
-            phase = report.phase.as_label(),
+            phase = report.phase.as_str(),
             remaining_seconds = remaining,
             first,
             hint = hint(&report)
@@ -266,7 +254,7 @@ mod to_metrics {
         if let Some(last) = report.last_connection {
             gauge!("graceful_drain_last_connection_seconds", labels()).set(last);
         }
-        for (kind, count) in by_kind(&report.left) {
+        for (kind, count) in report.left.by_kind() {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
         for state in ConnectionState::ALL {
@@ -282,19 +270,9 @@ mod to_metrics {
             Some(Err(timeout)) => &timeout.report().left,
             _ => &nothing,
         };
-        for (kind, count) in by_kind(aborted) {
+        for (kind, count) in aborted.by_kind() {
             counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
         }
-    }
-
-    fn by_kind(left: &Counts) -> [(&'static str, usize); 5] {
-        [
-            ("request", left.requests),
-            ("guard", left.guards),
-            ("task", left.tasks),
-            ("server", left.servers),
-            ("connection", left.connections()),
-        ]
     }
 
     /// Describes the metrics. Called for each record, as a recorder may be installed at any time.

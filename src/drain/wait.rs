@@ -17,7 +17,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Limits how long a waiter for the outcome waits for the report of the end. A log may be stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -248,22 +248,12 @@ impl Shared {
                 }
                 schedule.next_look()
             };
-            let mut changed = pin!(changes.changed());
-            let mut timer = pin!(async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            });
-            poll_fn(|cx| {
-                // It errs only without a sender, and `self` has one.
-                if changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
+            // It errs only without a sender, and `self` has one.
+            let changed = changes.changed();
+            match next {
+                Some(at) => drop(timeout_at(at, changed).await),
+                None => drop(changed.await),
+            }
         }
     }
 
@@ -271,30 +261,10 @@ impl Shared {
     ///
     /// The process may exit as soon as the wait returns, and the report would be lost.
     async fn until_reported(self: Arc<Self>) {
-        let mut changes = self.changes();
-        let mut patience = pin!(None);
-        loop {
-            changes.mark_unchanged();
-            self.observe(|| self.left());
-            if self.has_reported(Phase::Done) {
-                return;
-            }
-            if patience.is_none() {
-                patience.set(Some(sleep(PATIENCE)));
-            }
-            let mut changed = pin!(changes.changed());
-            let out_of_patience = poll_fn(|cx| {
-                let changed = changed.as_mut().poll(cx).is_ready();
-                let patience = patience.as_mut().as_pin_mut();
-                let over = patience.is_some_and(|sleep| sleep.poll(cx).is_ready());
-                match over || changed {
-                    true => Poll::Ready(over),
-                    false => Poll::Pending,
-                }
-            });
-            if out_of_patience.await {
-                return;
-            }
+        self.observe();
+        let is_reported = |_: &Schedule| self.has_reported(Phase::Done).then_some(());
+        if !self.has_reported(Phase::Done) {
+            let _ = timeout(PATIENCE, self.clone().until(is_reported)).await;
         }
     }
 }
@@ -306,7 +276,7 @@ impl SelfWaiting {
     /// Counts the polled task once, if it handles a request of the drain.
     fn see(seen: &mut Option<Self>, shared: &Arc<Shared>) {
         if seen.is_none() && is_inside(&shared.counter_handle()) {
-            shared.self_waiting().fetch_add(1, Ordering::Relaxed);
+            shared.self_waiting.fetch_add(1, Ordering::Relaxed);
             *seen = Some(Self(shared.clone()));
         }
     }
@@ -314,6 +284,6 @@ impl SelfWaiting {
 
 impl Drop for SelfWaiting {
     fn drop(&mut self) {
-        self.0.self_waiting().fetch_sub(1, Ordering::Relaxed);
+        self.0.self_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

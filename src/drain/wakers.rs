@@ -36,9 +36,10 @@ impl Wakers {
         }
     }
 
-    /// Registers a task, to be woken once. A wake-up before this call does not wake it.
+    /// Registers a task, to be woken once. A wake-up before this call does not wake it, so the caller
+    /// looks at the schedule after this call.
     #[inline]
-    pub(super) fn register(&self, role: Role, waker: &Waker, last: &mut RegisteredWaker) {
+    pub(crate) fn register(&self, role: Role, waker: &Waker, last: &mut RegisteredWaker) {
         // If this reads an old count, the waker that was taken out meanwhile wakes the task.
         let wakes = self.wakes.load(Ordering::Acquire);
         match &last.0 {
@@ -60,12 +61,12 @@ impl Wakers {
     }
 
     /// Wakes the task of one role.
-    pub(super) fn wake(&self, role: Role) {
+    pub(crate) fn wake(&self, role: Role) {
         self.take(|by_role| [by_role[role as usize].take(), None, None]);
     }
 
     /// Wakes all tasks.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.take(std::mem::take);
     }
 

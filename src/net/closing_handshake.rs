@@ -180,7 +180,7 @@ impl ClosingHandshake {
             let until = Instant::now() + ANSWER;
             self.state = Progress::Writing { written: 0, until };
             // A pending write is discarded, and a pending read has another limit.
-            self.connection.wake_tasks();
+            self.connection.wakers.wake_all();
         }
         if let Progress::Writing { written, until } = &mut self.state {
             let waker = Waker::from(self.connection.clone());

@@ -5,7 +5,7 @@
 //! destroys the part of the response that the peer has not read.
 
 use crate::{
-    drain::{Connection, ConnectionGuard, ConnectionState, RegisteredWaker},
+    drain::{Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Role},
     timer::Timer,
 };
 use std::{
@@ -68,7 +68,7 @@ impl Linger {
         reader: &mut RegisteredWaker,
         mut is_last: impl FnMut(&T, &[u8]) -> bool,
     ) -> Poll<()> {
-        connection.register_reader(cx.waker(), reader);
+        connection.wakers.register(Role::Reads, cx.waker(), reader);
         // After the registration: a later change of the stage wakes the task.
         if connection.closes_at_once() {
             return Poll::Ready(());

@@ -9,7 +9,7 @@ use super::{
     socket::{SocketOf, duplicate, has_unread_bytes},
 };
 use crate::{
-    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
+    drain::{ConnectionGuard, ConnectionState, RegisteredWaker, Role, Stage},
     timer::Timer,
 };
 use std::{
@@ -244,7 +244,7 @@ impl Monitor {
             self.head_since = None;
         } else if self.read_pending && self.head_limit.is_some() {
             // Only now does the limit apply: wake the task that reads, to set its timer.
-            self.registered.connection().wake_reader();
+            self.registered.connection().wakers.wake(Role::Reads);
         }
     }
 
@@ -262,7 +262,7 @@ impl Monitor {
             // The last stream has ended. Only now does the limit apply: wake the task that reads, to
             // set its timer.
             self.idle_since = Some(Instant::now());
-            self.registered.connection().wake_reader();
+            self.registered.connection().wakers.wake(Role::Reads);
         }
     }
 
@@ -270,14 +270,18 @@ impl Monitor {
     #[inline]
     pub(super) fn register_reader(&mut self, cx: &mut Context<'_>) {
         let connection = self.registered.connection();
-        connection.register_reader(cx.waker(), &mut self.reader);
+        connection
+            .wakers
+            .register(Role::Reads, cx.waker(), &mut self.reader);
     }
 
     /// Registers the task that writes.
     #[inline]
     pub(super) fn register_writer(&mut self, cx: &mut Context<'_>) {
         let connection = self.registered.connection();
-        connection.register_writer(cx.waker(), &mut self.writer);
+        connection
+            .wakers
+            .register(Role::Writes, cx.waker(), &mut self.writer);
     }
 
     /// Fails if the connection has to be aborted, and otherwise wakes the task when it has to be.

@@ -10,7 +10,9 @@ use super::{
     service::{Answers, ConnectionService, HttpService},
 };
 use crate::{
-    drain::{CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Stage},
+    drain::{
+        CallCounts, Connection, ConnectionGuard, ConnectionState, RegisteredWaker, Role, Stage,
+    },
     log,
     net::DrainIo,
     timer::{Timer, random},
@@ -129,7 +131,7 @@ where
     }
     let calls = ConnectionService {
         inner: TowerToHyperService::new(service),
-        handle: shared.drain.counter_handle(),
+        handle: shared.drain.shared().counter_handle(),
         connection,
         registered: registered.clone(),
         extensions: Some(extensions).filter(|extensions| !extensions.is_empty()),
@@ -272,7 +274,9 @@ impl<'a> Driver<'a> {
     #[inline]
     fn watch_stage(&mut self, cx: &Context<'_>) -> Stage {
         let connection = &self.connection;
-        connection.register_driver(cx.waker(), &mut self.waker);
+        connection
+            .wakers
+            .register(Role::Drives, cx.waker(), &mut self.waker);
         // After the registration: a later change of the stage wakes the task.
         connection.stage()
     }

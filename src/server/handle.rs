@@ -1,6 +1,6 @@
 //! Closes one connection of a running server.
 
-use crate::drain::Connection;
+use crate::drain::{Connection, Role};
 use std::{
     fmt,
     sync::{Arc, Weak},
@@ -62,7 +62,7 @@ impl ConnectionHandle {
         if let Some(connection) = self.connection.upgrade() {
             connection.retire();
             // After `retire`, so that the task that wakes sees it.
-            connection.wake_driver();
+            connection.wakers.wake(Role::Drives);
         }
     }
 }

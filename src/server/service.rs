@@ -4,9 +4,7 @@ use super::{config::Exemptions, listener::Peer};
 use crate::{
     body::ResponseBody,
     close::Closing,
-    drain::{
-        Admission, Connection, ConnectionGuard, CounterHandle, Identity, InFlight, Place, Stage,
-    },
+    drain::{Connection, ConnectionGuard, CounterHandle, Current, Key, Shared, Stage, uncounted},
     future::{Admitted, ResponseFuture},
     log,
     refusal::{Answer, AtDeadline, Refusal, unavailable},
@@ -141,7 +139,7 @@ impl<S> Clone for Answers<S> {
 /// Serves the requests of one connection for hyper.
 pub(super) struct ConnectionService<S> {
     pub(super) inner: TowerToHyperService<S>,
-    pub(super) handle: CounterHandle,
+    pub(super) handle: CounterHandle<Shared>,
     pub(super) connection: Arc<Connection>,
     /// Keeps the connection counted.
     pub(super) registered: ConnectionGuard,
@@ -167,42 +165,31 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         let multiplexed = request.version() == Version::HTTP_2;
         let is_exempt = self.is_exempt(&request);
         let mut call = (!multiplexed).then(|| ActiveCall::new(&self.connection, is_exempt));
-        let admission = match is_exempt {
-            true => Admission::Uncounted,
-            false => self.enter(&request),
+        let admitted = match is_exempt {
+            true => Some(uncounted()),
+            false => self.handle.admit(|| is_late_upgrade(&request)),
         };
         let answer = &self.answers.at_deadline;
-        let in_flight = match admission {
-            Admission::Counted(token) => {
-                let counted = InFlight::new(token);
-                Some(Some(match self.reports_requests {
-                    true => counted.listed(&request, self.connection.peer()),
-                    false => counted,
-                }))
+        let token = match (admitted, &mut call) {
+            (Some(token), _) if self.reports_requests => {
+                Some(token.listed(&request, self.connection.peer()))
             }
-            Admission::Uncounted => Some(None),
-            Admission::Refused => match &mut call {
-                Some(call) if self.admits_late(&request) => {
-                    let answers = Refusal::<(), _>::answers(answer);
-                    call.late = Some(Box::new(Late::new(&self.registered, answers)));
-                    Some(None)
-                }
-                _ => None,
-            },
+            (Some(token), _) => Some(token),
+            (None, Some(call)) if self.admits_late(&request) => {
+                let answers = Refusal::<(), _>::answers(answer);
+                call.late = Some(Box::new(Late::new(&self.registered, answers)));
+                Some(uncounted())
+            }
+            (None, _) => None,
         };
-        let drain = Identity::of(&self.handle);
         let name = log::Call::of::<_, S::Error>(&request);
-        let response = match in_flight {
-            Some(counted) => {
-                let _current = drain.enter();
+        let response = match token {
+            Some(token) => {
+                let _current = Current::of_server(&self.handle);
                 let inner = self.inner.call(request);
                 // Of an exempt request, the end of `ConnectionFuture::poll` decides.
                 let closing = if is_exempt { Closing::NEVER } else { closing };
-                let answer = answer.clone();
-                let admitted = match counted {
-                    Some(in_flight) => Admitted::new(closing, in_flight, answer),
-                    None => Admitted::uncounted(closing, answer),
-                };
+                let admitted = Admitted::new(closing, token, answer.clone());
                 Some(ResponseFuture::admitted(inner, admitted))
             }
             None => {
@@ -213,7 +200,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         };
         ConnectionFuture {
             response,
-            drain,
+            handle: self.handle,
             name,
             closing,
             call,
@@ -236,14 +223,6 @@ impl<S> ConnectionService<S> {
     fn admits_late(&self, request: &Request<Incoming>) -> bool {
         self.connection.stage() < Stage::Forced && !is_late_upgrade(request)
     }
-
-    #[inline]
-    fn enter(&self, request: &Request<Incoming>) -> Admission {
-        match self.handle.enter() {
-            Some(token) => Admission::Counted(token),
-            None => self.handle.enter_closely(|| is_late_upgrade(request)),
-        }
-    }
 }
 
 /// Keeps an HTTP/1 connection from being idle during a call.
@@ -258,7 +237,7 @@ struct Late {
     registered: ConnectionGuard,
     /// Says whether the request is answered at the deadline.
     is_answered: bool,
-    place: Place,
+    place: Option<Key>,
 }
 
 impl Late {
@@ -266,7 +245,7 @@ impl Late {
         Self {
             registered: registered.clone(),
             is_answered,
-            place: Place::NONE,
+            place: None,
         }
     }
 
@@ -274,10 +253,9 @@ impl Late {
     #[cold]
     fn pending(&mut self, cx: &Context<'_>) -> bool {
         let connection = self.registered.connection();
-        let is_due = self.is_answered && !connection.wait(&mut self.place, cx.waker());
+        let is_due = self.is_answered && connection.answer_is_due(&mut self.place, cx.waker());
         if is_due {
             connection.stop_waiting(&mut self.place);
-            connection.count_answered();
         }
         is_due
     }
@@ -318,7 +296,7 @@ pin_project! {
         // `None` for a request that is refused by default.
         #[pin]
         response: Option<ResponseFuture<F, B, A>>,
-        drain: Identity,
+        handle: CounterHandle<Shared>,
         // What is logged if the call fails.
         name: log::Call,
         closing: Closing,
@@ -341,7 +319,7 @@ where
         let result = match this.response.as_pin_mut() {
             Some(mut response) => {
                 let polled = {
-                    let _current = this.drain.enter();
+                    let _current = Current::of_server(this.handle);
                     response.as_mut().poll(cx)
                 };
                 match polled {

@@ -111,15 +111,6 @@ pub struct Terminate {
     reports_shell: bool,
 }
 
-/// Names where a request to stop comes from.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Sender {
-    /// Stands for a person at a terminal.
-    Person,
-    #[cfg(unix)]
-    Program,
-}
-
 impl Future for Terminate {
     type Output = SecondSignal;
 
@@ -127,15 +118,14 @@ impl Future for Terminate {
         if mem::take(&mut self.reports_shell) {
             shell_is_first();
         }
-        let first = ready!(self.signals.poll_recv(cx));
+        let is_person = ready!(self.signals.poll_recv(cx));
         let mut signals = self.signals.rest();
         let second = SecondSignal::new(async move {
             poll_fn(|cx| signals.poll_recv(cx)).await;
         });
-        Poll::Ready(match first {
-            Sender::Person => second.skip_lame_duck(),
-            #[cfg(unix)]
-            Sender::Program => second,
+        Poll::Ready(match is_person {
+            true => second.skip_lame_duck(),
+            false => second,
         })
     }
 }
@@ -171,7 +161,8 @@ impl Signals {
         }
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
+    /// Waits for the next request. Returns whether it comes from a person at a terminal.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         use std::io::IsTerminal;
         let (mut requests, received) = (self.requests.clone(), self.received);
         let more = self.more.get_or_insert_with(|| {
@@ -185,10 +176,7 @@ impl Signals {
         self.more = None;
         // One at a time: if there are two by now, the second one is received by the next call.
         self.received += 1;
-        Poll::Ready(match requests.interrupt && io::stdin().is_terminal() {
-            true => Sender::Person,
-            false => Sender::Program,
-        })
+        Poll::Ready(requests.interrupt && io::stdin().is_terminal())
     }
 }
 
@@ -225,12 +213,13 @@ impl Signals {
         }
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Sender> {
+    /// Waits for the next request. Returns whether it comes from a person: it always does.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let ctrl_c = self.ctrl_c.as_mut().expect("polled after it was ready");
         loop {
             ready!(ctrl_c.poll_recv(cx));
             if self.requests.count(std::time::Instant::now(), true) {
-                return Poll::Ready(Sender::Person);
+                return Poll::Ready(true);
             }
         }
     }

@@ -24,7 +24,7 @@ impl Schedule {
     #[cfg(feature = "server")]
     pub(crate) fn settling_until(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Settling => add(self.since, self.settings.settle),
+            Stage::Settling => self.after(Stage::Settling, self.settings.settle),
             _ => None,
         }
     }
@@ -38,7 +38,7 @@ impl Schedule {
     /// that is seldom used.
     #[cfg(feature = "server")]
     pub(crate) fn moves_at(&self, accepted: Instant, http2: bool, share: u16) -> Option<Instant> {
-        let begun = self.begun.filter(|begun| accepted < *begun)?;
+        let begun = self.begun().filter(|begun| accepted < *begun)?;
         if self.stage != Stage::LameDuck || !self.has_lame_duck() {
             return None;
         }
@@ -52,7 +52,7 @@ impl Schedule {
     /// Returns when to close a WebSocket; `None` before the drain. `share` is a random number
     /// that places this one within `over`.
     pub(crate) fn closes_websocket_at(&self, over: Duration, share: u16) -> Option<Instant> {
-        let from = self.last_read_at?;
+        let from = self.at(Stage::LastRead)?;
         // The last clients need a moment to answer before the deadline.
         let most = self.deadline.map_or(Duration::MAX, |deadline| {
             deadline.saturating_duration_since(from) / 10 * 9
@@ -70,13 +70,13 @@ impl Schedule {
 
     /// Returns when to close a connection that has sent a part of a head.
     pub(crate) fn head_until(&self) -> Option<Instant> {
-        add(self.last_read_at, HEAD_LIMIT.max(self.settings.grace))
+        self.after(Stage::LastRead, HEAD_LIMIT.max(self.settings.grace))
     }
 
     /// Returns when to close an HTTP/2 connection that has had no streams since the given instant.
     pub(crate) fn idle_until(&self, since: Option<Instant>) -> Option<Instant> {
         // `None` is less than any instant.
-        add(self.closing_at.max(since), HEAD_LIMIT)
+        add(self.at(Stage::ClosingConnections).max(since), HEAD_LIMIT)
     }
 }
 

@@ -1,18 +1,27 @@
 //! Says what a drain is at, and when a waiter has to say it again.
 
-use super::{Aborted, Entered, Figures, Schedule, due};
+use super::{Aborted, Figures, Schedule, due};
 use crate::drain::{
     outcome::DrainTimeout,
-    phase::Stage,
+    phase::{Phase, Stage},
     report::{Blocker, ConnectionState, Counts, Report},
     telemetry::PROGRESS,
     wiring::{Fact, Hint},
 };
+use std::time::Duration;
 use tokio::time::Instant;
 
 impl Schedule {
-    pub(in crate::drain) fn entered(&self) -> &[Entered] {
-        &self.entered
+    /// Returns how long after the beginning of the drain a phase was entered.
+    pub(in crate::drain) fn entered(&self, phase: Phase) -> Option<Duration> {
+        let first = match phase {
+            Phase::Serving => return None,
+            Phase::LameDuck => Stage::LameDuck,
+            Phase::Draining => Stage::LastRead,
+            Phase::Forced => Stage::Forced,
+            Phase::Done => Stage::Done,
+        };
+        self.since_begin(self.at(first))
     }
 
     /// Returns when a waiter has to wake: for the next step, or to report progress.
@@ -40,10 +49,11 @@ impl Schedule {
         aborted: Aborted,
         figures: Figures,
     ) -> DrainTimeout {
+        // Of the moment of the deadline. A request that ended later is among those left.
         let figures = Figures {
-            completed: aborted.completed,
-            self_waiting: aborted.self_waiting,
-            has_http2: aborted.has_http2,
+            completed: aborted.figures.completed,
+            self_waiting: aborted.figures.self_waiting,
+            has_http2: aborted.figures.has_http2,
             ..figures
         };
         DrainTimeout::new(Report {
@@ -63,7 +73,7 @@ impl Schedule {
         let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
             (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
-            (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
+            (None, Some(aborted)) => (self.elapsed(now), aborted.figures.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
         let hints = self.hints(&left, figures);

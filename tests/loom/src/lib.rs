@@ -26,7 +26,7 @@ mod wakers;
 mod tests {
     use super::{
         block::{Owner, Pool},
-        counter::{Admission, Counter, CounterHandle},
+        counter::{Counter, CounterHandle},
         sync::stand_on,
         token::Token,
         wakers::{RegisteredWaker, Role, Wakers},
@@ -153,21 +153,16 @@ mod tests {
         builder.check(test);
     }
 
-    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Admission<Drain> {
+    fn entry(handle: &CounterHandle<Drain>, shard: usize) -> Option<Token<Drain>> {
         stand_on(shard);
-        match handle.enter() {
-            Some(token) => Admission::Counted(token),
-            None => handle.enter_late(|data| !data.closed.load(Ordering::Acquire)),
-        }
+        let late = || handle.enter_late(|data| !data.closed.load(Ordering::Acquire));
+        handle.enter().or_else(late)
     }
 
     /// Enters on a shard as request `me`, if admitted.
     fn enter(handle: &CounterHandle<Drain>, me: usize, shard: usize) -> Option<Token<Drain>> {
-        let token = match entry(handle, shard) {
-            Admission::Counted(token) => token,
-            Admission::Uncounted => panic!("its drain is there"),
-            Admission::Refused => return None,
-        };
+        let token = entry(handle, shard)?;
+        assert!(token.is_counted(), "its drain is there");
         let emptied = token.data().emptied.load(Ordering::Relaxed);
         assert_eq!(emptied, 0, "admitted after the end");
         token.data().inside[me].store(true, Ordering::Relaxed);
@@ -292,9 +287,7 @@ mod tests {
             let call = thread::spawn(move || {
                 stand_on(0);
                 // `|_| true`: a look at the stage would show the close by itself.
-                if handle.enter().is_none()
-                    && matches!(handle.enter_late(|_| true), Admission::Refused)
-                {
+                if handle.enter().is_none() && handle.enter_late(|_| true).is_none() {
                     assert!(
                         data.closed.load(Ordering::Relaxed),
                         "refused before the close"
@@ -320,7 +313,9 @@ mod tests {
                 let entry = |shard| {
                     stand_on(shard);
                     handle.enter().is_some()
-                        || matches!(handle.enter_late(|_| true), Admission::Counted(_))
+                        || handle
+                            .enter_late(|_| true)
+                            .is_some_and(|token| token.is_counted())
                 };
                 if !entry(0) {
                     assert!(!entry(1), "admitted after a refusal");
@@ -487,7 +482,7 @@ mod tests {
             leaves.join().unwrap();
             late.join().unwrap();
             assert!(
-                !matches!(entry(&old, 0), Admission::Counted(_)),
+                !entry(&old, 0).is_some_and(|token| token.is_counted()),
                 "of another drain"
             );
             assert_eq!(next.counter.inside(), 1, "a stranger is counted");
