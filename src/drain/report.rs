@@ -252,7 +252,7 @@ pub enum ConnectionState {
     Stalled,
     /// Has left HTTP/1 behind: a WebSocket, a CONNECT tunnel.
     Upgraded,
-    /// Has nothing to do: HTTP/2 without streams.
+    /// Has nothing to do: HTTP/2 without streams, and under `serve` HTTP/1 between two requests.
     Idle,
     /// Speaks neither HTTP/1 nor HTTP/2 in plain text.
     Opaque,

@@ -94,6 +94,8 @@ pub(super) enum Hint {
     ServerAlone,
     /// Says that axum's server accepts, and that the drain does not tell it to stop.
     NotTold,
+    /// Says that connections are left that are idle, or whose requests the layer does not count.
+    NotClosed,
     /// Says that requests were refused, and that no listener could tell those that came in time.
     NoListener,
     /// Says that requests were cut, and that no layer could answer them.
@@ -221,6 +223,11 @@ impl fmt::Display for Hint {
             Self::NotTold => {
                 "the drain does not tell axum's server to stop: \
                  `with_graceful_shutdown(drain.shutdown_signal())` is missing"
+            }
+            Self::NotClosed => {
+                "connections are left on which the drain counts no request: the server has not closed its \
+                 idle ones (in a loop on hyper, call `graceful_shutdown` of each connection), or they \
+                 have requests outside of the layer"
             }
             Self::NoListener => {
                 "requests were refused, and the drain has no listener to tell those that came in \

@@ -3,7 +3,7 @@
 
 use crate::support::*;
 use std::time::Duration;
-use tokio::time::advance;
+use tokio::time::{advance, sleep};
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_graceful::{Drain, Drained, Graceful, Phase};
@@ -141,5 +141,55 @@ async fn a_deadline_that_is_moved_counts() {
         drain.set_deadline(deadline + later * SECOND);
         let report = drain.report().to_string();
         assert_eq!(report.contains("the timeout of 88 s"), expected, "{report}");
+    }
+}
+
+/// As in a loop that never calls hyper's `graceful_shutdown`.
+#[cfg(feature = "net")]
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
+    use futures_util::{StreamExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    for (has_layer, is_busy, is_wrong) in [
+        (true, false, true),
+        // Perhaps the connection is busy: nothing counts its requests.
+        (false, false, false),
+        // Perhaps it belongs to the request.
+        (true, true, false),
+    ] {
+        let drain = Drain::new();
+        let (answer, inner) = held::<Chunks>();
+        let mut service = has_layer.then(|| drain.layer().layer(inner));
+        let call = service.as_mut().filter(|_| is_busy);
+        let call = call.map(|service| task::spawn(service.call(request())));
+        let (mut client, accepted) = tokio::io::duplex(64);
+        let mut incoming = drain.incoming(stream::iter([Ok::<_, BoxError>(accepted)]));
+        let mut io = incoming.next().await.expect("one").expect("no error");
+        client
+            .write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .await
+            .expect("open");
+        io.read(&mut [0; 64]).await.expect("open");
+        let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+        io.write_all(response).await.expect("open");
+        // The server reads its next request.
+        let server = tokio::spawn(async move { io.read(&mut [0; 64]).await });
+        drain.begin();
+        drop(incoming);
+        drain.reached(Phase::Draining).await;
+        let outcome = tokio::spawn(drain.wait());
+        // It may linger for as long as that.
+        sleep(5 * SECOND).await;
+        let report = drain.report().to_string();
+        assert!(!report.contains("graceful_shutdown"), "{report}");
+        sleep(2 * SECOND).await;
+        let report = drain.report().to_string();
+        assert_eq!(report.contains("graceful_shutdown"), is_wrong, "{report}");
+        let outcome = outcome.await.expect("no panic");
+        let timeout = outcome.expect_err("the connection is left");
+        let timeout = timeout.to_string();
+        assert_eq!(timeout.contains("graceful_shutdown"), is_wrong, "{timeout}");
+        drop((answer, call, server));
     }
 }

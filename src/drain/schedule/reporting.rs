@@ -6,7 +6,7 @@ use crate::drain::{
     phase::{Phase, Stage},
     report::{Blocker, ConnectionState, Counts, Report},
     telemetry::PROGRESS,
-    wiring::{Fact, Hint},
+    wiring::{Fact, Facts, Hint},
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -76,7 +76,7 @@ impl Schedule {
             (None, Some(aborted)) => (self.elapsed(now), aborted.figures.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
-        let hints = self.hints(&left, figures);
+        let hints = self.hints(now, &left, figures);
         Report {
             name: self.settings.name.clone(),
             phase: self.phase(),
@@ -98,8 +98,19 @@ impl Schedule {
         }
     }
 
+    /// Returns whether connections that are streaming are left without a request of the layer, longer
+    /// than a connection lingers.
+    fn leaves_uncounted(&self, now: Instant, left: &Counts, facts: Facts) -> bool {
+        const LINGERING: Duration = Duration::from_secs(6);
+
+        facts.has(Fact::HttpLayer)
+            && left.requests == 0
+            && left.connections_in(ConnectionState::Streaming) > 0
+            && due(self.after(Stage::Draining, LINGERING), now)
+    }
+
     /// Returns what is likely to be wrong.
-    fn hints(&self, left: &Counts, figures: Figures) -> Vec<Hint> {
+    fn hints(&self, now: Instant, left: &Counts, figures: Figures) -> Vec<Hint> {
         let facts = figures.facts;
         let has_begun = self.stage > Stage::Serving;
         let goes_on = has_begun && self.stage < Stage::Done;
@@ -115,6 +126,8 @@ impl Schedule {
             Some(Hint::NotTold)
         } else if server_alone {
             Some(Hint::ServerAlone)
+        } else if goes_on && self.leaves_uncounted(now, left, facts) {
+            Some(Hint::NotClosed)
         } else {
             // A drain that has begun needs no signal.
             (!has_begun && facts.has(Fact::ShellIsFirst)).then_some(Hint::ShellIsFirst)
