@@ -166,11 +166,9 @@ async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
         let (mut client, accepted) = tokio::io::duplex(64);
         let mut incoming = drain.incoming(stream::iter([Ok::<_, BoxError>(accepted)]));
         let mut io = incoming.next().await.expect("one").expect("no error");
-        client
-            .write_all(b"GET / HTTP/1.1\r\n\r\n")
-            .await
-            .expect("open");
-        io.read(&mut [0; 64]).await.expect("open");
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        client.write_all(request).await.expect("open");
+        io.read_exact(&mut [0; 18]).await.expect("open");
         let response = b"HTTP/1.1 204 No Content\r\n\r\n";
         io.write_all(response).await.expect("open");
         // The server reads its next request.
