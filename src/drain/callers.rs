@@ -20,8 +20,8 @@ pub(super) struct Callers(Mutex<CallerList>);
 
 #[derive(Default)]
 struct CallerList {
-    /// Holds the waker of each caller by its number, and whether the caller was woken to learn if it
-    /// still waits.
+    /// Holds the waker of each caller by its number, and whether the caller was woken to learn if
+    /// it still waits.
     callers: BTreeMap<NonZeroU64, (Waker, bool)>,
     /// Counts the callers that were added. A number is not used again, so the number of a removed
     /// caller finds no other.

@@ -26,8 +26,9 @@ impl Current {
     /// Records the drain of `serve`, which polls a request that it has admitted.
     ///
     /// The address of a block identifies its drain. Another drain can get the block only when this
-    /// one is gone and the block is not in use. The polled request keeps the block if it is counted,
-    /// and its server keeps the drain if it is exempt, so the address is unique while it is current.
+    /// one is gone and the block is not in use. The polled request keeps the block if it is
+    /// counted, and its server keeps the drain if it is exempt. So the address is unique while it
+    /// is current.
     ///
     /// A layer of a drain that had the block before takes the drain for its own and does not count
     /// the request. It would not count the request anyway, as its handle is stale.

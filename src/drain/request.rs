@@ -40,8 +40,9 @@ impl Token<Shared> {
         (self.is_slow() && self.has_begun()).then(|| Current::of_layer(self))
     }
 
-    /// Returns whether a pending request has to be answered now; see [`RequestData`](super::shared::RequestData).
-    /// Only for a request that is counted.
+    /// Returns whether a pending request has to be answered now, as the drain is forced, and counts
+    /// it then. Otherwise the drain wakes the task once it has to be. Only for a request that is
+    /// counted.
     #[inline(never)]
     pub(crate) fn answer_is_due(&self, place: &mut Option<Key>, waker: &Waker) -> bool {
         self.data().answer_is_due(place, waker)

@@ -315,8 +315,8 @@ impl Schedule {
         self.end(outcome, now);
     }
 
-    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed. Called once all
-    /// parts are closed.
+    /// Enters [`Stage::Forced`] and later [`Stage::Done`], if the deadline has passed. Called once
+    /// all parts are closed.
     ///
     /// The drain cannot abort requests, guards or tasks. If some are left, but no connection, it is
     /// done at once. Otherwise it goes on for up to [`WIND_UP`].

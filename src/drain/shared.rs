@@ -463,7 +463,8 @@ impl Shared {
             return;
         }
         // A thread that finds another one reporting may return. The other one looks again after it
-        // has let go of its lock, and under the schedule's lock, so it sees every change made before.
+        // has let go of its lock. It looks under the schedule's lock, so it sees every change made
+        // before.
         while !self.has_reported(self.look(Schedule::phase)) {
             let Some(_reporting) = self.reporter.lock() else {
                 return;

@@ -36,8 +36,8 @@ impl Wakers {
         }
     }
 
-    /// Registers a task, to be woken once. A wake-up before this call does not wake it, so the caller
-    /// looks at the schedule after this call.
+    /// Registers a task, to be woken once. A wake-up before this call does not wake it, so the
+    /// caller looks at the schedule after this call.
     #[inline]
     pub(crate) fn register(&self, role: Role, waker: &Waker, last: &mut RegisteredWaker) {
         // If this reads an old count, the waker that was taken out meanwhile wakes the task.
