@@ -1,20 +1,20 @@
 //! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
 //!
-//! A worker that takes jobs from a queue, stops to take them at the signal, and ends what it has
-//! taken:
+//! A worker that takes jobs from a queue. At the signal it takes no more, and the drain waits for
+//! those that it has begun:
 //!
 #![cfg_attr(feature = "signal", doc = "```no_run")]
 #![cfg_attr(not(feature = "signal"), doc = "```ignore")]
 //! use std::{convert::Infallible, pin::pin};
 //! use tokio::sync::mpsc;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 //! use tower_graceful::{Drain, Phase, signal};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stop = signal::terminate(); // first: before it, SIGTERM ends the process
 //! let drain = Drain::new();
-//! let service = ServiceBuilder::new()
+//! let mut service = ServiceBuilder::new()
 //!     .layer(drain.call_layer())
 //!     .service(service_fn(async |job: String| Ok::<_, Infallible>(println!("{job}"))));
 //!
@@ -24,12 +24,19 @@
 //!     let mut draining = pin!(draining);
 //!     loop {
 //!         let job = tokio::select! {
-//!             job = queue.recv() => job,
+//!             biased;
 //!             () = &mut draining => None,
+//!             job = queue.recv() => job,
 //!         };
 //!         let Some(job) = job else { return };
-//!         // A job that is refused (`Refused`) has not begun: give it back to the queue.
-//!         tokio::spawn(service.clone().oneshot(job));
+//!         let Ok(ready) = service.ready().await else { return };
+//!         let call = ready.call(job); // counted from here on
+//!         tokio::spawn(async move {
+//!             if let Err(error) = call.await {
+//!                 // If it `is::<Refused>()`, the job has not begun: put it back into the queue.
+//!                 eprintln!("{error}");
+//!             }
+//!         });
 //!     }
 //! };
 //! println!("{}", drain.run(worker, stop).await?);

@@ -52,7 +52,7 @@ impl Key {
 }
 
 impl<T> Registry<T> {
-    /// Adds an entry. Returns `None` once the registry is closed.
+    /// Adds an entry. Returns `None` once the registry is closed, or if the shard has 2^28 entries.
     pub(super) fn add(&self, entry: T) -> Option<Key> {
         let shard = thread_index() % SHARDS;
         let mut list = self.shards[shard].lock();
@@ -73,6 +73,13 @@ impl<T> Registry<T> {
     /// Removes an entry. Returns whether the registry is closed and this was its last one.
     #[must_use = "the drain waits for it"]
     pub(super) fn remove(&self, key: Key) -> bool {
+        let (is_last, closed) = self.take_out(key);
+        is_last && closed && self.shard_emptied()
+    }
+
+    /// Removes an entry. Returns whether it was the last one of its shard, and whether the shard is
+    /// closed.
+    fn take_out(&self, key: Key) -> (bool, bool) {
         let (shard, slot) = key.parts();
         let mut list = self.shards[shard].lock();
         let removed = list.entries.try_remove(slot);
@@ -81,11 +88,11 @@ impl<T> Registry<T> {
         if is_empty && list.entries.capacity() > KEPT {
             list.entries.shrink_to_fit();
         }
-        let emptied = is_empty && list.closed && removed.is_some();
+        let seen = (is_empty && removed.is_some(), list.closed);
         drop(list);
         // Outside of the lock: the entry's own drop may run any code.
         drop(removed);
-        emptied && self.shard_emptied()
+        seen
     }
 
     /// Closes the registry: it admits no more entries. Returns whether this has closed it and it
@@ -125,6 +132,13 @@ impl<T> Registry<T> {
 }
 
 impl Registry<Waker> {
+    /// Removes a waker of a registry that is never closed. Returns whether none is left.
+    pub(super) fn remove_waker(&self, key: Key) -> bool {
+        let (is_last, _) = self.take_out(key);
+        // Looks at the other shards only then: many tasks may end at one time.
+        is_last && self.len() == 0
+    }
+
     /// Lists the waker at the key, or as a new entry if there is no key yet.
     pub(super) fn put(&self, key: &mut Option<Key>, waker: &Waker) {
         let Some((shard, slot)) = key.map(Key::parts) else {

@@ -130,6 +130,8 @@ pub(super) struct Figures {
     pub(super) self_waiting: usize,
     pub(super) last_request: Option<Instant>,
     pub(super) last_connection: Option<Instant>,
+    /// Says when no request was left, and none came any more.
+    pub(super) requests_ended: Option<Instant>,
     pub(super) facts: Facts,
     /// Says whether a connection is open that speaks HTTP/2, or may.
     pub(super) has_http2: bool,

@@ -17,7 +17,7 @@ use super::{
 };
 use std::{
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(super) self_waiting: AtomicUsize,
     /// Records the last connection that was accepted since the drain began.
     last_connection: LastArrival,
+    /// Records when no request was left, and none came any more.
+    requests_ended: OnceLock<Instant>,
     wiring: Wiring,
     reporter: Reporter,
     schedule: watch::Sender<Schedule>,
@@ -103,9 +105,7 @@ impl RequestData {
         let Some(key) = place.take() else {
             return false;
         };
-        // This list is never closed, so its last entry ends nothing.
-        let _ = self.waiting.remove(key);
-        self.stage() >= Stage::Forced && self.waiting.len() == 0
+        self.waiting.remove_waker(key) && self.stage() >= Stage::Forced
     }
 }
 
@@ -144,6 +144,8 @@ impl Owner for Shared {
     }
 
     fn counter_emptied(self: &Arc<Self>) {
+        // Called once.
+        let _ = self.requests_ended.set(Instant::now());
         self.part_emptied();
     }
 }
@@ -161,6 +163,7 @@ impl Shared {
             completed_late: AtomicU64::new(0),
             self_waiting: AtomicUsize::new(0),
             last_connection: LastArrival::default(),
+            requests_ended: OnceLock::new(),
             wiring: Wiring::default(),
             reporter: Reporter::default(),
             schedule: watch::Sender::new(Schedule::new(settings)),
@@ -253,6 +256,7 @@ impl Shared {
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
             last_request: self.counter.data().last_request.get(),
             last_connection: self.last_connection.get(),
+            requests_ended: self.requests_ended.get().copied(),
             facts: self.wiring.facts(),
             has_http2: self.connections.multiplexed() > 0,
         }

@@ -62,8 +62,8 @@ impl Drain {
     /// Without a listener of this drain, the future completes at [`Phase::Draining`]. With a
     /// listener, it completes later: when no connection can still bring a request that arrived in
     /// time. It waits for silent connections within their [grace](crate::DrainBuilder::grace), and
-    /// for connections that have sent a part of a head, 5 s at most. The reason: a server closes
-    /// idle connections without looking for unread bytes.
+    /// for connections that have sent a part of a head, for 5 s or for the grace if that is longer.
+    /// The reason: a server closes idle connections without looking for unread bytes.
     ///
     /// The future is `'static` and cancel safe, with the costs and panics of
     /// [`reached`](Self::reached).

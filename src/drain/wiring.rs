@@ -94,7 +94,7 @@ pub(super) enum Hint {
     ServerAlone,
     /// Says that axum's server accepts, and that the drain does not tell it to stop.
     NotTold,
-    /// Says that connections are left that are idle, or whose requests the layer does not count.
+    /// Says that connections are left that are idle, or whose requests nothing counts.
     NotClosed,
     /// Says that requests were refused, and that no listener could tell those that came in time.
     NoListener,
@@ -227,7 +227,7 @@ impl fmt::Display for Hint {
             Self::NotClosed => {
                 "connections are left on which the drain counts no request: the server has not closed its \
                  idle ones (in a loop on hyper, call `graceful_shutdown` of each connection), or they \
-                 have requests outside of the layer"
+                 have requests that are exempt, or outside of the layer"
             }
             Self::NoListener => {
                 "requests were refused, and the drain has no listener to tell those that came in \

@@ -58,8 +58,9 @@ impl Linger {
         }
     }
 
-    /// Reads and discards until a limit is reached, the peer has ended, or `is_last` returns `true`
-    /// for the bytes that were read.
+    /// Reads and discards until a limit is reached, the peer has ended, `is_last` returns `true`
+    /// for the bytes that were read, or the drain is forced. Ends the last-read check of the
+    /// connection.
     pub(super) fn poll<T: AsyncRead>(
         &mut self,
         mut io: Pin<&mut T>,

@@ -518,8 +518,11 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
+        let Some(socket) = self.duplicate.take() else {
+            return;
+        };
         // Without a runtime, the socket is closed at once.
-        if let Some((socket, runtime)) = self.duplicate.take().zip(Handle::try_current().ok()) {
+        if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(linger(self.registered.clone(), socket));
         }
     }

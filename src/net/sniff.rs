@@ -1,5 +1,5 @@
-//! Tells from the bytes of a connection what it is doing. Of the bytes, only an HTTP/2 header block
-//! is kept, until its end.
+//! Tells from the bytes of a connection what it is doing. Of the bytes, only the current line of
+//! HTTP/1 and the current header block of HTTP/2 are kept, with a limit.
 //!
 //! A server does not tell which of its connections is idle or has sent a part of a head. The bytes
 //! do, under any server. Of HTTP/1, this reads the framing of requests and the status of responses;

@@ -2,12 +2,13 @@
 //! those of the environment in `tests/observe`.
 
 use crate::support::*;
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 use tokio::time::{advance, sleep};
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_graceful::{Drain, Drained, Graceful, Phase};
 
+const KEPT: &str = "connections are left on which the drain counts no request";
 const NO_LISTENER: &str = "the drain has no listener";
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -151,12 +152,13 @@ async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
     use futures_util::{StreamExt, stream};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    for (has_layer, is_busy, is_wrong) in [
-        (true, false, true),
+    for (has_layer, is_busy, runs, is_wrong) in [
+        (true, false, false, true),
+        (true, false, true, true),
         // Perhaps the connection is busy: nothing counts its requests.
-        (false, false, false),
+        (false, false, false, false),
         // Perhaps it belongs to the request.
-        (true, true, false),
+        (true, true, false, false),
     ] {
         let drain = Drain::new();
         let (answer, inner) = held::<Chunks>();
@@ -176,18 +178,27 @@ async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
         drain.begin();
         drop(incoming);
         drain.reached(Phase::Draining).await;
-        let outcome = tokio::spawn(drain.wait());
+        let outcome = match runs {
+            // Its server waits for the connection.
+            true => tokio::spawn({
+                let run = drain.run(pending::<()>(), pending::<()>());
+                async { run.await.map_err(|error| error.to_string()) }
+            }),
+            false => tokio::spawn({
+                let wait = drain.wait();
+                async { wait.await.map_err(|timeout| timeout.to_string()) }
+            }),
+        };
         // It may linger for as long as that.
         sleep(5 * SECOND).await;
         let report = drain.report().to_string();
-        assert!(!report.contains("graceful_shutdown"), "{report}");
+        assert!(!report.contains(KEPT), "{report}");
         sleep(2 * SECOND).await;
         let report = drain.report().to_string();
-        assert_eq!(report.contains("graceful_shutdown"), is_wrong, "{report}");
+        assert_eq!(report.contains(KEPT), is_wrong, "{report}");
         let outcome = outcome.await.expect("no panic");
         let timeout = outcome.expect_err("the connection is left");
-        let timeout = timeout.to_string();
-        assert_eq!(timeout.contains("graceful_shutdown"), is_wrong, "{timeout}");
+        assert_eq!(timeout.contains(KEPT), is_wrong, "{timeout}");
         drop((answer, call, server));
     }
 }

@@ -1,12 +1,12 @@
 //! Says what a drain is at, and when a waiter has to say it again.
 
-use super::{Aborted, Figures, Schedule, due};
+use super::{Aborted, Figures, Schedule, add, due};
 use crate::drain::{
     outcome::DrainTimeout,
     phase::{Phase, Stage},
     report::{Blocker, ConnectionState, Counts, Report},
     telemetry::PROGRESS,
-    wiring::{Fact, Facts, Hint},
+    wiring::{Fact, Hint},
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -98,17 +98,6 @@ impl Schedule {
         }
     }
 
-    /// Returns whether connections that are streaming are left without a request of the layer, longer
-    /// than a connection lingers.
-    fn leaves_uncounted(&self, now: Instant, left: &Counts, facts: Facts) -> bool {
-        const LINGERING: Duration = Duration::from_secs(6);
-
-        facts.has(Fact::HttpLayer)
-            && left.requests == 0
-            && left.connections_in(ConnectionState::Streaming) > 0
-            && due(self.after(Stage::Draining, LINGERING), now)
-    }
-
     /// Returns what is likely to be wrong.
     fn hints(&self, now: Instant, left: &Counts, figures: Figures) -> Vec<Hint> {
         let facts = figures.facts;
@@ -120,14 +109,20 @@ impl Schedule {
         // From Draining on, every server has got its shutdown signal.
         let server_alone =
             goes_on && self.stage >= Stage::Draining && left.servers > 0 && !left.has_work();
+        // Longer than a connection lingers after its last request.
+        let are_kept = due(add(figures.requests_ended, Duration::from_secs(6)), now);
+        let not_closed = goes_on
+            && are_kept
+            && facts.has(Fact::HttpLayer)
+            && left.connections_in(ConnectionState::Streaming) > 0;
         let cause = if waits_for_itself {
             Some(Hint::WaitsForItself)
         } else if goes_on && facts.has(Fact::AxumAccepts) && !facts.has(Fact::StopSignal) {
             Some(Hint::NotTold)
+        } else if not_closed {
+            Some(Hint::NotClosed)
         } else if server_alone {
             Some(Hint::ServerAlone)
-        } else if goes_on && self.leaves_uncounted(now, left, facts) {
-            Some(Hint::NotClosed)
         } else {
             // A drain that has begun needs no signal.
             (!has_begun && facts.has(Fact::ShellIsFirst)).then_some(Hint::ShellIsFirst)

@@ -18,13 +18,15 @@ const MOST: usize = 4;
 /// is less in any encoding.
 const LONGEST: usize = 1 << 16;
 /// Limits how many bytes of memory are kept from one block to the next.
-const KEPT: usize = 1 << 10;
+const KEPT: usize = 1 << 12;
 
 /// Finds `:protocol` in the header blocks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
     /// Holds the part of the current block that has come.
     block: Vec<u8>,
+    /// Says whether the current block is too long to be read.
+    too_long: bool,
     /// Says whether a block was invalid. Nothing more is found on this connection then.
     invalid: bool,
     /// Counts the entries that were inserted, without gaps from the first `:protocol` on.
@@ -42,8 +44,8 @@ impl HeaderBlocks {
 
     /// Reads a part of a block.
     pub(super) fn read(&mut self, bytes: &[u8]) {
-        self.invalid |= self.block.len() + bytes.len() > LONGEST;
-        if !self.invalid {
+        self.too_long |= self.block.len() + bytes.len() > LONGEST;
+        if !self.too_long && !self.invalid {
             self.block.extend_from_slice(bytes);
         }
     }
@@ -63,8 +65,10 @@ impl HeaderBlocks {
     /// Ends a block. Returns whether it is that of an extended CONNECT.
     pub(super) fn end(&mut self) -> bool {
         let mut block = std::mem::take(&mut self.block);
-        let found = match self.invalid {
-            true => None,
+        let found = match std::mem::take(&mut self.too_long) {
+            _ if self.invalid => None,
+            // Its insertions are not known. Before the first `:protocol` they do not matter.
+            true => (!self.counts()).then_some(false),
             false => self.read_fields(&block),
         };
         self.invalid |= found.is_none();

@@ -182,6 +182,10 @@ impl Tunnels {
         match part {
             // An extended CONNECT does not end its stream.
             Some([]) if is_first => {
+                if self.reads {
+                    // The server has rejected the block before, in the middle.
+                    self.blocks.end();
+                }
                 self.reads = self.blocks.counts() || frame.flags & END_STREAM == 0;
             }
             Some(bytes) if self.reads => self.blocks.read(bytes),

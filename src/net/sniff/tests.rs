@@ -420,7 +420,25 @@ fn i69_a_block_that_is_too_long_opens_no_tunnel() {
         steps.push(('>', frame(9, 0x4, 1, b"")));
         steps.push(answers(1));
         assert_eq!(tunnels(true, &steps), expected);
+        // It does not matter to the next one.
+        steps.push(('>', frame(3, 0, 1, &[0; 4])));
+        steps.extend([connect(3, PROTOCOL), answers(3)]);
+        assert_eq!(tunnels(true, &steps), Upgraded);
     }
+}
+
+/// The server rejects a head before its end, and the client begins another one.
+#[test]
+fn i69_a_block_that_does_not_end_is_not_a_part_of_the_next_one() {
+    let rejects = ('<', frame(3, 0, 1, &[0; 4]));
+    let with_priority = [&[0, 0, 0, 0, 16], PROTOCOL].concat();
+    let steps = [
+        ('>', frame(1, 0, 1, OTHER)),
+        rejects,
+        ('>', frame(1, 0x24, 3, &with_priority)),
+        answers(3),
+    ];
+    assert_eq!(tunnels(true, &steps), Upgraded);
 }
 
 #[test]
