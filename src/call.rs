@@ -1,7 +1,8 @@
 //! Counts and refuses the calls of services that are not HTTP; see [`Drain::call_layer`].
 //!
 //! A worker that takes jobs from a queue. At the signal it takes no more, and the drain waits for
-//! those that it has begun:
+//! those that it has begun. At the deadline they are reported as left, and run on until the process
+//! ends:
 //!
 #![cfg_attr(feature = "signal", doc = "```no_run")]
 #![cfg_attr(not(feature = "signal"), doc = "```ignore")]
@@ -19,13 +20,13 @@
 //!     .service(service_fn(async |job: String| Ok::<_, Infallible>(println!("{job}"))));
 //!
 //! let (_jobs, mut queue) = mpsc::channel::<String>(8);
-//! let draining = drain.reached(Phase::Draining);
+//! let stopping = drain.reached(Phase::LameDuck); // a worker needs no lame duck
 //! let worker = async move {
-//!     let mut draining = pin!(draining);
+//!     let mut stopping = pin!(stopping);
 //!     loop {
 //!         let job = tokio::select! {
 //!             biased;
-//!             () = &mut draining => None,
+//!             () = &mut stopping => None,
 //!             job = queue.recv() => job,
 //!         };
 //!         let Some(job) = job else { return };

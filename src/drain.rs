@@ -123,9 +123,11 @@ use tokio::time::Instant;
 /// * **All waiters get the same outcome**: [`Drained`], or [`DrainTimeout`] with a
 ///   [report](DrainTimeout::report).
 ///
-/// A task that blocks its thread cannot be aborted. The report lists it as left, and it ends with
-/// the process. The third signal that `signal::terminate()` gets ends the process, whatever its
-/// threads do.
+/// The drain aborts connections, and answers HTTP requests that have no response. It cannot abort
+/// guards, tracked futures, hooks, calls of services that are not HTTP, and handlers that block
+/// their thread. The report lists them as left, and they run on until the process ends. To stop one
+/// before that, await [`reached(Phase::Forced)`](Self::reached) beside it. The third signal that
+/// `signal::terminate()` gets ends the process, whatever its threads do.
 ///
 /// # Phases
 ///
@@ -194,9 +196,9 @@ impl Drain {
 
     /// Begins the drain.
     ///
-    /// It enters [`Phase::LameDuck`] if the builder gave a lame duck, or if there is a listener. (The
-    /// listener closes at the end of that phase.) Otherwise it enters [`Phase::Draining`] at once:
-    /// when this returns, no service refuses one request and admits a later one.
+    /// It enters [`Phase::LameDuck`] if the builder gave a lame duck, or if there is a listener.
+    /// (The listener closes at the end of that phase.) Otherwise it enters [`Phase::Draining`] at
+    /// once: when this returns, no service refuses one request and admits a later one.
     ///
     /// Any thread may call it, also outside of a runtime. Only the first call counts.
     pub fn begin(&self) {

@@ -15,14 +15,13 @@
 //!   response was already sent, the connection becomes idle later, and closes as any idle one. A
 //!   request that its client sends meanwhile is served.
 //! * An HTTP/2 connection gets two GOAWAYs, as soon as the listeners are closed at the latest ([RFC
-//!   9113, section 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are opened between the
-//!   two are served.
-//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before is closed,
-//!   or gets a GOAWAY, at a random moment. So its client connects to another server. New connections
-//!   are served.
-//! * A connection that is silent, or in the middle of a head (the request line and the headers) or of
-//!   a handshake, has a time limit: see
-//!   [`DrainIo`](crate::net::DrainIo).
+//!   9113, section 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are
+//!   opened between the two are served.
+//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before is
+//!   closed, or gets a GOAWAY, at a random moment. So its client connects to another server. New
+//!   connections are served.
+//! * A connection that is silent, or in the middle of a head (the request line and the headers) or
+//!   of a handshake, has a time limit: see [`DrainIo`](crate::net::DrainIo).
 //!
 //! What [`net`](crate::net#what-is-promised) promises holds here, too. A handshake is a part of
 //! its connection: it is counted, has a limit, and is never in the way of another one. With the
@@ -30,7 +29,8 @@
 //!
 //! # Without a drain
 //!
-//! A handshake and a head may each take [30 s](Serve::header_read_timeout). You can limit the
+//! The handshake and the first head together may take [30 s](Serve::header_read_timeout) from the
+//! accept, and each later head 30 s. You can limit the
 //! [number](Serve::max_connections) of connections, their [idle time](Serve::idle_timeout) and
 //! their [age](Serve::max_connection_age). None of these limits needs a timer for each request. A
 //! limit of zero is zero, and not "none" as in Go.
@@ -120,8 +120,8 @@ use std::{
 /// that come after the deadline, and those that the service fails with [`NotExecuted`]. Over
 /// HTTP/2, a refusal is a RST_STREAM with REFUSED_STREAM. Clients retry such a request whatever its
 /// method ([RFC 9113, section 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)). Over
-/// HTTP/1, it is a 503. [`Serve::refuse_with`] sends another response (not for `NotExecuted`), and [`Serve::exempt`] admits
-/// requests that would be refused.
+/// HTTP/1, it is a 503. [`Serve::refuse_with`] sends another response (not for `NotExecuted`), and
+/// [`Serve::exempt`] admits requests that would be refused.
 ///
 /// WebSockets work over HTTP/1 and, by the extended CONNECT of [RFC
 /// 8441](https://www.rfc-editor.org/rfc/rfc8441), over HTTP/2. A [report](Drain::report) shows

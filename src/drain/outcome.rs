@@ -36,7 +36,8 @@ pub struct Drained {
 /// Says that the deadline came before the end of the work, and holds the [report](Self::report) of
 /// that moment.
 ///
-/// What the report lists was aborted, or ends with the process.
+/// The connections that the report lists were aborted, and requests without a response were
+/// answered. Guards, tasks and other calls run on until the process ends.
 ///
 /// It displays as a line; with `{:#}`, and as `Debug`, as that line and the table of the report.
 ///
@@ -197,13 +198,17 @@ mod serialize {
 
     impl Serialize for Drained {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut drained = serializer.serialize_struct("Drained", 5)?;
+            let mut drained = serializer.serialize_struct("Drained", 6)?;
             drained.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
             drained.serialize_field("completed", &self.completed)?;
             drained.serialize_field("refused", &self.refused)?;
             let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
             drained.serialize_field("last_request_seconds", &seconds(self.last_request))?;
             drained.serialize_field("last_connection_seconds", &seconds(self.last_connection))?;
+            match self.hints.is_empty() {
+                true => drained.skip_field("hints")?,
+                false => drained.serialize_field("hints", &self.hints)?,
+            }
             drained.end()
         }
     }

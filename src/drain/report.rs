@@ -119,7 +119,8 @@ impl ForcedBy {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Counts {
-    /// Counts requests whose response body has not been dropped.
+    /// Counts HTTP requests whose response body has not been dropped, and calls of
+    /// [`Drain::call_layer`](crate::Drain::call_layer) whose future has not ended.
     pub requests: usize,
     /// Counts [guards](crate::guard::DrainGuard).
     pub guards: usize,
@@ -363,7 +364,8 @@ impl Blocker {
 #[non_exhaustive]
 pub enum BlockerKind {
     /// Stands for a request, if its layer [lists requests](crate::GracefulLayer::report_requests).
-    /// Other requests are only counted, in [`Counts::requests`].
+    /// Other requests, and calls of services that are not HTTP, are only counted, in
+    /// [`Counts::requests`].
     Request,
     /// Stands for a connection, and says what it was last seen doing.
     Connection(ConnectionState),
@@ -424,7 +426,7 @@ mod serialize {
 
     impl Serialize for Report {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut report = serializer.serialize_struct("Report", 13)?;
+            let mut report = serializer.serialize_struct("Report", 14)?;
             report.serialize_field("name", &self.name)?;
             report.serialize_field("phase", &self.phase)?;
             report.serialize_field("elapsed_seconds", &self.elapsed.as_secs_f64())?;
@@ -441,6 +443,10 @@ mod serialize {
             match self.more_blockers {
                 0 => report.skip_field("more_blockers")?,
                 more => report.serialize_field("more_blockers", &more)?,
+            }
+            match self.hints.is_empty() {
+                true => report.skip_field("hints")?,
+                false => report.serialize_field("hints", &self.hints)?,
             }
             report.end()
         }

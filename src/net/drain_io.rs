@@ -39,7 +39,8 @@ pin_project! {
     /// * At the [deadline](crate::Drain::set_deadline) each read and write fails with an error of
     ///   the kind [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), so that the server drops
     ///   it. While requests are still being [answered](crate::GracefulLayer::answer_at_deadline),
-    ///   the failure comes up to 400 ms later.
+    ///   the failure comes up to 400 ms later. If the drain knows of no work (no request, and only
+    ///   connections that are `streaming` or `opaque`), it comes 500 ms later.
     ///
     /// # What it does at any time
     ///

@@ -48,9 +48,9 @@ impl<S, F> Serve<S, F> {
     /// Sets how long a connection is kept, a tenth more or less at random, so that balancers spread
     /// their connections anew. Default: no limit.
     ///
-    /// After that, its next response carries `Connection: close`, or it gets a GOAWAY. It then has
-    /// `grace` to end its requests; `None` is no limit. These are gRPC's `MaxConnectionAge` and
-    /// `MaxConnectionAgeGrace`.
+    /// After that, its next response carries `Connection: close`, or it gets a GOAWAY. An HTTP/1
+    /// connection that is idle then is closed. The others have `grace` to end their requests;
+    /// `None` is no limit. These are gRPC's `MaxConnectionAge` and `MaxConnectionAgeGrace`.
     pub fn max_connection_age(mut self, age: Duration, grace: impl Into<Option<Duration>>) -> Self {
         self.settings.limits.age = Some(Age {
             limit: age,
@@ -141,8 +141,8 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Sets hyper's options for HTTP/2: the limit of streams (hyper's default is 200), windows, frame
-    /// sizes, PINGs. May be called more than once.
+    /// Sets hyper's options for HTTP/2: the limit of streams (hyper's default is 200), windows,
+    /// frame sizes, PINGs. May be called more than once.
     ///
     /// The extended CONNECT is enabled, for WebSockets. hyper's timer is tokio's. An interval that
     /// is too long to be added to the time of day, such as `Duration::MAX`, panics in hyper.
@@ -168,10 +168,11 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Sets how the tasks of connections and of HTTP/2 streams are spawned. Default: `tokio::spawn`.
+    /// Sets how the tasks of connections and of HTTP/2 streams are spawned. Default:
+    /// `tokio::spawn`.
     ///
-    /// A task that the executor drops closes its connection, or resets its stream. Tasks need a tokio
-    /// runtime with its time and IO drivers.
+    /// A task that the executor drops closes its connection, or resets its stream. Tasks need a
+    /// tokio runtime with its time and IO drivers.
     ///
     /// ```no_run
     /// use tower_graceful::server::Task;

@@ -5,10 +5,11 @@
 //! slow one delays no other.
 
 use axum::serve::Listener;
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tower_graceful::net::{DrainIo, DrainListener};
@@ -41,8 +42,8 @@ impl Listener for TlsListener {
             // Both branches are cancel safe. Once the drain has closed `tcp`, only handshakes go on.
             tokio::select! {
                 (io, peer) = Listener::accept(&mut self.tcp) => {
-                    let handshake = self.acceptor.accept(io);
-                    self.handshakes.spawn(async move { Ok((handshake.await?, peer)) });
+                    let handshake = timeout(Duration::from_secs(10), self.acceptor.accept(io));
+                    self.handshakes.spawn(async move { Ok((handshake.await??, peer)) });
                 }
                 Some(handshake) = self.handshakes.join_next() => match handshake {
                     Ok(Ok(connection)) => return connection,

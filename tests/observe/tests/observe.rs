@@ -160,6 +160,10 @@ async fn i14_events_and_figures_say_when_the_last_request_came() {
             "refused": 1,
             "last_request_seconds": 6.0,
             "last_connection_seconds": null,
+            "hints": [
+                "requests were refused, and the drain has no listener to tell those that came in time: \
+                 give the server `drain.listener(..)`, or set a longer lame duck",
+            ],
         })
     );
     let report = serde_json::to_value(drain.report()).expect("it serialises");

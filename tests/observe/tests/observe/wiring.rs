@@ -124,13 +124,23 @@ async fn a_loss_is_logged_at_the_end() {
             drop(service.clone().oneshot(request).await);
         }
         drop(guard);
-        drain.wait().await.expect("nothing was left");
+        let drained = drain.wait().await.expect("nothing was left");
         let lines = log.lines();
         assert!(of_wiring(&lines).is_empty(), "{lines:?}");
         let last = lines.last().expect("a line");
         assert!(last.contains("INFO tower_graceful: drained "), "{last}");
         let says = last.contains(" hint=\"requests were refused, and the drain has no listener ");
         assert_eq!(says, refused > 0, "{last}");
+        let [drained, report] = [
+            serde_json::to_value(drained).expect("it serialises"),
+            serde_json::to_value(drain.report()).expect("it serialises"),
+        ];
+        for json in [drained, report] {
+            let hint = json["hints"][0].as_str();
+            let says = hint.is_some_and(|hint| hint.starts_with("requests were refused, and "));
+            assert_eq!(says, refused > 0, "{json}");
+            assert_eq!(json.get("hints").is_some(), refused > 0, "{json}");
+        }
     }
 }
 
