@@ -175,9 +175,6 @@ async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
         io.write_all(response).await.expect("open");
         // The server reads its next request.
         let server = tokio::spawn(async move { io.read(&mut [0; 64]).await });
-        drain.begin();
-        drop(incoming);
-        drain.reached(Phase::Draining).await;
         let outcome = match runs {
             // Its server waits for the connection.
             true => tokio::spawn({
@@ -189,6 +186,11 @@ async fn an_idle_connection_that_its_server_keeps_is_a_hint() {
                 async { wait.await.map_err(|timeout| timeout.to_string()) }
             }),
         };
+        tokio::task::yield_now().await;
+        assert_eq!(drain.left().servers, usize::from(runs));
+        drain.begin();
+        drop(incoming);
+        drain.reached(Phase::Draining).await;
         // It may linger for as long as that.
         sleep(5 * SECOND).await;
         let report = drain.report().to_string();
