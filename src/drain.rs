@@ -124,10 +124,10 @@ use tokio::time::Instant;
 ///   [report](DrainTimeout::report).
 ///
 /// The drain aborts connections, and answers HTTP requests that have no response. It cannot abort
-/// guards, tracked futures, hooks, calls of services that are not HTTP, and handlers that block
-/// their thread. The report lists them as left, and they run on until the process ends. To stop one
-/// before that, await [`reached(Phase::Forced)`](Self::reached) beside it. The third signal that
-/// `signal::terminate()` gets ends the process, whatever its threads do.
+/// guards, tracked futures, hooks, calls of services that are not HTTP, or handlers that block
+/// their thread. The report counts them as left, and they run on until the process ends. To stop
+/// one before that, await [`reached(Phase::Forced)`](Self::reached) beside it. The third signal
+/// that `signal::terminate()` gets ends the process, whatever its threads do.
 ///
 /// # Phases
 ///

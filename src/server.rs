@@ -17,9 +17,9 @@
 //! * An HTTP/2 connection gets two GOAWAYs, as soon as the listeners are closed at the latest ([RFC
 //!   9113, section 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)). Streams that are
 //!   opened between the two are served.
-//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before is
-//!   closed, or gets a GOAWAY, at a random moment. So its client connects to another server. New
-//!   connections are served.
+//! * In a [lame duck](crate::DrainBuilder::lame_duck), each connection that was open before gets a
+//!   GOAWAY, or over HTTP/1 is closed while it is idle, at a random moment. So its client connects
+//!   to another server. New connections are served.
 //! * A connection that is silent, or in the middle of a head (the request line and the headers) or
 //!   of a handshake, has a time limit: see [`DrainIo`](crate::net::DrainIo).
 //!

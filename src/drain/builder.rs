@@ -46,12 +46,12 @@ impl DrainBuilder {
     /// instant. HTTP/2 connections get a GOAWAY in the first 90 % of the time. HTTP/1 connections
     /// that carry no request are closed between 30 % and 90 % of it. As with any close of a kept
     /// connection, a request that its client sends in that instant is lost ([RFC 9112, section
-    /// 9.5](https://www.rfc-editor.org/rfc/rfc9112#section-9.5)). If [`quiet`](Self::quiet) ends the
-    /// lame duck before, the others close together. Under another server, connections stay open to
-    /// the end of the lame duck, as a listener and a layer cannot send a GOAWAY.
+    /// 9.5](https://www.rfc-editor.org/rfc/rfc9112#section-9.5)). If [`quiet`](Self::quiet) ends
+    /// the lame duck before, the others close together. Under another server, connections stay open
+    /// to the end of the lame duck, as a listener and a layer cannot send a GOAWAY.
     ///
-    /// It is skipped by a signal that [says so](crate::signal::SecondSignal::skip_lame_duck), such as
-    /// Ctrl-C at a terminal, and when the [server](Drain::run) ends by itself.
+    /// It is skipped by a signal that [says so](crate::signal::SecondSignal::skip_lame_duck), such
+    /// as Ctrl-C at a terminal, and when the [server](Drain::run) ends by itself.
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
         self.settings.lame_duck = lame_duck;
         self
@@ -102,8 +102,8 @@ impl DrainBuilder {
     /// s.
     ///
     /// [`Duration::MAX`] is for ever. Zero aborts at once, and a drain with nothing in flight still
-    /// ends as [`Drained`](crate::Drained). A [server](Drain::run) without work that has not ended by
-    /// the deadline gets half a second more.
+    /// ends as [`Drained`](crate::Drained). A [server](Drain::run) without work that has not ended
+    /// by the deadline gets half a second more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
@@ -143,8 +143,8 @@ impl DrainBuilder {
     ///
     /// Without it, Kubernetes takes 30 s, which leave 28 s for the drain.
     ///
-    /// It replaces an earlier [`timeout`](Self::timeout), and a later one replaces it. If the timeout
-    /// is then longer than the pod has, the log and the report say so.
+    /// It replaces an earlier [`timeout`](Self::timeout), and a later one replaces it. If the
+    /// timeout is then longer than the pod has, the log and the report say so.
     ///
     /// # Why a lame duck
     ///
@@ -195,8 +195,9 @@ impl DrainBuilder {
     /// Sets how long a connection may stay silent after its accept before a drain closes it.
     /// Default: 1 s.
     ///
-    /// The first request of a client that has just connected may be on its way. (Go waits for 5 to 7
-    /// s.) The grace applies to connections that a listener of the drain, or `serve`, has accepted.
+    /// The first request of a client that has just connected may be on its way. (Go waits for 5 to
+    /// 7 s.) The grace applies to connections that a listener of the drain, or `serve`, has
+    /// accepted.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self

@@ -108,8 +108,9 @@ impl Drain {
     /// without being run. A hook that owns a clone prevents that: the hook and its task stay until
     /// the runtime ends.
     ///
-    /// Until the hook has run, it counts as a task in [`left`](Self::left). (With the feature
-    /// `net`.)
+    /// Until the hook has run, it counts as a task in [`left`](Self::left).
+    ///
+    /// This method needs the feature `net`.
     ///
     /// ```
     /// use tower_graceful::Drain;

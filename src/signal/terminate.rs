@@ -161,7 +161,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the next request. Returns whether it comes from a person at a terminal.
+    /// Waits for the next request to stop. Returns whether it comes from a person at a terminal.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         use std::io::IsTerminal;
         let (mut requests, received) = (self.requests.clone(), self.received);
@@ -213,7 +213,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the next request. Returns whether it comes from a person: it always does.
+    /// Waits for the next request to stop. Returns whether it comes from a person: it always does.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let ctrl_c = self.ctrl_c.as_mut().expect("polled after it was ready");
         loop {
