@@ -132,11 +132,11 @@ impl<T> Registry<T> {
 }
 
 impl Registry<Waker> {
-    /// Removes a waker of a registry that is never closed. Returns whether none is left.
+    /// Removes a waker of a registry that is never closed. Returns whether none is left in its
+    /// shard.
     pub(super) fn remove_waker(&self, key: Key) -> bool {
         let (is_last, _) = self.take_out(key);
-        // Looks at the other shards only then: many tasks may end at one time.
-        is_last && self.len() == 0
+        is_last
     }
 
     /// Lists the waker at the key, or as a new entry if there is no key yet.

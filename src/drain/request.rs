@@ -84,3 +84,31 @@ fn peer_of<B>(request: &Request<B>) -> Option<SocketAddr> {
     let _ = request;
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Drain;
+    use std::thread;
+
+    /// Each thread lists its requests in a shard of its own.
+    #[test]
+    fn only_the_last_request_of_all_threads_ends_the_answering() {
+        let drain = Drain::new();
+        let waits = || {
+            let handle = drain.shared().counter_handle();
+            let token = handle.enter_by_index().expect("it has not begun");
+            let mut place = None;
+            assert!(!token.answer_is_due(&mut place, Waker::noop()));
+            (token, place)
+        };
+        let [(one, mut first), (other, mut last)] = thread::scope(|scope| {
+            let threads = [scope.spawn(waits), scope.spawn(waits)];
+            threads.map(|thread| thread.join().expect("no panic"))
+        });
+        drain.force();
+        assert!(!one.data().stop_waiting(&mut first), "another one waits");
+        assert!(other.data().stop_waiting(&mut last));
+        assert!(!other.data().stop_waiting(&mut last), "it has ended");
+    }
+}

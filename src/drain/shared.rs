@@ -105,7 +105,10 @@ impl RequestData {
         let Some(key) = place.take() else {
             return false;
         };
-        self.waiting.remove_waker(key) && self.stage() >= Stage::Forced
+        let is_last = self.waiting.remove_waker(key);
+        // Looks at the other shards last: each pending request comes here, and many end at one
+        // time.
+        is_last && self.stage() >= Stage::Forced && self.waiting.len() == 0
     }
 }
 

@@ -191,7 +191,7 @@ async fn peak(connections: usize) {
         sleep(4 * server::SETTLE).await;
         server.order("open").await;
         while ends.join_next().await.is_some() {}
-        let (_, _) = server.ended().await;
+        server.ended().await;
         [server.peak() / 1e6, (server.peak() - before) / 1e6]
     })
     .await;
