@@ -183,23 +183,25 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
             (None, _) => None,
         };
         let name = log::Call::of::<_, S::Error>(&request);
-        let response = match token {
-            Some(token) => {
-                let _current = Current::of_server(&self.handle);
-                let inner = self.inner.call(request);
-                // Of an exempt request, the end of `ConnectionFuture::poll` decides.
-                let closing = if is_exempt { Closing::NEVER } else { closing };
-                let admitted = Admitted::new(closing, token, answer.clone());
-                Some(ResponseFuture::admitted(inner, admitted))
-            }
-            None => {
-                self.handle.count_refused();
-                let refusal = self.answers.refusal.as_ref();
-                refusal.map(|refusal| ResponseFuture::refused(refusal.refuse(&request), closing))
-            }
+        let Some(token) = token else {
+            self.handle.count_refused();
+            let refusal = self.answers.refusal.as_ref();
+            let refused = |refusal: &Arc<dyn Refuse<S, Incoming>>| ResponseFuture::refused(refusal.refuse(&request), closing);
+            return ConnectionFuture {
+                response: refusal.map(refused),
+                handle: self.handle,
+                name,
+                closing,
+                call,
+            };
         };
+        // Of an exempt request, the end of `ConnectionFuture::poll` decides.
+        let closes = if is_exempt { Closing::NEVER } else { closing };
+        let admitted = Admitted::new(closes, token, answer.clone());
+        let _current = Current::of_server(&self.handle);
+        // In one expression: each step of its own costs a copy of the request.
         ConnectionFuture {
-            response,
+            response: Some(ResponseFuture::admitted(self.inner.call(request), admitted)),
             handle: self.handle,
             name,
             closing,
