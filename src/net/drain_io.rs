@@ -69,8 +69,9 @@ pin_project! {
         socket: SocketOf<T>,
         // Whether flushes look for a reset while the server handles a request and does not read.
         notices_errors: bool,
-        // Last, so that the socket is closed before the connection is uncounted.
-        monitor: Monitor,
+        // Boxed, as servers move connections and keep room for each place that they were in. Last,
+        // so that the socket is closed before the connection is uncounted.
+        monitor: Box<Monitor>,
     }
 }
 
@@ -91,7 +92,7 @@ impl<T> DrainIo<T> {
             io,
             socket,
             notices_errors: false,
-            monitor: Monitor::new(registered),
+            monitor: Box::new(Monitor::new(registered)),
         }
     }
 

@@ -219,7 +219,7 @@ impl Monitor {
             self.registered.connection().wrote(written);
             for slice in slices {
                 let part = &slice[..slice.len().min(written)];
-                self.follow_written(part);
+                self.follow_written(part, part.len() == slice.len());
                 written -= part.len();
                 if written == 0 {
                     break;

@@ -76,13 +76,13 @@ impl Sniffer {
         }
     }
 
-    /// Follows bytes that were written to the peer. Returns the WebSocket that these bytes open:
-    /// from there on, the caller follows it.
+    /// Follows bytes that were written to the peer. `all` says that they are all that the server had
+    /// in one buffer. Returns the WebSocket that they open: from there on, the caller follows it.
     #[inline]
-    pub(super) fn wrote(&mut self, bytes: &[u8]) -> Option<WebSocket> {
+    pub(super) fn wrote(&mut self, bytes: &[u8], all: bool) -> Option<WebSocket> {
         match self {
             Self::Http1(http1) => {
-                let (head, rest) = http1.wrote(bytes)?;
+                let (head, rest) = http1.wrote(bytes, all)?;
                 self.upgraded(head, rest)
             }
             Self::Http2(http2) => {
@@ -101,7 +101,7 @@ impl Sniffer {
     #[cold]
     fn upgraded(&mut self, head: Option<Box<SwitchingHead>>, rest: &[u8]) -> Option<WebSocket> {
         *self = Self::Upgraded(head);
-        self.wrote(rest)
+        self.wrote(rest, false)
     }
 
     /// Returns what the connection is doing.

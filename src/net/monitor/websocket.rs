@@ -13,12 +13,13 @@ use std::{
 use tokio::io::AsyncWrite;
 
 impl Monitor {
-    /// Follows bytes that were written, until the server closes its WebSocket by itself.
+    /// Follows bytes that were written, until the server closes its WebSocket by itself. `all` says
+    /// that they are all that the server had in one buffer.
     #[inline]
-    pub(super) fn follow_written(&mut self, bytes: &[u8]) {
+    pub(super) fn follow_written(&mut self, bytes: &[u8], all: bool) {
         match &mut self.closing_handshake {
             Some(handshake) => handshake.wrote(bytes),
-            None => match self.sniffer.wrote(bytes) {
+            None => match self.sniffer.wrote(bytes, all) {
                 Some(websocket) => self.opened(websocket),
                 None => return,
             },

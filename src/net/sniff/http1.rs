@@ -54,7 +54,7 @@ enum Request {
 #[derive(Debug, Default)]
 struct Head {
     /// Holds the part of a line that has come, if the line has not ended.
-    line: Line,
+    line: Option<Box<Line>>,
     /// Says whether the request line has come.
     headers: bool,
     length: u64,
@@ -179,9 +179,10 @@ impl Http1 {
     pub(super) fn wrote<'a>(
         &mut self,
         bytes: &'a [u8],
+        all: bool,
     ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
         if self.awaited_responses > 0 || matches!(self.response, Response::Head(_)) {
-            return self.wrote_response(bytes);
+            return self.wrote_response(bytes, all);
         }
         None
     }
@@ -189,6 +190,7 @@ impl Http1 {
     fn wrote_response<'a>(
         &mut self,
         mut bytes: &'a [u8],
+        all: bool,
     ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
         while !bytes.is_empty() {
             match &mut self.response {
@@ -229,9 +231,9 @@ impl Http1 {
                     if is_last && self.connect && class == b'2' {
                         return Some((None, bytes));
                     }
-                    // The frequent case: the whole head was written, and a short body or none. Found
-                    // from the end, so that the head is not read.
-                    if is_last && ends_near_the_end(bytes) {
+                    // The frequent case. A server writes a head at once, so these bytes have its end,
+                    // which need not be found.
+                    if is_last && all {
                         self.response = Response::default();
                         return None;
                     }
@@ -276,24 +278,26 @@ impl Head {
         while let Some(at) = line_end(rest) {
             let line = &rest[..at];
             rest = &rest[at + 1..];
-            // The frequent cases: the line has come as a whole, and is no header of interest.
-            let ended = if self.line.bytes().is_empty() {
-                if self.headers
-                    && !matches!(line.first(), None | Some(b'\r' | b'C' | b'c' | b'T' | b't'))
+            let ended = match self.line.take() {
+                // The frequent cases: the line has come as a whole, and is no header of interest.
+                None if self.headers
+                    && !matches!(line.first(), None | Some(b'\r' | b'C' | b'c' | b'T' | b't')) =>
                 {
                     continue;
                 }
-                self.end_line(line)?
-            } else {
-                let mut whole = std::mem::take(&mut self.line);
-                whole.push(line);
-                self.end_line(whole.bytes())?
+                None => self.end_line(line)?,
+                Some(mut whole) => {
+                    whole.push(line);
+                    self.end_line(whole.bytes())?
+                }
             };
             if ended {
                 return Ok(Some(rest));
             }
         }
-        self.line.push(rest);
+        if !rest.is_empty() {
+            self.line.get_or_insert_default().push(rest);
+        }
         Ok(None)
     }
 
@@ -326,13 +330,6 @@ impl Head {
         }
         Ok(false)
     }
-}
-
-/// Returns whether a head ends within the last bytes.
-#[inline]
-fn ends_near_the_end(bytes: &[u8]) -> bool {
-    let near = &bytes[bytes.len().saturating_sub(64)..];
-    near.windows(4).rev().any(|four| four == b"\r\n\r\n")
 }
 
 /// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.

@@ -56,11 +56,9 @@ struct Tunnels {
 struct Frames {
     /// Holds the frame's header; for a GOAWAY, also the first four bytes of its payload.
     start: [u8; 13],
-    filled: usize,
+    filled: u8,
     /// Counts the bytes of the payload that are to come.
-    payload: usize,
-    /// Describes the current frame, once its header has come.
-    frame: Option<Frame>,
+    payload: u32,
 }
 
 /// Describes a frame by its header.
@@ -160,7 +158,7 @@ impl Http2 {
     pub(super) fn is_reading(&self) -> bool {
         let comes = self
             .incoming
-            .frame
+            .frame()
             .is_some_and(|frame| frame.kind == HEADERS && frame.stream > self.last);
         comes || self.head.is_some()
     }
@@ -214,55 +212,57 @@ impl Tunnels {
 
 impl Frames {
     /// Returns how many bytes of a frame are kept: 9 until its header has come, and tells its kind.
-    fn wanted(&self) -> usize {
+    fn wanted(&self) -> u8 {
         match self.start[3] {
             GOAWAY if self.filled >= 9 => 13,
             _ => 9,
         }
     }
 
+    /// Describes the current frame, once its header has come.
+    fn frame(&self) -> Option<Frame> {
+        let number = |at: usize| {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.start[at + i]);
+            u32::from_be_bytes([a, b, c, d]) & MAX_STREAM
+        };
+        (self.filled == self.wanted()).then(|| Frame {
+            kind: self.start[3],
+            flags: self.start[4],
+            stream: number(5),
+            last: number(9),
+        })
+    }
+
     /// Splits bytes into frames. Of each frame, passes an empty part to `each`, then the parts of its
     /// payload, and `None` at its end.
     fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, Option<&[u8]>)) {
         loop {
-            if let Some(frame) = self.frame {
-                let (part, rest) = bytes.split_at(self.payload.min(bytes.len()));
-                self.payload -= part.len();
+            if let Some(frame) = self.frame() {
+                let (part, rest) = bytes.split_at(bytes.len().min(self.payload as usize));
+                self.payload -= part.len() as u32;
                 bytes = rest;
                 if !part.is_empty() {
                     each(frame, Some(part));
                 }
                 if self.payload == 0 {
-                    self.frame = None;
+                    self.filled = 0;
                     each(frame, None);
                 }
             }
             if bytes.is_empty() {
                 return;
             }
-            let taken = (self.wanted() - self.filled).min(bytes.len());
-            self.start[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
+            let filled = usize::from(self.filled);
+            let taken = (usize::from(self.wanted()) - filled).min(bytes.len());
+            self.start[filled..][..taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken as u8;
             bytes = &bytes[taken..];
-            if self.filled < self.wanted() {
-                continue;
+            if let Some(frame) = self.frame() {
+                let [a, b, c, ..] = self.start;
+                let length = u32::from_be_bytes([0, a, b, c]);
+                self.payload = length.saturating_sub(u32::from(self.filled) - 9);
+                each(frame, Some(&[]));
             }
-            let [a, b, c, kind, flags, ..] = self.start;
-            let number = |at: usize| {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.start[at + i]);
-                u32::from_be_bytes([a, b, c, d]) & MAX_STREAM
-            };
-            let frame = Frame {
-                kind,
-                flags,
-                stream: number(5),
-                last: number(9),
-            };
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            self.frame = Some(frame);
-            self.payload = length.saturating_sub(self.filled - 9);
-            self.filled = 0;
-            each(frame, Some(&[]));
         }
     }
 }

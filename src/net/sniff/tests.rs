@@ -24,7 +24,7 @@ fn run(steps: &[(char, &[u8])], size: usize) -> Sniffer {
                 .chunks(size.min(bytes.len()))
                 .for_each(|part| sniffer.read(part)),
             // A server writes a response's head at once.
-            _ => drop(sniffer.wrote(bytes)),
+            _ => drop(sniffer.wrote(bytes, false)),
         }
     }
     sniffer
@@ -141,7 +141,7 @@ fn a_response_that_is_written_in_parts_is_seen() {
         let mut sniffer = run(&[('>', GET), ('>', GET)], usize::MAX);
         let mut seen = Vec::new();
         for part in responses.chunks(size) {
-            sniffer.wrote(part);
+            sniffer.wrote(part, false);
             seen.push(sniffer.activity());
         }
         assert_eq!(seen.pop(), Some(Streaming), "writes of {size}");
@@ -160,6 +160,27 @@ fn a_response_that_is_written_in_parts_is_seen() {
         ('<', b"HTTP/1.1 200 OK\r\n\r\n"),
     ];
     assert_eq!(after(&ends), Streaming);
+}
+
+#[test]
+fn a_head_that_is_written_at_once_is_not_searched_for_its_end() {
+    let mut sniffer = run(&[('>', GET)], usize::MAX);
+    sniffer.wrote(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", true);
+    assert_eq!(sniffer.activity(), Streaming);
+    sniffer.read(&GET.repeat(2));
+    sniffer.wrote(b"HTTP/1.1 204 No Content\r\n\r\n", true);
+    assert_eq!(sniffer.activity(), Handling);
+    // More responses may follow in the same buffer.
+    sniffer.read(GET);
+    sniffer.wrote(&b"HTTP/1.1 204 No Content\r\n\r\n".repeat(2), true);
+    assert_eq!(sniffer.activity(), Streaming);
+    // The rest of the head comes later, together with the next response.
+    let mut sniffer = run(&[('>', GET)], usize::MAX);
+    let both = b"HTTP/1.1 204 No Content\r\n\r\n".repeat(2);
+    sniffer.wrote(&both[..20], false);
+    sniffer.read(GET);
+    sniffer.wrote(&both[20..], true);
+    assert_eq!(sniffer.activity(), Streaming);
 }
 
 #[test]
@@ -304,7 +325,7 @@ fn tunnels(enables: bool, frames: &[(char, Vec<u8>)]) -> ConnectionState {
         for byte in bytes.chunks(1) {
             match side {
                 '>' => sniffer.read(byte),
-                _ => drop(sniffer.wrote(byte)),
+                _ => drop(sniffer.wrote(byte, false)),
             }
         }
     }

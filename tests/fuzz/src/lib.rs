@@ -51,8 +51,8 @@ mod net {
             self.0.read(bytes);
         }
 
-        pub fn wrote(&mut self, bytes: &[u8]) {
-            self.0.wrote(bytes);
+        pub fn wrote(&mut self, bytes: &[u8], all: bool) {
+            self.0.wrote(bytes, all);
         }
 
         pub fn activity(&self) -> ConnectionState {
@@ -449,7 +449,7 @@ impl hyper::rt::Write for Io {
             written += part.len();
             pipe.output.extend(part);
             if !part.is_empty() {
-                pipe.sniffer.wrote(part);
+                pipe.sniffer.wrote(part, part.len() == slice.len());
             }
         }
         match written {
