@@ -314,14 +314,18 @@ impl ConnectionEntry {
         let _ = self.named_peer.set(peer);
     }
 
-    /// Counts the start of an HTTP/1 call.
+    /// Counts the start of an HTTP/1 call. As [`wrote`](Self::wrote), only for one task at a time.
+    #[inline]
     pub(crate) fn call_started(&self) {
-        self.calls_started.fetch_add(1, Ordering::AcqRel);
+        let started = self.calls_started.load(Ordering::Relaxed);
+        self.calls_started.store(started + 1, Ordering::Release);
     }
 
-    /// Counts the end of an HTTP/1 call.
+    /// Counts the end of an HTTP/1 call. As [`wrote`](Self::wrote), only for one task at a time.
+    #[inline]
     pub(crate) fn call_finished(&self) {
-        self.calls_finished.fetch_add(1, Ordering::AcqRel);
+        let finished = self.calls_finished.load(Ordering::Relaxed);
+        self.calls_finished.store(finished + 1, Ordering::Release);
     }
 
     /// Has the connection close once it is idle.

@@ -118,8 +118,7 @@ where
             registered.keep_permit(permit);
             let service = (services.make)(&peer);
             let answers = services.answers.clone();
-            // Boxed: a task copies its future more than once, and this one is large.
-            let connection = Box::pin(connection::serve(
+            let connection = connection::serve(
                 registered,
                 io,
                 peer,
@@ -127,7 +126,7 @@ where
                 service,
                 answers,
                 shared.clone(),
-            ));
+            );
             shared.settings.executor.execute(connection);
         }
     })

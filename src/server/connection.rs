@@ -33,10 +33,9 @@ use tokio::{
 };
 
 /// Serves a connection until it ends or is upgraded.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn keeps each argument twice, as long as the connection is open"
-)]
+///
+/// Its start is boxed, and so is what serves it then. Otherwise each task would have room for all
+/// of them, as long as its connection is open.
 pub(super) fn serve<T, H, R, U, S>(
     registered: ConnectionGuard,
     io: T,
@@ -53,54 +52,91 @@ where
     U: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: HttpService,
 {
+    let start = Box::pin(start(
+        Driver::new(registered.handle(), shared),
+        registered.clone(),
+        io,
+        peer,
+        handshake,
+        service,
+        answers,
+    ));
     async move {
         // Dropped last: the socket is closed before the connection is uncounted.
         let registered = registered;
-        let connection = registered.connection();
-        let mut driver = Driver::new(registered.handle(), &shared);
-        let handshake = handshake(io, peer.clone(), registered.handle());
-        let shaken = {
-            let mut handshake = pin!(handshake);
-            poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await
+        let Some((mut driver, io, calls, protocol)) = start.await else {
+            return;
         };
-        let (io, calls, protocol) = match shaken {
-            Some(Ok(mut shaken)) => {
-                let peer = shaken.peer.take().unwrap_or(peer);
-                if connection.peer() != peer.tcp() {
-                    connection.set_peer(peer.tcp());
-                }
-                prepare(shaken, &peer, &registered, service, answers, &shared)
-            }
-            // The handshake's own protocol has told the peer why.
-            Some(Err(error)) => return log::handshake_error(connection.peer(), &error),
-            None if shared.is_dropped() => return,
-            None => return log::handshake_error(connection.peer(), &"it took too long"),
-        };
-        let (io, protocol) = match protocol {
-            Some(protocol) => (io, protocol),
-            None => match driver.drive(pin!(io.read_protocol()), |_| {}).await {
-                Some(Ok(Some(read))) => read,
-                Some(Err(error)) => return log::connection_error(connection.peer(), &error),
-                Some(Ok(None)) | None => return,
-            },
-        };
-        let settings = &shared.settings;
+        let settings = &driver.shared.settings;
         let end = match protocol {
             Protocol::Http1 => {
                 let connection = settings.http1.serve_connection(io, calls).with_upgrades();
+                let mut connection = Box::pin(connection);
                 driver
-                    .drive(pin!(connection), |http1| http1.graceful_shutdown())
+                    .drive(connection.as_mut(), |http1| http1.graceful_shutdown())
                     .await
             }
             Protocol::Http2 => {
-                let connection = settings.http2.serve_connection(io, calls);
+                let mut connection = Box::pin(settings.http2.serve_connection(io, calls));
                 driver
-                    .drive(pin!(connection), |http2| http2.graceful_shutdown())
+                    .drive(connection.as_mut(), |http2| http2.graceful_shutdown())
                     .await
             }
         };
         if let Some(Err(error)) = end {
+            log::connection_error(registered.connection().peer(), &error);
+        }
+    }
+}
+
+/// Makes the handshake of a connection, and finds out its protocol. Returns `None` if it has ended.
+async fn start<T, H, R, U, S>(
+    mut driver: Driver,
+    registered: ConnectionGuard,
+    io: T,
+    peer: Peer,
+    handshake: H,
+    service: S,
+    answers: Answers<S>,
+) -> Option<(Driver, Rewound<U>, ConnectionService<S>, Protocol)>
+where
+    H: Fn(T, Peer, Arc<Connection>) -> R,
+    R: Future<Output = io::Result<Handshaken<U>>>,
+    U: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: HttpService,
+{
+    let connection = registered.connection();
+    let mut shaken = {
+        let mut handshake = pin!(handshake(io, peer.clone(), registered.handle()));
+        match poll_fn(|cx| driver.poll_handshake(handshake.as_mut(), cx)).await {
+            Some(Ok(shaken)) => shaken,
+            // The handshake's own protocol has told the peer why.
+            Some(Err(error)) => {
+                log::handshake_error(connection.peer(), &error);
+                return None;
+            }
+            None => {
+                if !driver.shared.is_dropped() {
+                    log::handshake_error(connection.peer(), &"it took too long");
+                }
+                return None;
+            }
+        }
+    };
+    let peer = shaken.peer.take().unwrap_or(peer);
+    if connection.peer() != peer.tcp() {
+        connection.set_peer(peer.tcp());
+    }
+    let shared = &driver.shared;
+    let (io, calls, protocol) = prepare(shaken, &peer, &registered, service, answers, shared);
+    if let Some(protocol) = protocol {
+        return Some((driver, io, calls, protocol));
+    }
+    match driver.drive(pin!(io.read_protocol()), |_| {}).await? {
+        Ok(read) => read.map(|(io, protocol)| (driver, io, calls, protocol)),
+        Err(error) => {
             log::connection_error(connection.peer(), &error);
+            None
         }
     }
 }
@@ -161,9 +197,9 @@ const WITHOUT_CALL: Duration = Duration::from_secs(5);
 /// hyper's graceful shutdown closes an idle HTTP/1 connection without looking for unread bytes. So
 /// the driver looks first. It does both in one poll of one task: in between, no request can be
 /// read.
-struct Driver<'a> {
+struct Driver {
     connection: Arc<Connection>,
-    shared: &'a ServerShared,
+    shared: Arc<ServerShared>,
     /// Records since when the connection is idle, and its calls by then.
     idle: Option<(CallCounts, Instant)>,
     /// Says whether hyper's graceful shutdown has begun.
@@ -189,8 +225,8 @@ enum Action {
     Close,
 }
 
-impl<'a> Driver<'a> {
-    fn new(connection: Arc<Connection>, shared: &'a ServerShared) -> Self {
+impl Driver {
+    fn new(connection: Arc<Connection>, shared: Arc<ServerShared>) -> Self {
         let retires_at = shared.settings.limits.retirement(connection.accepted());
         Self {
             connection,
@@ -303,7 +339,16 @@ impl<'a> Driver<'a> {
     /// connections, of heads, and of HTTP/2 that has no streams and closes.
     fn next_action(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
+        let calls = connection.calls();
         let limits = &self.shared.settings.limits;
+        let half_close = self.shared.settings.half_close;
+        let moves_at = self.moves_at.flatten().filter(|_| !closes);
+        let has_limit = limits.idle.is_some() || self.retires_at.is_some() || moves_at.is_some();
+        // The frequent case.
+        if !(closes || has_limit || half_close) {
+            since(&mut self.idle, calls);
+            return Action::Wait(None);
+        }
         if let Some(at) = self.retires_at {
             if limits.is_overdue(at, Instant::now()) {
                 return Action::Close;
@@ -314,11 +359,9 @@ impl<'a> Driver<'a> {
             at => at,
         };
         let activity = connection.activity();
-        let calls = connection.calls();
         let http2 = connection.speaks_http2();
-        let checks_reset = self.shared.settings.half_close && calls.is_active();
+        let checks_reset = half_close && calls.is_active();
         let reset = checks_reset.then(|| Instant::now() + RESET_CHECK);
-        let moves_at = self.moves_at.flatten().filter(|_| !closes);
         let wait = |until: Option<Instant>| {
             Action::Wait([until, age, moves_at, reset].into_iter().flatten().min())
         };

@@ -186,7 +186,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         let Some(token) = token else {
             self.handle.count_refused();
             let refusal = self.answers.refusal.as_ref();
-            let refused = |refusal: &Arc<dyn Refuse<S, Incoming>>| ResponseFuture::refused(refusal.refuse(&request), closing);
+            let refused = |refusal: &Arc<dyn Refuse<S, Incoming>>| {
+                ResponseFuture::refused(refusal.refuse(&request), closing)
+            };
             return ConnectionFuture {
                 response: refusal.map(refused),
                 handle: self.handle,
