@@ -125,6 +125,12 @@ impl<T> DrainIo<T> {
         self.monitor.speaks_http2()
     }
 
+    /// Has the next reads return bytes that were read before.
+    #[cfg(feature = "server")]
+    pub(crate) fn rewind(&mut self, bytes: &[u8]) {
+        self.monitor.rewound = bytes.to_vec();
+    }
+
     /// Returns the inner connection.
     pub fn get_ref(&self) -> &T {
         &self.io
@@ -142,6 +148,14 @@ impl<T> DrainIo<T> {
         self.monitor.duplicate = None;
         self.io
     }
+}
+
+#[cfg(feature = "server")]
+#[cold]
+fn read_rewound(rewound: &mut Vec<u8>, buf: &mut ReadBuf<'_>) {
+    let rest = rewound.split_off(rewound.len().min(buf.remaining()));
+    buf.put_slice(rewound);
+    *rewound = rest;
 }
 
 #[cold]
@@ -164,6 +178,11 @@ impl<T: AsyncRead + AsyncWrite> AsyncRead for DrainIo<T> {
         let monitor = this.monitor;
         let stage = monitor.live_stage()?;
         let mut io = this.io;
+        #[cfg(feature = "server")]
+        if !monitor.rewound.is_empty() {
+            read_rewound(&mut monitor.rewound, buf);
+            return Poll::Ready(Ok(()));
+        }
         if monitor.closes_websocket(stage) {
             monitor.register_reader(cx);
             monitor.close_websocket(io.as_mut());

@@ -68,6 +68,9 @@ pub(super) struct Monitor {
     /// Until then, the server may go on reading: a tunnel does if only its other direction has
     /// ended.
     pub(super) duplicate: Option<net::TcpStream>,
+    /// Holds bytes that were read to find out the protocol, to be read again.
+    #[cfg(feature = "server")]
+    pub(super) rewound: Vec<u8>,
     registered: ConnectionGuard,
 }
 
@@ -95,6 +98,8 @@ impl Monitor {
             reader: RegisteredWaker::default(),
             writer: RegisteredWaker::default(),
             duplicate: None,
+            #[cfg(feature = "server")]
+            rewound: Vec::new(),
             registered,
         }
     }

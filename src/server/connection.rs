@@ -6,7 +6,7 @@ use super::{
     handshake::Handshaken,
     info,
     listener::{Peer, Protocol},
-    preface::Rewound,
+    preface::read_protocol,
     service::{Answers, ConnectionService, HttpService},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     timer::{Timer, random},
 };
 use http::Extensions;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use std::{
     future::{Future, poll_fn},
     io,
@@ -67,6 +67,7 @@ where
         let Some((mut driver, io, calls, protocol)) = start.await else {
             return;
         };
+        let io = TokioIo::new(io);
         let settings = &driver.shared.settings;
         let end = match protocol {
             Protocol::Http1 => {
@@ -98,7 +99,7 @@ async fn start<T, H, R, U, S>(
     handshake: H,
     service: S,
     answers: Answers<S>,
-) -> Option<(Driver, Rewound<U>, ConnectionService<S>, Protocol)>
+) -> Option<(Driver, DrainIo<U>, ConnectionService<S>, Protocol)>
 where
     H: Fn(T, Peer, Arc<Connection>) -> R,
     R: Future<Output = io::Result<Handshaken<U>>>,
@@ -128,17 +129,18 @@ where
         connection.set_peer(peer.tcp());
     }
     let shared = &driver.shared;
-    let (io, calls, protocol) = prepare(shaken, &peer, &registered, service, answers, shared);
-    if let Some(protocol) = protocol {
-        return Some((driver, io, calls, protocol));
-    }
-    match driver.drive(pin!(io.read_protocol()), |_| {}).await? {
-        Ok(read) => read.map(|(io, protocol)| (driver, io, calls, protocol)),
-        Err(error) => {
-            log::connection_error(connection.peer(), &error);
-            None
-        }
-    }
+    let (mut io, calls, protocol) = prepare(shaken, &peer, &registered, service, answers, shared);
+    let protocol = match protocol {
+        Some(protocol) => protocol,
+        None => match driver.drive(pin!(read_protocol(&mut io)), |_| {}).await? {
+            Ok(protocol) => protocol?,
+            Err(error) => {
+                log::connection_error(connection.peer(), &error);
+                return None;
+            }
+        },
+    };
+    Some((driver, io, calls, protocol))
 }
 
 /// Returns what hyper needs of a connection whose handshake is done, and the protocol that the
@@ -150,7 +152,7 @@ fn prepare<T, S>(
     service: S,
     answers: Answers<S>,
     shared: &ServerShared,
-) -> (Rewound<T>, ConnectionService<S>, Option<Protocol>)
+) -> (DrainIo<T>, ConnectionService<S>, Option<Protocol>)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -179,7 +181,7 @@ where
     let io = DrainIo::new(shaken.io, registered.clone(), socket)
         .served(settings.limits.head, settings.half_close)
         .close_websockets(settings.close_websockets.share());
-    (Rewound::new(io), calls, protocol)
+    (io, calls, protocol)
 }
 
 /// Sets how often to look for a reset during a call. The runtime does not wake for a reset if the
