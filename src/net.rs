@@ -53,7 +53,6 @@ mod socket;
 #[cfg(feature = "server")]
 pub(crate) use self::{
     closing_handshake::CloseWebSockets,
-    sniff::PREFACE,
     socket::{SocketOf, SocketOptions, bind},
 };
 pub use self::{drain_io::DrainIo, incoming::DrainIncoming, listener::DrainListener};

@@ -127,8 +127,8 @@ impl<T> DrainIo<T> {
 
     /// Has the next reads return bytes that were read before.
     #[cfg(feature = "server")]
-    pub(crate) fn rewind(&mut self, bytes: &[u8]) {
-        self.monitor.rewound = bytes.to_vec();
+    pub(crate) fn rewind(&mut self, bytes: Vec<u8>) {
+        self.monitor.rewound = bytes;
     }
 
     /// Returns the inner connection.

@@ -23,7 +23,7 @@ use crate::drain::ConnectionState;
 
 /// Opens an HTTP/2 connection: the preface of a client ([RFC 9113, section
 /// 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Follows the bytes of one connection, in both directions.
 #[derive(Debug)]
