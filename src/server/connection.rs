@@ -54,7 +54,7 @@ where
 {
     let start = Box::pin(start(
         Driver::new(registered.handle(), shared),
-        registered.clone(),
+        registered,
         io,
         peer,
         handshake,
@@ -62,8 +62,6 @@ where
         answers,
     ));
     async move {
-        // Dropped last: the socket is closed before the connection is uncounted.
-        let registered = registered;
         let Some((mut driver, io, calls, protocol)) = start.await else {
             return;
         };
@@ -85,7 +83,7 @@ where
             }
         };
         if let Some(Err(error)) = end {
-            log::connection_error(registered.connection().peer(), &error);
+            log::connection_error(driver.connection.peer(), &error);
         }
     }
 }
