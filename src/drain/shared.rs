@@ -28,7 +28,7 @@ use tokio::{sync::watch, time::Instant};
 pub(crate) struct Shared {
     /// Counts the requests.
     pub(super) counter: Counter<Shared>,
-    pub(super) entries: Registry<Arc<Entry>>,
+    pub(super) entries: Registry<Entry>,
     pub(super) connections: ConnectionList,
     /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
@@ -60,7 +60,7 @@ pub(crate) struct RequestData {
     /// Records the last request that came since the drain began.
     pub(super) last_request: LastArrival,
     /// Lists requests for reports.
-    requests: Registry<Arc<RequestEntry>>,
+    requests: Registry<RequestEntry>,
     /// Lists the tasks that wait for capacity, to be woken when the drain refuses.
     pub(super) callers: Callers,
     /// Lists the tasks of requests whose response has not begun, to be woken when the drain is
@@ -114,7 +114,6 @@ impl RequestData {
 
 /// Keeps a request in the list of requests until it is dropped.
 pub(crate) struct ListedRequest {
-    pub(super) entry: Arc<RequestEntry>,
     key: Key,
     data: &'static RequestData,
 }
@@ -122,9 +121,13 @@ pub(crate) struct ListedRequest {
 impl ListedRequest {
     /// Lists a request. Returns `None` if the list is full.
     pub(super) fn new(entry: RequestEntry, data: &'static RequestData) -> Option<Self> {
-        let entry = Arc::new(entry);
-        let key = data.requests.add(entry.clone())?;
-        Some(Self { entry, key, data })
+        let key = data.requests.add(entry)?;
+        Some(Self { key, data })
+    }
+
+    pub(super) fn response_begun(&self) {
+        let requests = &self.data.requests;
+        requests.with(self.key, |request| request.response_begun = true);
     }
 }
 
