@@ -63,17 +63,11 @@ pub(super) struct Shard<O: Owner> {
     /// Counts the requests that were refused here.
     pub(super) refused: AtomicU64,
     pub(super) block: OnceLock<&'static Block<O>>,
-    /// Is set in a shard that was made for one token.
-    pub(super) own: Option<Own<O>>,
+    /// Counts the token, if this shard was made for one token that carries details.
+    pub(super) home: Option<&'static Shard<O>>,
+    details: Mutex<Option<O::Details>>,
     /// Keeps free shards for tokens that enter by this shard and carry details.
     pub(super) spare: Mutex<Vec<&'static Shard<O>>>,
-}
-
-/// Holds what a token carries in a shard of its own.
-pub(super) struct Own<O: Owner> {
-    /// Counts the token.
-    pub(super) home: &'static Shard<O>,
-    pub(super) details: Mutex<Option<O::Details>>,
 }
 
 pub(super) const SLOW: u64 = 1 << 32;
@@ -185,23 +179,20 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
-    pub(super) fn new(own: Option<Own<O>>) -> Self {
+    pub(super) fn new(home: Option<&'static Self>) -> Self {
         Self {
             word: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             block: OnceLock::new(),
-            own,
+            home,
+            details: Mutex::new(None),
             spare: Mutex::new(Vec::new()),
         }
     }
 
     /// Makes a shard for a token that carries details and is counted here.
     pub(super) fn leak_own(&'static self) -> &'static Self {
-        let own = Own {
-            home: self,
-            details: Mutex::new(None),
-        };
-        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(own))));
+        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(self))));
         assert!(shard.block.set(self.block()).is_ok(), "set once, here");
         shard
     }
@@ -210,13 +201,11 @@ impl<O: Owner> Shard<O> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn block(&self) -> &'static Block<O> {
-        self.block.get().expect("set when the block was made")
-    }
-}
-
-impl<O: Owner> Own<O> {
     pub(super) fn details(&self) -> MutexGuard<'_, Option<O::Details>> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn block(&self) -> &'static Block<O> {
+        self.block.get().expect("set when the block was made")
     }
 }
