@@ -34,10 +34,8 @@ pub(crate) struct Block<O: Owner> {
     pub(super) mask: usize,
     /// Counts the shards that are open or hold a token.
     pub(super) open_shards: AtomicUsize,
-    /// Counts the tokens that there were when the drain began.
-    pub(super) at_begin: AtomicU64,
-    /// Counts the entries since the drain began.
-    pub(super) since_begin: AtomicU64,
+    /// Counts the tokens that there were when the drain began, and the entries since then.
+    pub(super) entered: AtomicU64,
     /// Records the generation of which every shard is closed, if it is the block's.
     pub(super) closed: AtomicU64,
     pub(super) data: O::Data,
@@ -107,8 +105,7 @@ impl<O: Owner> Block<O> {
             shards: (0..count).map(|_| Shard::new(None)).collect(),
             mask: count - 1,
             open_shards: AtomicUsize::new(0),
-            at_begin: AtomicU64::new(0),
-            since_begin: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             data: O::Data::default(),
             slot: Mutex::new(Slot {

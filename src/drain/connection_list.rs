@@ -278,8 +278,11 @@ impl ConnectionEntry {
     }
 
     fn state(&self) -> ConnectionState {
-        match activity(self.word.load(Ordering::Acquire)) {
-            ConnectionState::Streaming if self.is_between_calls() => ConnectionState::Idle,
+        let state = activity(self.word.load(Ordering::Acquire));
+        let calls = self.calls();
+        let is_between_calls = calls.started > 0 && !calls.is_active();
+        match state {
+            ConnectionState::Streaming if is_between_calls => ConnectionState::Idle,
             state => state,
         }
     }
@@ -290,11 +293,6 @@ impl ConnectionEntry {
         let finished = self.calls_finished.load(Ordering::Acquire);
         let started = self.calls_started.load(Ordering::Acquire);
         CallCounts { started, finished }
-    }
-
-    fn is_between_calls(&self) -> bool {
-        let calls = self.calls();
-        calls.started > 0 && !calls.is_active()
     }
 }
 
