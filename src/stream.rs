@@ -1,7 +1,7 @@
 //! Streams and bodies that end cleanly with the drain, at [`Phase::Draining`], instead of being
 //! aborted.
 
-use crate::drain::{Drain, Phase, Reached, Shared, Stage};
+use crate::drain::{Drain, Phase, Reached, Shared};
 use futures_core::Stream;
 use http::{
     HeaderValue, Response,
@@ -26,8 +26,8 @@ impl End {
     fn new(drain: &Drain) -> Self {
         Self {
             shared: drain.shared().clone(),
-            // The first stage of the phase. Without `Drain::reached`: this stops no server.
-            reached: Reached::stage(drain.shared().clone(), Stage::LastRead),
+            // Without `Drain::reached`: this stops no server.
+            reached: Reached::stage(drain.shared().clone(), Phase::Draining.first_stage()),
         }
     }
 

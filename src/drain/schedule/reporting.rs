@@ -14,14 +14,7 @@ use tokio::time::Instant;
 impl Schedule {
     /// Returns how long after the beginning of the drain a phase was entered.
     pub(in crate::drain) fn entered(&self, phase: Phase) -> Option<Duration> {
-        let first = match phase {
-            Phase::Serving => return None,
-            Phase::LameDuck => Stage::LameDuck,
-            Phase::Draining => Stage::LastRead,
-            Phase::Forced => Stage::Forced,
-            Phase::Done => Stage::Done,
-        };
-        self.since_begin(self.at(first))
+        self.since_begin(self.at(phase.first_stage()))
     }
 
     /// Returns when a waiter has to wake: for the next step, or to report progress.
