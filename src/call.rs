@@ -226,18 +226,16 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let state = match self.admit(&request) {
-            Some(token) => CallState::Admitted {
-                // In this order: a panic of the inner service ends the count.
-                token: Some(token),
-                inner: self.inner.call(request),
-            },
+        // Counted before the inner service is called, so that a panic there ends the count.
+        let token = self.admit(&request);
+        let inner = match token {
+            Some(_) => Some(self.inner.call(request)),
             None => {
                 self.layer.handle.count_refused();
-                CallState::Refused
+                None
             }
         };
-        CallFuture { state }
+        CallFuture { inner, token }
     }
 }
 
@@ -280,21 +278,11 @@ pin_project! {
     /// Dropping it drops the call and ends its count.
     #[must_use = "futures do nothing unless polled"]
     pub struct CallFuture<F> {
+        // `None` if the call was refused.
         #[pin]
-        state: CallState<F>,
-    }
-}
-
-pin_project! {
-    #[project = CallProj]
-    enum CallState<F> {
-        Admitted {
-            #[pin]
-            inner: F,
-            // Last, so that the inner future is dropped before the count ends.
-            token: Option<Token<Shared>>,
-        },
-        Refused,
+        inner: Option<F>,
+        // Last, so that the inner future is dropped before the count ends. `None` once it has ended.
+        token: Option<Token<Shared>>,
     }
 }
 
@@ -307,25 +295,23 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            CallProj::Admitted { inner, token } => {
-                let result = {
-                    let _current = token.as_ref().and_then(Token::current);
-                    ready!(inner.poll(cx))
-                };
-                *token = None;
-                Poll::Ready(result.map_err(Into::into))
-            }
-            CallProj::Refused => Poll::Ready(Err(Refused.into())),
-        }
+        let this = self.project();
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(Err(Refused.into()));
+        };
+        let result = {
+            let _current = this.token.as_ref().and_then(Token::current);
+            ready!(inner.poll(cx))
+        };
+        *this.token = None;
+        Poll::Ready(result.map_err(Into::into))
     }
 }
 
 impl<F> fmt::Debug for CallFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused = matches!(self.state, CallState::Refused);
         f.debug_struct("CallFuture")
-            .field("refused", &refused)
+            .field("refused", &self.inner.is_none())
             .finish_non_exhaustive()
     }
 }

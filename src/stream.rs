@@ -1,7 +1,7 @@
 //! Streams and bodies that end cleanly with the drain, at [`Phase::Draining`], instead of being
 //! aborted.
 
-use crate::drain::{Drain, Phase, Reached, Shared, Stage};
+use crate::drain::{Drain, Phase, Reached, Shared};
 use futures_core::Stream;
 use http::{
     HeaderValue, Response,
@@ -26,22 +26,24 @@ impl End {
     fn new(drain: &Drain) -> Self {
         Self {
             shared: drain.shared().clone(),
-            // The first stage of the phase. Without `Drain::reached`: this stops no server.
-            reached: Reached::stage(drain.shared().clone(), Stage::LastRead),
+            // Without `Drain::reached`: this stops no server.
+            reached: Reached::stage(drain.shared().clone(), Phase::Draining.first_stage()),
         }
     }
 
-    /// Returns whether it is time to end, without registering a waker. Called before each item.
-    fn has_come(&self) -> bool {
-        self.shared.phase_by_now() >= Phase::Draining
-    }
-
-    /// Waits for the time to end. Called when there is no item.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has_come() {
-            return Poll::Ready(());
+    /// Polls for the next item. Returns `None` if it is time to end.
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        next: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Option<Poll<T>> {
+        // Before each item, without registering a waker.
+        if self.shared.phase_by_now() >= Phase::Draining {
+            return None;
         }
-        Pin::new(&mut self.reached).poll(cx)
+        let polled = next(cx);
+        let ends = polled.is_pending() && Pin::new(&mut self.reached).poll(cx).is_ready();
+        (!ends).then_some(polled)
     }
 }
 
@@ -201,20 +203,14 @@ impl<S: Stream> Stream for EndStream<S> {
         let Some(stream) = this.stream.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        if !this.end.has_come() {
-            match stream.poll_next(cx) {
-                Poll::Ready(Some(item)) => return Poll::Ready(Some(item)),
-                Poll::Ready(None) => {
-                    this.stream.set(None);
-                    return Poll::Ready(None);
-                }
-                Poll::Pending if this.end.poll(cx).is_pending() => return Poll::Pending,
-                Poll::Pending => {}
-            }
-        }
+        let item = match this.end.poll(cx, |cx| stream.poll_next(cx)) {
+            Some(Poll::Ready(None)) => None,
+            Some(polled) => return polled,
+            None => this.last.take(),
+        };
         // Drop the inner stream, and all that it holds, before the client reads the end.
         this.stream.set(None);
-        Poll::Ready(this.last.take())
+        Poll::Ready(item)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -261,26 +257,27 @@ impl<B: Body> Body for EndBody<B> {
         let Some(mut body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        if !this.end.as_ref().is_some_and(End::has_come) {
-            let frame = body.as_mut().poll_frame(cx);
-            if let Poll::Ready(frame) = &frame {
-                let ended = match frame {
-                    Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
-                    Some(Err(_)) | None => true,
-                };
-                // The inner body has ended by itself, so the last bytes are not sent.
-                if ended {
-                    *this.last = None;
-                    this.body.set(None);
-                }
-            }
-            let ends = |end: &mut End| end.poll(cx).is_ready();
-            if frame.is_ready() || !this.end.as_mut().is_some_and(ends) {
-                return frame;
+        let mut next = |cx: &mut Context<'_>| body.as_mut().poll_frame(cx);
+        let polled = match this.end {
+            Some(end) => end.poll(cx, next),
+            None => Some(next(cx)),
+        };
+        let Some(frame) = polled else {
+            this.body.set(None);
+            return Poll::Ready(this.last.take().map(|data| Ok(Frame::data(data))));
+        };
+        if let Poll::Ready(frame) = &frame {
+            let ended = match frame {
+                Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
+                Some(Err(_)) | None => true,
+            };
+            // The inner body has ended by itself, so the last bytes are not sent.
+            if ended {
+                *this.last = None;
+                this.body.set(None);
             }
         }
-        this.body.set(None);
-        Poll::Ready(this.last.take().map(|data| Ok(Frame::data(data))))
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -34,10 +34,8 @@ pub(crate) struct Block<O: Owner> {
     pub(super) mask: usize,
     /// Counts the shards that are open or hold a token.
     pub(super) open_shards: AtomicUsize,
-    /// Counts the tokens that there were when the drain began.
-    pub(super) at_begin: AtomicU64,
-    /// Counts the entries since the drain began.
-    pub(super) since_begin: AtomicU64,
+    /// Counts the tokens that there were when the drain began, and the entries since then.
+    pub(super) entered: AtomicU64,
     /// Records the generation of which every shard is closed, if it is the block's.
     pub(super) closed: AtomicU64,
     pub(super) data: O::Data,
@@ -63,17 +61,11 @@ pub(super) struct Shard<O: Owner> {
     /// Counts the requests that were refused here.
     pub(super) refused: AtomicU64,
     pub(super) block: OnceLock<&'static Block<O>>,
-    /// Is set in a shard that was made for one token.
-    pub(super) own: Option<Own<O>>,
+    /// Counts the token, if this shard was made for one token that carries details.
+    pub(super) home: Option<&'static Shard<O>>,
+    details: Mutex<Option<O::Details>>,
     /// Keeps free shards for tokens that enter by this shard and carry details.
     pub(super) spare: Mutex<Vec<&'static Shard<O>>>,
-}
-
-/// Holds what a token carries in a shard of its own.
-pub(super) struct Own<O: Owner> {
-    /// Counts the token.
-    pub(super) home: &'static Shard<O>,
-    pub(super) details: Mutex<Option<O::Details>>,
 }
 
 pub(super) const SLOW: u64 = 1 << 32;
@@ -113,8 +105,7 @@ impl<O: Owner> Block<O> {
             shards: (0..count).map(|_| Shard::new(None)).collect(),
             mask: count - 1,
             open_shards: AtomicUsize::new(0),
-            at_begin: AtomicU64::new(0),
-            since_begin: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             data: O::Data::default(),
             slot: Mutex::new(Slot {
@@ -185,23 +176,20 @@ impl<O: Owner> Block<O> {
 }
 
 impl<O: Owner> Shard<O> {
-    pub(super) fn new(own: Option<Own<O>>) -> Self {
+    pub(super) fn new(home: Option<&'static Self>) -> Self {
         Self {
             word: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             block: OnceLock::new(),
-            own,
+            home,
+            details: Mutex::new(None),
             spare: Mutex::new(Vec::new()),
         }
     }
 
     /// Makes a shard for a token that carries details and is counted here.
     pub(super) fn leak_own(&'static self) -> &'static Self {
-        let own = Own {
-            home: self,
-            details: Mutex::new(None),
-        };
-        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(own))));
+        let shard: &'static Self = Box::leak(Box::new(Self::new(Some(self))));
         assert!(shard.block.set(self.block()).is_ok(), "set once, here");
         shard
     }
@@ -210,13 +198,11 @@ impl<O: Owner> Shard<O> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn block(&self) -> &'static Block<O> {
-        self.block.get().expect("set when the block was made")
-    }
-}
-
-impl<O: Owner> Own<O> {
     pub(super) fn details(&self) -> MutexGuard<'_, Option<O::Details>> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn block(&self) -> &'static Block<O> {
+        self.block.get().expect("set when the block was made")
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -55,10 +55,8 @@ pub(crate) struct ConnectionEntry {
     /// Combines the activity and the flags above.
     word: AtomicU8,
     accepted: Instant,
-    /// Holds the peer's address if the connection is over TCP.
-    peer: Option<SocketAddr>,
-    /// Holds the peer that a handshake has named in its place.
-    named_peer: OnceLock<Option<SocketAddr>>,
+    /// Holds the peer's address if the connection is over TCP. A handshake may replace it.
+    peer: Mutex<Option<SocketAddr>>,
     /// Counts the written bytes.
     sent: AtomicU64,
     pub(crate) wakers: Wakers,
@@ -100,8 +98,7 @@ impl ConnectionList {
         let entry = Arc::new(ConnectionEntry {
             word: AtomicU8::new(ConnectionState::Silent as u8),
             accepted: Instant::now(),
-            peer,
-            named_peer: OnceLock::new(),
+            peer: Mutex::new(peer),
             sent: AtomicU64::new(0),
             wakers: Wakers::new(),
             calls_started: AtomicU64::new(0),
@@ -235,7 +232,11 @@ impl ConnectionList {
 
 impl ConnectionEntry {
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.named_peer.get().copied().unwrap_or(self.peer)
+        *self.lock_peer()
+    }
+
+    fn lock_peer(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records what the connection was seen doing, and whether it [has unread](HAS_UNREAD) bytes.
@@ -277,8 +278,11 @@ impl ConnectionEntry {
     }
 
     fn state(&self) -> ConnectionState {
-        match activity(self.word.load(Ordering::Acquire)) {
-            ConnectionState::Streaming if self.is_between_calls() => ConnectionState::Idle,
+        let state = activity(self.word.load(Ordering::Acquire));
+        let calls = self.calls();
+        let is_between_calls = calls.started > 0 && !calls.is_active();
+        match state {
+            ConnectionState::Streaming if is_between_calls => ConnectionState::Idle,
             state => state,
         }
     }
@@ -289,11 +293,6 @@ impl ConnectionEntry {
         let finished = self.calls_finished.load(Ordering::Acquire);
         let started = self.calls_started.load(Ordering::Acquire);
         CallCounts { started, finished }
-    }
-
-    fn is_between_calls(&self) -> bool {
-        let calls = self.calls();
-        calls.started > 0 && !calls.is_active()
     }
 }
 
@@ -309,9 +308,9 @@ impl ConnectionEntry {
         word & MULTIPLEXED != 0 && activity(word) != ConnectionState::Opaque
     }
 
-    /// Sets the peer that a handshake has named. Called once.
+    /// Replaces the peer by the one that a handshake has named.
     pub(crate) fn set_peer(&self, peer: Option<SocketAddr>) {
-        let _ = self.named_peer.set(peer);
+        *self.lock_peer() = peer;
     }
 
     /// Counts the start of an HTTP/1 call. As [`wrote`](Self::wrote), only for one task at a time.

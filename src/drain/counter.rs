@@ -119,8 +119,7 @@ impl<O: Owner> Counter<O> {
         let before = block.shards[0].word.load(Ordering::Relaxed);
         let open = (before & GENERATIONS).wrapping_add(GENERATION);
         O::reset(&block.data);
-        block.at_begin.store(0, Ordering::Relaxed);
-        block.since_begin.store(0, Ordering::Relaxed);
+        block.entered.store(0, Ordering::Relaxed);
         block
             .open_shards
             .store(block.shards.len(), Ordering::Relaxed);
@@ -155,7 +154,7 @@ impl<O: Owner> Counter<O> {
         for shard in &block.shards {
             // Release: a request that sees `slow` sees the stage that was set before.
             let before = shard.word.fetch_or(SLOW, Ordering::Release);
-            block.at_begin.fetch_add(before & COUNT, Ordering::Relaxed);
+            block.entered.fetch_add(before & COUNT, Ordering::Relaxed);
         }
         block.slot().kept = Some(owner);
     }
@@ -190,9 +189,7 @@ impl<O: Owner> Counter<O> {
 
     /// Returns how many requests have ended since the begin, given the number inside.
     pub(crate) fn ended(&self, inside: usize) -> u64 {
-        let block = self.handle.block;
-        let entered =
-            block.at_begin.load(Ordering::Relaxed) + block.since_begin.load(Ordering::Relaxed);
+        let entered = self.handle.block.entered.load(Ordering::Relaxed);
         // One that has just entered may be inside, and not yet in that number.
         entered.saturating_sub(inside as u64)
     }
@@ -262,7 +259,7 @@ impl<O: Owner> CounterHandle<O> {
                     Ok(_) => {
                         if word & SLOW != 0 {
                             // Relaxed: leaving publishes it.
-                            self.block.since_begin.fetch_add(1, Ordering::Relaxed);
+                            self.block.entered.fetch_add(1, Ordering::Relaxed);
                         }
                         return Some(Token::of(shard));
                     }

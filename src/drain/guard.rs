@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tokio::time::Instant;
 
 impl Drain {
     /// Returns a guard for work that is no request. The drain waits until the guard is dropped.
@@ -129,7 +130,7 @@ impl Drain {
     #[track_caller]
     pub fn on_shutdown<H, F>(&self, hook: H)
     where
-        H: FnOnce(Option<tokio::time::Instant>) -> F + Send + 'static,
+        H: FnOnce(Option<Instant>) -> F + Send + 'static,
         F: Future<Output = ()> + Send,
     {
         let guard = DrainGuard::enter(self.shared(), BlockerKind::Hook, Location::caller());
@@ -156,7 +157,6 @@ impl Drain {
 /// A [report](Drain::report) says where the guard was taken, its age, and its [name](Self::named).
 #[must_use = "the drain stops waiting when the guard is dropped"]
 pub struct DrainGuard {
-    entry: Arc<Entry>,
     key: Key,
     shared: Arc<Shared>,
 }
@@ -168,10 +168,14 @@ impl DrainGuard {
         kind: BlockerKind,
         taken_at: &'static Location<'static>,
     ) -> Option<Self> {
-        let entry = Arc::new(Entry::new(kind, None, taken_at));
+        let entry = Entry {
+            kind,
+            taken_at,
+            name: None,
+            since: Instant::now(),
+        };
         Some(Self {
-            key: shared.entries.add(entry.clone())?,
-            entry,
+            key: shared.entries.add(entry)?,
             shared: shared.clone(),
         })
     }
@@ -189,7 +193,9 @@ impl DrainGuard {
     /// # }
     /// ```
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
-        *self.entry.name() = Some(name.into());
+        let name = Some(name.into());
+        let entries = &self.shared.entries;
+        entries.with(self.key, |entry| entry.name = name);
         self
     }
 }
@@ -197,12 +203,13 @@ impl DrainGuard {
 /// Lists another entry, also during the drain: work that was admitted may spread.
 impl Clone for DrainGuard {
     fn clone(&self) -> Self {
-        let Entry { kind, taken_at, .. } = *self.entry;
-        let name = self.entry.name().clone();
-        let entry = Arc::new(Entry::new(kind, name, taken_at));
+        let since = Instant::now();
+        let copy = |entry: &Entry| Entry {
+            since,
+            ..entry.clone()
+        };
         Self {
-            key: self.shared.entries.add_beside(self.key, entry.clone()),
-            entry,
+            key: self.shared.entries.add_beside(self.key, copy),
             shared: self.shared.clone(),
         }
     }
@@ -218,10 +225,11 @@ impl Drop for DrainGuard {
 
 impl fmt::Debug for DrainGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = self.shared.entries.with(self.key, |entry| entry.clone());
         f.debug_struct("DrainGuard")
             .field("phase", &self.shared.phase())
-            .field("name", &*self.entry.name())
-            .field("taken_at", &self.entry.taken_at)
+            .field("name", &entry.name)
+            .field("taken_at", &entry.taken_at)
             .finish()
     }
 }

@@ -45,6 +45,17 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Returns the first stage of the phase.
+    pub(crate) fn first_stage(self) -> Stage {
+        match self {
+            Self::Serving => Stage::Serving,
+            Self::LameDuck => Stage::LameDuck,
+            Self::Draining => Stage::LastRead,
+            Self::Forced => Stage::Forced,
+            Self::Done => Stage::Done,
+        }
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",

@@ -62,12 +62,20 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Adds an entry while another one is listed, also to a closed registry.
-    pub(super) fn add_beside(&self, other: Key, entry: T) -> Key {
+    /// Adds an entry that is made from another one, which is listed; also to a closed registry.
+    pub(super) fn add_beside(&self, other: Key, make: impl FnOnce(&T) -> T) -> Key {
         // To the other one's shard: it is not empty, so it has not been counted as emptied.
-        let (shard, _) = other.parts();
-        let key = self.shards[shard].lock().add(shard, entry);
-        key.expect("2^28 entries do not fit into memory")
+        let (shard, slot) = other.parts();
+        let mut list = self.shards[shard].lock();
+        let entry = make(&list.entries[slot]);
+        list.add(shard, entry)
+            .expect("2^28 entries do not fit into memory")
+    }
+
+    /// Passes an entry that is listed to `look`, under the lock of its shard.
+    pub(super) fn with<R>(&self, key: Key, look: impl FnOnce(&mut T) -> R) -> R {
+        let (shard, slot) = key.parts();
+        look(&mut self.shards[shard].lock().entries[slot])
     }
 
     /// Removes an entry. Returns whether the registry is closed and this was its last one.
@@ -141,16 +149,13 @@ impl Registry<Waker> {
 
     /// Lists the waker at the key, or as a new entry if there is no key yet.
     pub(super) fn put(&self, key: &mut Option<Key>, waker: &Waker) {
-        let Some((shard, slot)) = key.map(Key::parts) else {
+        let Some(key) = *key else {
             *key = self.add(waker.clone());
             return;
         };
-        let mut list = self.shards[shard].lock();
-        let listed = list.entries.get_mut(slot);
-        let replaced = listed
-            .filter(|listed| !listed.will_wake(waker))
-            .map(|listed| std::mem::replace(listed, waker.clone()));
-        drop(list);
+        let replaced = self.with(key, |listed| {
+            (!listed.will_wake(waker)).then(|| std::mem::replace(listed, waker.clone()))
+        });
         // Outside of the lock, as above.
         drop(replaced);
     }

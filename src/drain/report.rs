@@ -175,17 +175,11 @@ impl Counts {
         ]
     }
 
-    /// Returns whether ending the drain now aborts work. An idle connection is no work, nor is a
-    /// server that has none. A connection that streams has a request, or is idle.
+    /// Returns whether ending the drain now aborts work. A server that has none is no work.
     pub(super) fn has_work(&self) -> bool {
-        let works = [
-            ConnectionState::Reading,
-            ConnectionState::Handling,
-            ConnectionState::Stalled,
-            ConnectionState::Upgraded,
-        ];
-        let connections: usize = works.map(|state| self.connections_in(state)).iter().sum();
-        self.requests + self.guards + self.tasks + connections > 0
+        let mut connections = self.connections.iter();
+        self.requests + self.guards + self.tasks > 0
+            || connections.any(|(count, state)| count > 0 && state.is_work())
     }
 }
 
@@ -271,6 +265,15 @@ impl ConnectionState {
         Self::Idle,
         Self::Opaque,
     ];
+
+    /// Returns whether an end of the connection aborts work. An idle connection is no work, and one
+    /// that streams has a request that is counted, or is idle.
+    fn is_work(self) -> bool {
+        matches!(
+            self,
+            Self::Reading | Self::Handling | Self::Stalled | Self::Upgraded
+        )
+    }
 
     /// Returns the words that a report uses.
     pub(super) fn as_str(self) -> &'static str {
@@ -399,14 +402,9 @@ impl BlockerKind {
             Self::Request => 0,
             // Many tasks are as old as the process, and end when they are told.
             Self::Guard | Self::Task | Self::Hook => 1,
-            Self::Connection(state) => match state {
-                ConnectionState::Reading
-                | ConnectionState::Handling
-                | ConnectionState::Stalled
-                | ConnectionState::Upgraded => 2,
-                ConnectionState::Streaming | ConnectionState::Opaque => 3,
-                ConnectionState::Silent | ConnectionState::Idle => 4,
-            },
+            Self::Connection(state) if state.is_work() => 2,
+            Self::Connection(ConnectionState::Streaming | ConnectionState::Opaque) => 3,
+            Self::Connection(_) => 4,
             Self::Server => 5,
         }
     }

@@ -11,8 +11,8 @@ use http::Request;
 use std::{net::SocketAddr, task::Waker};
 
 impl Token<Shared> {
-    /// Lists the request, so that reports say what it is. It costs an allocation and an entry in a
-    /// list, which is in shards, each under a lock. A request that is not counted is not listed.
+    /// Lists the request, so that reports say what it is. It costs an entry in a list, which is in
+    /// shards, each under a lock. A request that is not counted is not listed.
     #[cold]
     pub(crate) fn listed<B>(self, request: &Request<B>, peer: Option<SocketAddr>) -> Self {
         if !self.is_counted() {
@@ -61,7 +61,7 @@ impl Token<Shared> {
     /// Records that the response has begun, where the request is listed.
     #[cold]
     pub(crate) fn response_begun(&self) {
-        self.details(|listed| listed.entry.response_begun());
+        self.details(ListedRequest::response_begun);
     }
 }
 

@@ -83,8 +83,8 @@ pub(crate) struct Schedule {
     /// Records the number of unchecked connections when it last fell, and when that was. `None`
     /// once connections that have not been checked are skipped.
     last_read: Option<(usize, Instant)>,
-    /// Holds what was left at the deadline, if that included work.
-    aborted: Option<Aborted>,
+    /// Holds the figures of the deadline, if work was left.
+    aborted: Option<Figures>,
     /// Says until when answers may be written after the deadline, while they are.
     answering: Option<Instant>,
     outcome: Option<Outcome>,
@@ -92,14 +92,6 @@ pub(crate) struct Schedule {
     forced_by: Option<ForcedBy>,
     /// Says when progress is reported next.
     progress_at: Option<Instant>,
-}
-
-/// Holds what was left at the deadline, for the outcome.
-#[derive(Clone, Debug)]
-struct Aborted {
-    left: Counts,
-    blockers: Vec<Blocker>,
-    figures: Figures,
 }
 
 /// Counts the listeners and connections that the schedule depends on.
@@ -119,9 +111,12 @@ pub(super) struct Open {
     pub(super) last_arrival: Option<Instant>,
 }
 
-/// Counts what happened during the drain, for its outcome.
-#[derive(Clone, Copy, Debug)]
+/// Counts what is left at one moment, and what happened during the drain until then.
+#[derive(Clone, Debug)]
 pub(super) struct Figures {
+    pub(super) left: Counts,
+    /// Lists what is left; empty for a report without blockers.
+    pub(super) blockers: Vec<Blocker>,
     pub(super) completed: u64,
     pub(super) refused: u64,
     /// Counts requests that were answered because the drain was forced.
@@ -301,7 +296,7 @@ impl Schedule {
             // see that, so it gives them the whole time.
             return;
         }
-        let outcome = match self.aborted.take() {
+        let outcome = match self.aborted {
             None => Ok(Drained {
                 elapsed: self.elapsed(now),
                 completed: figures.completed,
@@ -312,7 +307,7 @@ impl Schedule {
                     .into_iter()
                     .collect(),
             }),
-            Some(aborted) => Err(self.timed_out(now, aborted, figures)),
+            Some(_) => Err(self.timed_out(now, figures)),
         };
         self.end(outcome, now);
     }
@@ -324,22 +319,10 @@ impl Schedule {
     /// done at once. Otherwise it goes on for up to [`WIND_UP`].
     ///
     /// While requests are `waiting` for their response, they are answered first; see [`ANSWERING`].
-    pub(super) fn enforce_deadline(
-        &mut self,
-        now: Instant,
-        left: Counts,
-        waiting: usize,
-        blockers: Vec<Blocker>,
-        figures: Figures,
-    ) {
+    pub(super) fn enforce_deadline(&mut self, now: Instant, waiting: usize, figures: Figures) {
         if self.outcome.is_some() || !due(self.deadline, now) {
             return;
         }
-        let now_left = Aborted {
-            left,
-            blockers,
-            figures,
-        };
         let is_first = self.stage < Stage::Forced;
         if is_first {
             self.forced_by.get_or_insert(ForcedBy::Deadline);
@@ -347,20 +330,20 @@ impl Schedule {
             self.answering = now.checked_add(ANSWERING).filter(|_| waiting > 0);
         }
         let has_work = match is_first {
-            true => waiting > 0 || now_left.left.has_work(),
+            true => waiting > 0 || figures.left.has_work(),
             false => self.aborted.is_some(),
         };
         self.answering = self.answering.filter(|until| *until > now);
         // Connections end because they are aborted, the rest only by itself.
         let is_answering = self.answering.is_some();
-        let may_end = is_answering || now_left.left.connections() > 0 || !has_work;
+        let may_end = is_answering || figures.left.connections() > 0 || !has_work;
         if may_end && !due(self.after(Stage::Forced, WIND_UP), now) {
-            let work = Some(now_left).filter(|_| has_work);
-            self.aborted = self.aborted.take().or(work);
+            if has_work {
+                self.aborted.get_or_insert(figures);
+            }
             return;
         }
-        let aborted = self.aborted.take().unwrap_or(now_left);
-        let outcome = Err(self.timed_out(now, aborted, figures));
+        let outcome = Err(self.timed_out(now, figures));
         self.end(outcome, now);
     }
 

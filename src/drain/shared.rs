@@ -28,7 +28,7 @@ use tokio::{sync::watch, time::Instant};
 pub(crate) struct Shared {
     /// Counts the requests.
     pub(super) counter: Counter<Shared>,
-    pub(super) entries: Registry<Arc<Entry>>,
+    pub(super) entries: Registry<Entry>,
     pub(super) connections: ConnectionList,
     /// Counts those of the three parts above that are open or not empty. At 0, the drain is over.
     open_parts: AtomicUsize,
@@ -60,7 +60,7 @@ pub(crate) struct RequestData {
     /// Records the last request that came since the drain began.
     pub(super) last_request: LastArrival,
     /// Lists requests for reports.
-    requests: Registry<Arc<RequestEntry>>,
+    requests: Registry<RequestEntry>,
     /// Lists the tasks that wait for capacity, to be woken when the drain refuses.
     pub(super) callers: Callers,
     /// Lists the tasks of requests whose response has not begun, to be woken when the drain is
@@ -114,7 +114,6 @@ impl RequestData {
 
 /// Keeps a request in the list of requests until it is dropped.
 pub(crate) struct ListedRequest {
-    pub(super) entry: Arc<RequestEntry>,
     key: Key,
     data: &'static RequestData,
 }
@@ -122,9 +121,13 @@ pub(crate) struct ListedRequest {
 impl ListedRequest {
     /// Lists a request. Returns `None` if the list is full.
     pub(super) fn new(entry: RequestEntry, data: &'static RequestData) -> Option<Self> {
-        let entry = Arc::new(entry);
-        let key = data.requests.add(entry.clone())?;
-        Some(Self { entry, key, data })
+        let key = data.requests.add(entry)?;
+        Some(Self { key, data })
+    }
+
+    pub(super) fn response_begun(&self) {
+        let requests = &self.data.requests;
+        requests.with(self.key, |request| request.response_begun = true);
     }
 }
 
@@ -249,11 +252,12 @@ impl Shared {
         look(&self.schedule.borrow())
     }
 
-    /// Returns the figures, given the number of requests in flight.
-    fn figures(&self, in_flight: usize) -> Figures {
+    /// Returns the figures of this moment, with these blockers.
+    fn figures(&self, blockers: Vec<Blocker>) -> Figures {
+        let left = self.left();
         let late = self.completed_late.load(Ordering::Relaxed);
         Figures {
-            completed: self.counter.ended(in_flight) + late,
+            completed: self.counter.ended(left.requests) + late,
             refused: self.counter.refused(),
             answered: self.counter.data().answered.load(Ordering::Relaxed),
             self_waiting: self.self_waiting.load(Ordering::Relaxed),
@@ -262,14 +266,19 @@ impl Shared {
             requests_ended: self.requests_ended.get().copied(),
             facts: self.wiring.facts(),
             has_http2: self.connections.multiplexed() > 0,
+            left,
+            blockers,
         }
     }
 
     /// Returns a report without blockers.
     fn brief(&self) -> Report {
-        let left = self.left();
-        let (now, figures) = (Instant::now(), self.figures(left.requests));
-        self.look(|schedule| schedule.report(now, left, Vec::new(), figures))
+        self.report_with(Vec::new())
+    }
+
+    fn report_with(&self, blockers: Vec<Blocker>) -> Report {
+        let figures = self.figures(blockers);
+        self.look(|schedule| schedule.report(Instant::now(), figures))
     }
 
     /// Changes the schedule, and does what a new stage requires.
@@ -399,13 +408,9 @@ impl Shared {
             // Before the deadline is enforced: only a closed part stays empty.
             self.close();
             if self.stage() < Stage::Done && self.look(|schedule| schedule.is_due(now)) {
-                let left = self.left();
-                let figures = self.figures(left.requests);
-                let blockers = self.blockers(now);
+                let figures = self.figures(self.blockers(now));
                 let waiting = self.counter.data().waiting.len();
-                self.update(|schedule| {
-                    schedule.enforce_deadline(now, left, waiting, blockers, figures);
-                });
+                self.update(|schedule| schedule.enforce_deadline(now, waiting, figures));
             }
         }
         self.observe();
@@ -431,7 +436,7 @@ impl Shared {
         if self.open_parts.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        let figures = self.figures(0);
+        let figures = self.figures(Vec::new());
         self.update(|schedule| schedule.emptied(Instant::now(), figures));
         self.observe();
     }
@@ -456,10 +461,7 @@ impl Shared {
 
     pub(super) fn report(self: &Arc<Self>) -> Report {
         self.advance();
-        Report {
-            blockers: self.blockers(Instant::now()),
-            ..self.brief()
-        }
+        self.report_with(self.blockers(Instant::now()))
     }
 
     /// Reports each phase that has been entered and not reported, once and in order.

@@ -231,40 +231,86 @@ mod to_metrics {
 
     /// Records a report, and what the outcome says was aborted.
     pub(in crate::drain) fn record(report: &Report, outcome: Option<&Outcome>) {
-        describe();
-        let labels = || -> Vec<Label> {
-            let name = report.name.clone();
-            name.map(|name| Label::new("drain", name))
-                .into_iter()
-                .collect()
-        };
+        let name = report.name.clone();
+        let labels: Vec<_> = name
+            .map(|name| Label::new("drain", name))
+            .into_iter()
+            .collect();
         let labelled = |key: &'static str, value: &'static str| {
-            let mut labels = labels();
+            let mut labels = labels.clone();
             labels.push(Label::new(key, value));
             labels
         };
-        gauge!("graceful_drain_phase", labels()).set(report.phase as u8);
-        gauge!("graceful_drain_elapsed_seconds", labels()).set(report.elapsed);
-        if let Some(remaining) = report.remaining {
-            gauge!("graceful_drain_remaining_seconds", labels()).set(remaining);
-        }
-        if let Some(last) = report.last_request {
-            gauge!("graceful_drain_last_request_seconds", labels()).set(last);
-        }
-        if let Some(last) = report.last_connection {
-            gauge!("graceful_drain_last_connection_seconds", labels()).set(last);
-        }
+        // Each is described at each record, as a recorder may be installed at any time.
+        let seconds = |name: &'static str, time: Option<Duration>, what: &'static str| {
+            describe_gauge!(name, Unit::Seconds, what);
+            if let Some(time) = time {
+                gauge!(name, labels.clone()).set(time);
+            }
+        };
+        let total = |name: &'static str, count: u64, what: &'static str| {
+            describe_counter!(name, what);
+            counter!(name, labels.clone()).absolute(count);
+        };
+        describe_gauge!(
+            "graceful_drain_phase",
+            "How far the drain is: 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done."
+        );
+        gauge!("graceful_drain_phase", labels.clone()).set(report.phase as u8);
+        seconds(
+            "graceful_drain_elapsed_seconds",
+            Some(report.elapsed),
+            "Since when the drain goes on, or how long it took; 0 before it has begun.",
+        );
+        seconds(
+            "graceful_drain_remaining_seconds",
+            report.remaining,
+            "How long until the drain's deadline.",
+        );
+        seconds(
+            "graceful_drain_last_request_seconds",
+            report.last_request,
+            "How long after the beginning of the drain its last new request came.",
+        );
+        seconds(
+            "graceful_drain_last_connection_seconds",
+            report.last_connection,
+            "How long after the beginning of the drain its last new connection came.",
+        );
+        describe_gauge!(
+            "graceful_in_flight",
+            "What a drain waits for, or would, by kind."
+        );
         for (kind, count) in report.left.by_kind() {
             gauge!("graceful_in_flight", labelled("kind", kind)).set(count as f64);
         }
+        describe_gauge!(
+            "graceful_connections",
+            "Connections that the drain knows, by what they were last seen doing."
+        );
         for state in ConnectionState::ALL {
             let count = report.left.connections_in(state);
             gauge!("graceful_connections", labelled("state", state.as_label())).set(count as f64);
         }
-        counter!("graceful_refused_total", labels()).absolute(report.refused);
-        counter!("graceful_completed_total", labels()).absolute(report.completed);
-        counter!("graceful_answered_at_deadline_total", labels())
-            .absolute(report.answered_at_deadline);
+        total(
+            "graceful_refused_total",
+            report.refused,
+            "Requests that were refused because of the drain.",
+        );
+        total(
+            "graceful_completed_total",
+            report.completed,
+            "Requests that ended during the drain.",
+        );
+        total(
+            "graceful_answered_at_deadline_total",
+            report.answered_at_deadline,
+            "Requests that were answered because the drain was forced.",
+        );
+        describe_counter!(
+            "graceful_cut_total",
+            "What had not ended when the drain was given up, by kind."
+        );
         let nothing = Counts::default();
         let aborted = match outcome {
             Some(Err(timeout)) => &timeout.report().left,
@@ -273,57 +319,5 @@ mod to_metrics {
         for (kind, count) in aborted.by_kind() {
             counter!("graceful_cut_total", labelled("kind", kind)).absolute(count as u64);
         }
-    }
-
-    /// Describes the metrics. Called for each record, as a recorder may be installed at any time.
-    fn describe() {
-        describe_gauge!(
-            "graceful_drain_phase",
-            "How far the drain is: 0 serving, 1 lame duck, 2 draining, 3 forced, 4 done."
-        );
-        describe_gauge!(
-            "graceful_drain_elapsed_seconds",
-            Unit::Seconds,
-            "Since when the drain goes on, or how long it took; 0 before it has begun."
-        );
-        describe_gauge!(
-            "graceful_drain_remaining_seconds",
-            Unit::Seconds,
-            "How long until the drain's deadline."
-        );
-        describe_gauge!(
-            "graceful_drain_last_request_seconds",
-            Unit::Seconds,
-            "How long after the beginning of the drain its last new request came."
-        );
-        describe_gauge!(
-            "graceful_drain_last_connection_seconds",
-            Unit::Seconds,
-            "How long after the beginning of the drain its last new connection came."
-        );
-        describe_gauge!(
-            "graceful_in_flight",
-            "What a drain waits for, or would, by kind."
-        );
-        describe_gauge!(
-            "graceful_connections",
-            "Connections that the drain knows, by what they were last seen doing."
-        );
-        describe_counter!(
-            "graceful_refused_total",
-            "Requests that were refused because of the drain."
-        );
-        describe_counter!(
-            "graceful_completed_total",
-            "Requests that ended during the drain."
-        );
-        describe_counter!(
-            "graceful_answered_at_deadline_total",
-            "Requests that were answered because the drain was forced."
-        );
-        describe_counter!(
-            "graceful_cut_total",
-            "What had not ended when the drain was given up, by kind."
-        );
     }
 }

@@ -3,7 +3,7 @@
 //! [`counter`](super::counter) says how tokens are used, and why each ordering is what it is.
 
 use super::{
-    block::{CLOSED, COUNT, GENERATIONS, Own, Owner, Pool, SLOW, Shard},
+    block::{CLOSED, COUNT, GENERATIONS, Owner, Pool, SLOW, Shard},
     sync::{Ordering, fence, thread_index},
 };
 
@@ -48,7 +48,7 @@ impl<O: Owner> Token<O> {
     /// has no drain.
     #[cold]
     pub(crate) fn has_begun(&self) -> bool {
-        let home = self.shard.own.as_ref().map_or(self.shard, |own| own.home);
+        let home = self.shard.home.unwrap_or(self.shard);
         self.is_counted() && home.word.load(Ordering::Relaxed) & SLOW != 0
     }
 
@@ -66,9 +66,7 @@ impl<O: Owner> Token<O> {
     pub(crate) fn with_details(self, details: O::Details) -> Self {
         let spare = self.shard.spare().pop();
         let shard = spare.unwrap_or_else(|| self.shard.leak_own());
-        if let Some(own) = &shard.own {
-            *own.details() = Some(details);
-        }
+        *shard.details() = Some(details);
         shard.word.store(SLOW | CLOSED | 1, Ordering::Relaxed);
         // The count at home stays. It ends when the new token leaves.
         std::mem::forget(self);
@@ -78,9 +76,11 @@ impl<O: Owner> Token<O> {
     /// Passes the details to `look`, if the token carries some.
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
-        let details = self.shard.own.as_ref().map(Own::details);
-        if let Some(Some(details)) = details.as_deref() {
-            look(details);
+        // Other tokens take no lock that their shard shares.
+        if self.shard.home.is_some() {
+            if let Some(details) = &*self.shard.details() {
+                look(details);
+            }
         }
     }
 
@@ -120,13 +120,13 @@ fn left_late<O: Owner>(shard: &'static Shard<O>, before: u64) {
         return;
     }
     fence(Ordering::Acquire);
-    let Some(own) = &shard.own else {
+    let Some(home) = shard.home else {
         return shard.block().shard_emptied(before & GENERATIONS);
     };
-    let token = Token { shard: own.home };
+    let token = Token { shard: home };
     // Not under this lock: dropping details may take other locks.
-    let details = own.details().take();
-    own.home.spare().push(shard);
+    let details = shard.details().take();
+    home.spare().push(shard);
     // Before the token: the end of the drain comes after all details are dropped.
     drop(details);
     drop(token);

@@ -52,9 +52,7 @@ impl Drain {
         if phase <= Phase::Draining {
             self.shared().record(Fact::StopSignal);
         }
-        Reached::when(self.shared().clone(), move |schedule| {
-            schedule.phase() >= phase
-        })
+        Reached::stage(self.shared().clone(), phase.first_stage())
     }
 
     /// Completes when a server has to stop: give it to the server's graceful shutdown.
@@ -203,15 +201,9 @@ pub struct Reached {
 
 impl Reached {
     pub(crate) fn stage(shared: Arc<Shared>, stage: Stage) -> Self {
-        Self::when(shared, move |schedule| schedule.stage() >= stage)
-    }
-
-    fn when(
-        shared: Arc<Shared>,
-        reached: impl Fn(&Schedule) -> bool + Send + Sync + 'static,
-    ) -> Self {
+        let reached = move |schedule: &Schedule| (schedule.stage() >= stage).then_some(());
         Self {
-            future: Box::pin(shared.until(move |schedule| reached(schedule).then_some(()))),
+            future: Box::pin(shared.until(reached)),
         }
     }
 }

@@ -100,80 +100,54 @@ pub(super) enum Hint {
     NoListener,
     /// Says that requests were cut, and that no layer could answer them.
     NoLayer,
-    /// Says that the supervisor kills the process before the drain's deadline. A timeout of `None`
-    /// has no limit.
+    /// Says that the supervisor kills the process before the drain's deadline.
     TooLong {
-        timeout: Option<Duration>,
-        killer: Killer,
+        text: String,
+        /// Says whether the time of the supervisor is its default, and not what the program says.
+        is_default: bool,
     },
     /// Says that process 1 is a shell.
     ShellIsFirst,
 }
 
-/// Names what kills a process that takes too long to stop, and after what time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Killer {
-    /// Stands for Kubernetes, with the time that `DrainBuilder::kubernetes` was given.
-    Pod(Duration),
-    /// Stands for Kubernetes and its default.
-    Kubernetes,
-    /// Stands for systemd and its default.
-    Systemd,
-}
-
-impl Killer {
-    fn limit(self) -> Duration {
-        match self {
-            Self::Pod(limit) => limit,
-            Self::Kubernetes => Duration::from_secs(30),
-            Self::Systemd => Duration::from_secs(90),
-        }
-    }
-
-    /// Writes that a timeout is longer than the limit.
-    fn write(self, timeout: Option<Duration>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match timeout {
-            Some(timeout) => write!(f, "the timeout of {} s", timeout.as_secs_f64())?,
-            None => f.write_str("an unlimited timeout")?,
-        }
-        let limit = self.limit().as_secs_f64();
-        match self {
-            Self::Pod(_) => write!(
-                f,
-                " is longer than the {limit} s that `DrainBuilder::kubernetes` was given: \
-                 Kubernetes kills the process first: do not set `timeout` after it, or raise the \
-                 grace period"
-            ),
-            Self::Kubernetes => write!(
-                f,
-                " is longer than the default of Kubernetes, {limit} s: if \
-                 `terminationGracePeriodSeconds` is not set, Kubernetes kills the process first: \
-                 set it, and give it to `DrainBuilder::kubernetes`"
-            ),
-            Self::Systemd => write!(
-                f,
-                " is longer than the default of systemd, {limit} s: if `TimeoutStopSec=` is not \
-                 set, systemd kills the process first: set it, 2 s longer than the timeout"
-            ),
-        }
-    }
-}
-
 impl Hint {
-    /// Returns the hints for a timeout that is longer than what the supervisor allows. `pod` is the
-    /// time that `DrainBuilder::kubernetes` was given.
+    /// Returns the hints for a timeout that is longer than what the supervisor allows. A timeout of
+    /// `None` has no limit. `pod` is the time that `DrainBuilder::kubernetes` was given.
     pub(super) fn too_long(
         facts: Facts,
         timeout: Option<Duration>,
         pod: Option<Duration>,
     ) -> impl Iterator<Item = Self> {
-        let in_pod = facts.has(Fact::Kubernetes).then_some(Killer::Kubernetes);
-        let in_unit = facts.has(Fact::Systemd).then_some(Killer::Systemd);
-        [pod.map(Killer::Pod).or(in_pod), in_unit]
-            .into_iter()
-            .flatten()
-            .filter(move |killer| timeout.is_none_or(|timeout| timeout > killer.limit()))
-            .map(move |killer| Self::TooLong { timeout, killer })
+        const POD: &str = " that `DrainBuilder::kubernetes` was given: Kubernetes kills the \
+                           process first: do not set `timeout` after it, or raise the grace period";
+        const KUBERNETES: &str = ": if `terminationGracePeriodSeconds` is not set, Kubernetes \
+                                  kills the process first: set it, and give it to \
+                                  `DrainBuilder::kubernetes`";
+        const SYSTEMD: &str = ": if `TimeoutStopSec=` is not set, systemd kills the process \
+                               first: set it, 2 s longer than the timeout";
+
+        let seconds = Duration::from_secs;
+        let said = pod.map(|limit| (limit, "", POD));
+        let in_pod = (seconds(30), "default of Kubernetes, ", KUBERNETES);
+        let in_unit = (seconds(90), "default of systemd, ", SYSTEMD);
+        [
+            said.or(facts.has(Fact::Kubernetes).then_some(in_pod)),
+            facts.has(Fact::Systemd).then_some(in_unit),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(move |(limit, ..)| timeout.is_none_or(|timeout| timeout > *limit))
+        .map(move |(limit, whose, advice)| {
+            let taken = match timeout {
+                Some(timeout) => format!("the timeout of {} s", timeout.as_secs_f64()),
+                None => "an unlimited timeout".to_owned(),
+            };
+            let limit = limit.as_secs_f64();
+            Self::TooLong {
+                text: format!("{taken} is longer than the {whose}{limit} s{advice}"),
+                is_default: !whose.is_empty(),
+            }
+        })
     }
 
     /// Returns the hint of a drain that has refused so many requests.
@@ -201,11 +175,13 @@ impl Hint {
     /// Returns whether the hint depends on what the process cannot see.
     #[cfg(feature = "tracing")]
     pub(super) fn is_likely_only(&self) -> bool {
-        let killer = match self {
-            Self::TooLong { killer, .. } => killer,
-            _ => return false,
-        };
-        matches!(killer, Killer::Kubernetes | Killer::Systemd)
+        matches!(
+            self,
+            Self::TooLong {
+                is_default: true,
+                ..
+            }
+        )
     }
 }
 
@@ -249,7 +225,7 @@ impl fmt::Display for Hint {
                 "process 1 is a shell, which forwards no SIGTERM to this process: start the program \
                  with `exec`, or with the exec form of ENTRYPOINT"
             }
-            Self::TooLong { timeout, killer } => return killer.write(*timeout, f),
+            Self::TooLong { text, .. } => text,
         })
     }
 }

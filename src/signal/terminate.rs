@@ -4,13 +4,12 @@ use super::requests::Requests;
 #[cfg(unix)]
 use super::watch;
 use crate::drain::{SecondSignal, check_process_one, shell_is_first};
-#[cfg(unix)]
-use std::fmt;
 use std::{
-    future::{Future, poll_fn},
-    io, mem,
+    fmt,
+    future::Future,
+    io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 #[cfg(unix)]
 use tokio::sync::watch::Receiver;
@@ -95,38 +94,48 @@ use tokio::sync::watch::Receiver;
 ///
 /// Panics if the system refuses a handler or a thread; on Windows, also outside of a tokio runtime.
 pub fn terminate() -> Terminate {
+    let signals = Signals::listen().expect("the system takes a handler for termination signals");
+    let reports_shell = check_process_one();
     Terminate {
-        signals: Signals::listen().expect("the system takes a handler for termination signals"),
-        reports_shell: check_process_one(),
+        first: Box::pin(async move {
+            // Not before: a program that calls `terminate` first has no log at that time.
+            if reports_shell {
+                shell_is_first();
+            }
+            first(signals).await
+        }),
+    }
+}
+
+/// Waits for the first stop signal. Returns what waits for the second one.
+async fn first(mut signals: Signals) -> SecondSignal {
+    let is_person = signals.next().await;
+    let second = SecondSignal::new(async move {
+        signals.next().await;
+    });
+    match is_person {
+        true => second.skip_lame_duck(),
+        false => second,
     }
 }
 
 /// Waits for the first signal; made by [`terminate`].
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Terminate {
-    signals: Signals,
-    /// Says whether the first poll reports that process 1 is a shell. At the call, a program that
-    /// calls `terminate` first has no log yet.
-    reports_shell: bool,
+    first: Pin<Box<dyn Future<Output = SecondSignal> + Send + Sync>>,
 }
 
 impl Future for Terminate {
     type Output = SecondSignal;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SecondSignal> {
-        if mem::take(&mut self.reports_shell) {
-            shell_is_first();
-        }
-        let is_person = ready!(self.signals.poll_recv(cx));
-        let mut signals = self.signals.rest();
-        let second = SecondSignal::new(async move {
-            poll_fn(|cx| signals.poll_recv(cx)).await;
-        });
-        Poll::Ready(match is_person {
-            true => second.skip_lame_duck(),
-            false => second,
-        })
+        self.first.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Terminate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terminate").finish_non_exhaustive()
     }
 }
 
@@ -135,8 +144,6 @@ impl Future for Terminate {
 struct Signals {
     received: u64,
     requests: Receiver<Requests>,
-    /// Completes when there are more requests than were received.
-    more: Option<Pin<Box<dyn Future<Output = Requests> + Send + Sync>>>,
 }
 
 #[cfg(unix)]
@@ -145,55 +152,25 @@ impl Signals {
         let requests = watch::listen()?;
         // Not those until now: one may have come since.
         let received = requests.borrow().before;
-        Ok(Self {
-            received,
-            requests,
-            more: None,
-        })
-    }
-
-    /// Returns a receiver for the later requests.
-    fn rest(&mut self) -> Self {
-        Self {
-            received: self.received,
-            requests: self.requests.clone(),
-            more: None,
-        }
+        Ok(Self { received, requests })
     }
 
     /// Waits for the next request to stop. Returns whether it comes from a person at a terminal.
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    async fn next(&mut self) -> bool {
         use std::io::IsTerminal;
-        let (mut requests, received) = (self.requests.clone(), self.received);
-        let more = self.more.get_or_insert_with(|| {
-            Box::pin(async move {
-                let more = requests.wait_for(|requests| requests.all > received).await;
-                // It fails only if all senders are dropped, and a static holds one.
-                *more.expect("it is never dropped")
-            })
-        });
-        let requests = ready!(more.as_mut().poll(cx));
-        self.more = None;
+        let received = self.received;
+        let more = self.requests.wait_for(|it| it.all > received).await;
+        // It fails only if all senders are dropped, and a static holds one.
+        let interrupt = more.expect("it is never dropped").interrupt;
         // One at a time: if there are two by now, the second one is received by the next call.
         self.received += 1;
-        Poll::Ready(requests.interrupt && io::stdin().is_terminal())
-    }
-}
-
-#[cfg(unix)]
-impl fmt::Debug for Signals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals")
-            .field("received", &self.received)
-            .finish_non_exhaustive()
+        interrupt && io::stdin().is_terminal()
     }
 }
 
 #[cfg(windows)]
-#[derive(Debug)]
 struct Signals {
-    // `None` if it was moved by `rest`.
-    ctrl_c: Option<tokio::signal::windows::CtrlC>,
+    ctrl_c: tokio::signal::windows::CtrlC,
     requests: Requests,
 }
 
@@ -201,25 +178,17 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
-            ctrl_c: Some(tokio::signal::windows::ctrl_c()?),
+            ctrl_c: tokio::signal::windows::ctrl_c()?,
             requests: Requests::default(),
         })
     }
 
-    fn rest(&mut self) -> Self {
-        Self {
-            ctrl_c: self.ctrl_c.take(),
-            requests: self.requests,
-        }
-    }
-
     /// Waits for the next request to stop. Returns whether it comes from a person: it always does.
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let ctrl_c = self.ctrl_c.as_mut().expect("polled after it was ready");
+    async fn next(&mut self) -> bool {
         loop {
-            ready!(ctrl_c.poll_recv(cx));
+            self.ctrl_c.recv().await;
             if self.requests.count(std::time::Instant::now(), true) {
-                return Poll::Ready(true);
+                return true;
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Says what a drain is at, and when a waiter has to say it again.
 
-use super::{Aborted, Figures, Schedule, add, due};
+use super::{Figures, Schedule, add, due};
 use crate::drain::{
     outcome::DrainTimeout,
     phase::{Phase, Stage},
-    report::{Blocker, ConnectionState, Counts, Report},
+    report::{ConnectionState, Report},
     telemetry::PROGRESS,
     wiring::{Fact, Hint},
 };
@@ -14,14 +14,7 @@ use tokio::time::Instant;
 impl Schedule {
     /// Returns how long after the beginning of the drain a phase was entered.
     pub(in crate::drain) fn entered(&self, phase: Phase) -> Option<Duration> {
-        let first = match phase {
-            Phase::Serving => return None,
-            Phase::LameDuck => Stage::LameDuck,
-            Phase::Draining => Stage::LastRead,
-            Phase::Forced => Stage::Forced,
-            Phase::Done => Stage::Done,
-        };
-        self.since_begin(self.at(first))
+        self.since_begin(self.at(phase.first_stage()))
     }
 
     /// Returns when a waiter has to wake: for the next step, or to report progress.
@@ -43,40 +36,35 @@ impl Schedule {
         due
     }
 
-    pub(super) fn timed_out(
-        &self,
-        now: Instant,
-        aborted: Aborted,
-        figures: Figures,
-    ) -> DrainTimeout {
-        // Of the moment of the deadline. A request that ended later is among those left.
-        let figures = Figures {
-            completed: aborted.figures.completed,
-            self_waiting: aborted.figures.self_waiting,
-            has_http2: aborted.figures.has_http2,
-            ..figures
+    /// Returns the outcome of a drain that is given up.
+    pub(super) fn timed_out(&mut self, now: Instant, figures: Figures) -> DrainTimeout {
+        let figures = match self.aborted.take() {
+            // Of the moment of the deadline. A request that ended later is among those left.
+            Some(aborted) => Figures {
+                left: aborted.left,
+                blockers: aborted.blockers,
+                completed: aborted.completed,
+                self_waiting: aborted.self_waiting,
+                has_http2: aborted.has_http2,
+                ..figures
+            },
+            None => figures,
         };
         DrainTimeout::new(Report {
             remaining: None,
-            ..self.report(now, aborted.left, aborted.blockers, figures)
+            ..self.report(now, figures)
         })
     }
 
-    pub(in crate::drain) fn report(
-        &self,
-        now: Instant,
-        left: Counts,
-        blockers: Vec<Blocker>,
-        figures: Figures,
-    ) -> Report {
+    pub(in crate::drain) fn report(&self, now: Instant, figures: Figures) -> Report {
         // A request that ends after the deadline is among those left, and does not count.
         let (elapsed, completed) = match (&self.outcome, &self.aborted) {
             (Some(Ok(drained)), _) => (drained.elapsed, drained.completed),
             (Some(Err(timeout)), _) => (timeout.report().elapsed, timeout.report().completed),
-            (None, Some(aborted)) => (self.elapsed(now), aborted.figures.completed),
+            (None, Some(aborted)) => (self.elapsed(now), aborted.completed),
             (None, None) => (self.elapsed(now), figures.completed),
         };
-        let hints = self.hints(now, &left, figures);
+        let hints = self.hints(now, &figures);
         Report {
             name: self.settings.name.clone(),
             phase: self.phase(),
@@ -91,16 +79,16 @@ impl Schedule {
             last_connection: self.since_begin(figures.last_connection),
             answered_at_deadline: figures.answered,
             forced_by: self.forced_by,
-            left,
-            blockers,
+            left: figures.left,
+            blockers: figures.blockers,
             more_blockers: 0,
             hints,
         }
     }
 
     /// Returns what is likely to be wrong.
-    fn hints(&self, now: Instant, left: &Counts, figures: Figures) -> Vec<Hint> {
-        let facts = figures.facts;
+    fn hints(&self, now: Instant, figures: &Figures) -> Vec<Hint> {
+        let Figures { left, facts, .. } = figures;
         let has_begun = self.stage > Stage::Serving;
         let goes_on = has_begun && self.stage < Stage::Done;
         let waits_for_itself = left.requests > 0
@@ -129,13 +117,13 @@ impl Schedule {
         };
         let handling = left.connections_in(ConnectionState::Handling);
         let no_layer = match self.stage {
-            Stage::Forced => Hint::of_cuts(facts, handling, figures.has_http2),
+            Stage::Forced => Hint::of_cuts(*facts, handling, figures.has_http2),
             _ => None,
         };
-        let no_listener = Hint::of_refusals(facts, figures.refused);
+        let no_listener = Hint::of_refusals(*facts, figures.refused);
         // The deadline may have been moved since.
         let timeout = self.since_begin(self.deadline);
-        let too_long = has_begun.then(|| Hint::too_long(facts, timeout, self.settings.pod));
+        let too_long = has_begun.then(|| Hint::too_long(*facts, timeout, self.settings.pod));
         cause
             .into_iter()
             .chain(no_layer)
