@@ -53,20 +53,17 @@ impl CloseWebSockets {
 /// Follows a WebSocket, writes a Close frame in the drain, and waits for that of the client.
 pub(super) struct ClosingHandshake {
     settings: Arc<CloseWebSockets>,
-    websocket: WebSocket,
+    pub(super) websocket: WebSocket,
     connection: Arc<Connection>,
     /// Holds a random number, which places the Close frame within the duration.
     share: u16,
-    state: Progress,
-}
-
-enum Progress {
-    /// Waits for the moment, and for the end of a frame.
-    Open,
-    /// Writes the Close frame. What the server writes is discarded from here on.
-    Writing { written: usize, until: Instant },
-    /// Waits for the client's Close frame.
-    Written { until: Instant },
+    /// Says when to give up the connection; `None` until the Close frame has begun. What the server
+    /// writes is discarded from then on.
+    pub(super) until: Option<Instant>,
+    /// Counts the bytes of the Close frame that were written.
+    written: usize,
+    /// Says whether the Close frame was written and flushed.
+    is_sent: bool,
 }
 
 impl ClosingHandshake {
@@ -80,50 +77,25 @@ impl ClosingHandshake {
             websocket,
             connection,
             share: random(),
-            state: Progress::Open,
+            until: None,
+            written: 0,
+            is_sent: false,
         }
-    }
-
-    /// Follows bytes of the client.
-    pub(super) fn read(&mut self, bytes: &[u8]) {
-        self.websocket.client.follow(bytes);
-    }
-
-    /// Follows bytes of the server that were written.
-    pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        self.websocket.server.follow(bytes);
-    }
-
-    /// Returns whether the server closes the WebSocket by itself.
-    pub(super) fn is_closed_by_server(&self) -> bool {
-        self.websocket.server.closes()
     }
 
     /// Returns whether both sides have sent a Close frame. Nothing is read after that.
     pub(super) fn has_closed(&self) -> bool {
-        matches!(self.state, Progress::Written { .. }) && self.websocket.client.has_closed()
+        self.is_sent && self.websocket.client.has_closed()
     }
 
     /// Returns whether the client has not answered in time.
     pub(super) fn is_overdue(&self) -> bool {
-        self.until().is_some_and(|until| until <= Instant::now())
-    }
-
-    fn has_begun(&self) -> bool {
-        !matches!(self.state, Progress::Open)
-    }
-
-    /// Returns when to give up the connection.
-    pub(super) fn until(&self) -> Option<Instant> {
-        match self.state {
-            Progress::Open => None,
-            Progress::Writing { until, .. } | Progress::Written { until } => Some(until),
-        }
+        self.until.is_some_and(|until| until <= Instant::now())
     }
 
     /// Returns when the Close frame is due; `None` before the drain, and once it is being written.
     fn due_at(&self) -> Option<Instant> {
-        if self.has_begun() {
+        if self.until.is_some() {
             return None;
         }
         let (over, share) = (self.settings.over, self.share);
@@ -143,7 +115,7 @@ impl ClosingHandshake {
     /// Returns whether the Close frame may be written now: it is due, and no frame of the server
     /// has begun.
     pub(super) fn may_begin(&self) -> bool {
-        self.websocket.server.is_between_frames() && self.is_due()
+        self.websocket.is_open() && self.websocket.server.is_between_frames() && self.is_due()
     }
 
     /// Returns the bytes that the server may write: up to the end of its frame if the Close frame
@@ -177,20 +149,19 @@ impl ClosingHandshake {
     /// the socket takes more. The socket itself keeps the waker of one task, which may have ended.
     pub(super) fn advance<T: AsyncWrite>(&mut self, io: Pin<&mut T>) -> bool {
         if self.may_begin() {
-            let until = Instant::now() + ANSWER;
-            self.state = Progress::Writing { written: 0, until };
+            self.until = Some(Instant::now() + ANSWER);
             // A pending write is discarded, and a pending read has another limit.
             self.connection.wakers.wake_all();
         }
-        if let Progress::Writing { written, until } = &mut self.state {
+        let has_begun = self.until.is_some();
+        if has_begun && !self.is_sent {
             let waker = Waker::from(self.connection.clone());
             let mut cx = Context::from_waker(&waker);
             // If it fails, the next read fails, too.
-            if poll_write_all(io, &self.settings.frame, written, &mut cx).is_ready() {
-                self.state = Progress::Written { until: *until };
-            }
+            let frame = &self.settings.frame;
+            self.is_sent = poll_write_all(io, frame, &mut self.written, &mut cx).is_ready();
         }
-        self.has_begun()
+        has_begun
     }
 }
 

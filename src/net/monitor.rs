@@ -199,7 +199,7 @@ impl Monitor {
         self.sniffer.read(bytes);
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         if let Some(handshake) = &mut self.closing_handshake {
-            handshake.read(bytes);
+            handshake.websocket.client.follow(bytes);
         }
         self.publish_changes(stage);
         if self.published.0 != ConnectionState::Reading {
@@ -309,7 +309,7 @@ impl Monitor {
     fn next_step(&self) -> Option<Instant> {
         let connection = self.registered.connection();
         // An upgraded connection may outlive the future of `serve`.
-        let step = match self.served && !matches!(self.sniffer, Sniffer::Upgraded(_)) {
+        let step = match self.served && !matches!(self.sniffer, Sniffer::Upgraded) {
             true => None,
             false => connection.schedule(|schedule| schedule.next_step()),
         };
@@ -324,7 +324,7 @@ impl Monitor {
         let closes = stage >= Stage::Settling || self.registered.connection().retires();
         // A GOAWAY names the last request that was seen, and an upgraded connection has no
         // requests.
-        let loses = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded(_));
+        let loses = !matches!(self.sniffer, Sniffer::Http2(_) | Sniffer::Upgraded);
         closes && stage < Stage::Forced && loses
     }
 
@@ -466,7 +466,7 @@ impl Monitor {
             _ => None,
         });
         let websocket = self.closing_handshake.as_ref();
-        let websocket = websocket.and_then(|handshake| handshake.until());
+        let websocket = websocket.and_then(|handshake| handshake.until);
         [head, closing, websocket].into_iter().flatten().min()
     }
 
@@ -480,7 +480,7 @@ impl Monitor {
         self.linger = match &self.sniffer {
             _ if self.registered.connection().closes_at_once() => None,
             // The server may go on reading.
-            Sniffer::Upgraded(_) => None,
+            Sniffer::Upgraded => None,
             Sniffer::Opaque => {
                 if !self.ended && !self.served {
                     self.duplicate = duplicate(socket);

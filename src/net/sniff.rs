@@ -17,7 +17,6 @@ pub(super) use self::websocket::WebSocket;
 use self::{
     http1::{Http1, NotHttp},
     http2::Http2,
-    websocket::SwitchingHead,
 };
 use crate::drain::ConnectionState;
 
@@ -32,8 +31,8 @@ pub(super) enum Sniffer {
     Unknown(usize),
     Http1(Http1),
     Http2(Http2),
-    /// Has left HTTP. Follows the head of the response that says so, if it switches protocols.
-    Upgraded(Option<Box<SwitchingHead>>),
+    /// Has left HTTP.
+    Upgraded,
     Opaque,
 }
 
@@ -71,37 +70,27 @@ impl Sniffer {
                 Err(NotHttp) => *self = Self::Opaque,
             },
             Self::Http2(http2) => http2.read(bytes),
-            Self::Upgraded(Some(head)) => head.read(bytes),
             _ => {}
         }
     }
 
     /// Follows bytes that were written to the peer. `all` says that they are all that the server had
-    /// in one buffer. Returns the WebSocket that they open: from there on, the caller follows it.
+    /// in one buffer. Returns what may be a WebSocket if they switch protocols. From there on, the
+    /// caller follows it.
     #[inline]
     pub(super) fn wrote(&mut self, bytes: &[u8], all: bool) -> Option<WebSocket> {
         match self {
             Self::Http1(http1) => {
-                let (head, rest) = http1.wrote(bytes, all)?;
-                self.upgraded(head, rest)
+                let websocket = http1.wrote(bytes, all)?;
+                *self = Self::Upgraded;
+                websocket
             }
             Self::Http2(http2) => {
                 http2.wrote(bytes);
                 None
             }
-            Self::Upgraded(Some(head)) => {
-                let websocket = head.wrote(bytes)?;
-                *self = Self::Upgraded(None);
-                websocket
-            }
             _ => None,
         }
-    }
-
-    #[cold]
-    fn upgraded(&mut self, head: Option<Box<SwitchingHead>>, rest: &[u8]) -> Option<WebSocket> {
-        *self = Self::Upgraded(head);
-        self.wrote(rest, false)
     }
 
     /// Returns what the connection is doing.
@@ -114,7 +103,7 @@ impl Sniffer {
             Self::Http2(http2) if http2.has_streams() => ConnectionState::Handling,
             Self::Http2(http2) if http2.is_reading() => ConnectionState::Reading,
             Self::Http2(_) => ConnectionState::Idle,
-            Self::Upgraded(_) => ConnectionState::Upgraded,
+            Self::Upgraded => ConnectionState::Upgraded,
             Self::Opaque => ConnectionState::Opaque,
         }
     }

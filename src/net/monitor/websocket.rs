@@ -18,18 +18,18 @@ impl Monitor {
     #[inline]
     pub(super) fn follow_written(&mut self, bytes: &[u8], all: bool) {
         match &mut self.closing_handshake {
-            Some(handshake) => handshake.wrote(bytes),
+            Some(handshake) => handshake.websocket.wrote(bytes),
             None => match self.sniffer.wrote(bytes, all) {
-                Some(websocket) => self.opened(websocket),
+                Some(websocket) => self.switched(websocket),
                 None => return,
             },
         }
         self.closing_handshake
-            .take_if(|handshake| handshake.is_closed_by_server());
+            .take_if(|handshake| handshake.websocket.is_left_alone());
     }
 
     #[cold]
-    fn opened(&mut self, websocket: WebSocket) {
+    fn switched(&mut self, websocket: WebSocket) {
         self.closing_handshake = self.close_websockets.clone().map(|settings| {
             let connection = self.registered.handle();
             Box::new(ClosingHandshake::new(settings, websocket, connection))
@@ -39,7 +39,8 @@ impl Monitor {
     /// Returns whether the drain closes this connection's WebSocket.
     #[inline]
     pub(in crate::net) fn closes_websocket(&self, stage: Stage) -> bool {
-        self.closing_handshake.is_some() && stage >= Stage::LastRead
+        let handshake = self.closing_handshake.as_ref();
+        stage >= Stage::LastRead && handshake.is_some_and(|handshake| handshake.websocket.is_open())
     }
 
     /// Writes the Close frame of a WebSocket once it is due. Returns whether it has begun: then

@@ -3,7 +3,7 @@
 
 use super::{
     line::{Line, line_end, value},
-    websocket::{FrameEnds, SwitchingHead},
+    websocket::{FrameEnds, WebSocket},
 };
 use crate::drain::ConnectionState;
 
@@ -172,26 +172,17 @@ impl Http1 {
         Ok(())
     }
 
-    /// Follows bytes that were written, up to the status of a response that leaves HTTP. Then this
-    /// returns the head that follows, if the response switches protocols, and the bytes behind the
-    /// status.
+    /// Follows bytes that were written. Returns `Some` if they leave HTTP, with what may be a
+    /// WebSocket if they switch protocols.
     #[inline]
-    pub(super) fn wrote<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        all: bool,
-    ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
+    pub(super) fn wrote(&mut self, bytes: &[u8], all: bool) -> Option<Option<WebSocket>> {
         if self.awaited_responses > 0 || matches!(self.response, Response::Head(_)) {
             return self.wrote_response(bytes, all);
         }
         None
     }
 
-    fn wrote_response<'a>(
-        &mut self,
-        mut bytes: &'a [u8],
-        all: bool,
-    ) -> Option<(Option<Box<SwitchingHead>>, &'a [u8])> {
+    fn wrote_response(&mut self, mut bytes: &[u8], all: bool) -> Option<Option<WebSocket>> {
         while !bytes.is_empty() {
             match &mut self.response {
                 // While no response is awaited, all bytes belong to the previous one.
@@ -225,11 +216,12 @@ impl Http1 {
                     let is_last = self.awaited_responses == 0;
                     if switches {
                         let client = self.early.take().unwrap_or_default();
-                        let head = SwitchingHead::new(b"HTTP/1.1 101", client);
-                        return Some((Some(Box::new(head)), bytes));
+                        let mut websocket = WebSocket::new(client);
+                        websocket.wrote(bytes);
+                        return Some(Some(websocket));
                     }
                     if is_last && self.connect && class == b'2' {
-                        return Some((None, bytes));
+                        return Some(None);
                     }
                     // The frequent case. A server writes a head at once, so these bytes have its end,
                     // which need not be found.

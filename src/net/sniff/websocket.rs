@@ -3,60 +3,58 @@
 
 use super::line::{Line, line_end, value};
 
-/// Follows the head of a response that switches protocols, after its status.
-#[derive(Debug)]
-pub(in crate::net) struct SwitchingHead {
-    /// Holds the part of a line that has come.
-    line: Line,
-    is_websocket: bool,
-    /// Follows what the client has sent behind its request.
-    client: FrameEnds,
-}
-
-/// Follows the frames of an open WebSocket, by the direction in which they are sent.
+/// Follows what may be a WebSocket: the head of the response that opens it, then its frames.
 #[derive(Debug)]
 pub(in crate::net) struct WebSocket {
+    /// Holds the part of a line of the head that was written; `None` once the head has ended.
+    head: Option<Box<Line>>,
+    /// Says whether the head names this protocol.
+    is_websocket: bool,
     pub(in crate::net) client: FrameEnds,
     pub(in crate::net) server: FrameEnds,
 }
 
-impl SwitchingHead {
-    /// Begins behind `status`, the start of the status line.
-    pub(super) fn new(status: &[u8], client: FrameEnds) -> Self {
-        let mut line = Line::default();
-        line.push(status);
+impl WebSocket {
+    /// Begins behind the status 101. `client` has followed what came behind the request.
+    pub(super) fn new(client: FrameEnds) -> Self {
+        let mut head = Box::new(Line::default());
+        head.push(b"HTTP/1.1 101");
         Self {
-            line,
+            head: Some(head),
             is_websocket: false,
             client,
+            server: FrameEnds::default(),
         }
     }
 
-    pub(super) fn read(&mut self, bytes: &[u8]) {
-        self.client.follow(bytes);
-    }
-
-    /// Follows what the server writes. Ready at the end of the head: with the WebSocket, if it is
-    /// one.
-    pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> Option<Option<WebSocket>> {
-        loop {
+    /// Follows bytes of the server that were written.
+    pub(in crate::net) fn wrote(&mut self, mut bytes: &[u8]) {
+        while let Some(head) = &mut self.head {
             let Some(end) = line_end(bytes) else {
-                self.line.push(bytes);
-                return None;
+                return head.push(bytes);
             };
-            self.line.push(&bytes[..end]);
+            head.push(&bytes[..end]);
             bytes = &bytes[end + 1..];
-            let line = std::mem::take(&mut self.line);
+            let line = std::mem::take(&mut **head);
             let line = line.bytes().trim_ascii_end();
             if let Some(protocol) = value(line, b"upgrade:") {
                 self.is_websocket = protocol.trim_ascii().eq_ignore_ascii_case(b"websocket");
             } else if line.is_empty() {
-                let mut server = FrameEnds::default();
-                server.follow(bytes);
-                let client = self.client;
-                return Some(self.is_websocket.then_some(WebSocket { client, server }));
+                self.head = None;
             }
         }
+        self.server.follow(bytes);
+    }
+
+    /// Returns whether the head has ended.
+    pub(in crate::net) fn is_open(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Returns whether there is nothing to close: this is another protocol, or the server closes
+    /// the WebSocket by itself.
+    pub(in crate::net) fn is_left_alone(&self) -> bool {
+        self.is_open() && (!self.is_websocket || self.server.closes())
     }
 }
 
