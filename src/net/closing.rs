@@ -61,9 +61,8 @@ pub(super) struct ListenerState {
     pub(super) options: SocketOptions,
     pub(super) shared: Arc<Shared>,
     stage: ListenerStage,
-    /// Completes at the end of LameDuck, then at the end of the settling, then when servers get
-    /// their shutdown signal.
-    next: Reached,
+    /// Waits for the next stage of the drain that matters here.
+    next: Option<Reached>,
     /// Says whether the drain has recorded that the queue is empty.
     emptied: bool,
     /// Delays the next accept after one that has failed. Zero after any other.
@@ -87,8 +86,6 @@ enum ListenerStage {
     /// Takes connections whose handshakes end until this instant, if there is one.
     HalfDone(Option<Instant>),
     Closed,
-    /// Has closed, and servers have got their shutdown signal.
-    Ended,
 }
 
 impl ListenerState {
@@ -96,12 +93,11 @@ impl ListenerState {
         let shared = drain.shared().clone();
         shared.record(Fact::Listener);
         shared.listener_opened();
-        let next = Reached::stage(shared.clone(), Stage::Backlog);
         Self {
             options: SocketOptions::default(),
             shared,
             stage: ListenerStage::Open,
-            next,
+            next: None,
             emptied: false,
             delay: Duration::ZERO,
             pause: None,
@@ -111,8 +107,7 @@ impl ListenerState {
     /// Returns whether LameDuck has not ended. Called before each [`stop`](Self::stop) and
     /// [`poll_accept`](Self::poll_accept).
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
-        if matches!(self.stage, ListenerStage::Open) && self.poll_next(cx).is_ready() {
-            self.next = Reached::stage(self.shared.clone(), Stage::LastRead);
+        if matches!(self.stage, ListenerStage::Open) && self.poll_reached(Stage::Backlog, cx) {
             self.stage = ListenerStage::Inner;
             // File descriptors may be free before a long delay ends.
             self.delay = Duration::ZERO;
@@ -161,7 +156,7 @@ impl ListenerState {
                 return Poll::Ready(None);
             }
             // Before the accept, so that the last accept comes after the end of the settling.
-            let is_last = !is_open && self.settling_is_over(cx);
+            let is_last = !is_open && self.poll_reached(Stage::LastRead, cx);
             if !self.delay.is_zero() && !is_last {
                 ready!(self.poll_pause(cx, self.delay));
             }
@@ -232,9 +227,9 @@ impl ListenerState {
 
     /// Records that the listener has been dropped.
     pub(super) fn close(&mut self) {
-        if !matches!(self.stage, ListenerStage::Closed | ListenerStage::Ended) {
+        if !matches!(self.stage, ListenerStage::Closed) {
             self.stage = ListenerStage::Closed;
-            self.next = Reached::stage(self.shared.clone(), Stage::ClosingConnections);
+            self.next = None;
             self.record_emptied();
             self.shared.listener_closed();
             self.shared.advance();
@@ -244,11 +239,10 @@ impl ListenerState {
     /// Waits, once closed, until servers get their shutdown signal. A stream that ends before that
     /// makes tonic close its connections.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !matches!(self.stage, ListenerStage::Ended) {
-            ready!(self.poll_next(cx));
-            self.stage = ListenerStage::Ended;
+        match self.poll_reached(Stage::ClosingConnections, cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
-        Poll::Ready(())
     }
 
     /// Counts an accepted connection, and sets its options. Returns `None` if the drain admits none.
@@ -258,9 +252,16 @@ impl ListenerState {
         Some(registered)
     }
 
-    /// Returns whether the settling is over. The next accept is the last one then.
-    fn settling_is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.shared.stage() >= Stage::LastRead || self.poll_next(cx).is_ready()
+    /// Returns whether the drain has reached a stage. Otherwise the task wakes then. Stages are
+    /// asked for in their order, each until it is reached or the listener has closed.
+    fn poll_reached(&mut self, stage: Stage, cx: &mut Context<'_>) -> bool {
+        let wait = || Reached::stage(self.shared.clone(), stage);
+        let next = self.next.get_or_insert_with(wait);
+        let reached = self.shared.stage() >= stage || Pin::new(next).poll(cx).is_ready();
+        if reached {
+            self.next = None;
+        }
+        reached
     }
 
     fn record_emptied(&mut self) {
@@ -275,10 +276,6 @@ impl ListenerState {
         ready!(sleep.as_mut().poll(cx));
         self.pause = None;
         Poll::Ready(())
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.next).poll(cx)
     }
 }
 
