@@ -34,15 +34,16 @@ enum Request {
     #[default]
     Before,
     Head(Head),
-    /// Counts the bytes that are to come.
-    Body(u64),
+    /// Counts the bytes that are to come: of a body, or of a chunk with the line break after it.
+    Body {
+        left: u64,
+        chunked: bool,
+    },
     ChunkSize {
         size: u64,
         /// Says whether the digits of the size have ended.
         digits_end: bool,
     },
-    /// Counts the bytes that are to come, including the line break after them.
-    Chunk(u64),
     /// Counts the bytes of the two line breaks at the end that have come. hyper takes only `\r\n`
     /// for one here.
     Trailers(usize),
@@ -119,16 +120,24 @@ impl Http1 {
                     self.request = match (head.chunked, head.length) {
                         (true, _) => Request::CHUNK,
                         (false, 0) => Request::Before,
-                        (false, length) => Request::Body(length),
+                        (false, left) => Request::Body {
+                            left,
+                            chunked: false,
+                        },
                     };
                     rest
                 }
-                Request::Body(left) => {
-                    let (rest, ended) = skip(left, bytes);
-                    if ended {
-                        self.request = Request::Before;
+                Request::Body { left, chunked } => {
+                    let here = bytes.len();
+                    let taken = usize::try_from(*left).map_or(here, |left| left.min(here));
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        self.request = match *chunked {
+                            true => Request::CHUNK,
+                            false => Request::Before,
+                        };
                     }
-                    rest
+                    &bytes[taken..]
                 }
                 Request::ChunkSize { size, digits_end } => {
                     let end = line_end(bytes);
@@ -143,16 +152,12 @@ impl Http1 {
                     let Some(end) = end else { return Ok(()) };
                     self.request = match *size {
                         0 => Request::Trailers(2),
-                        size => Request::Chunk(size.saturating_add(2)),
+                        size => Request::Body {
+                            left: size.saturating_add(2),
+                            chunked: true,
+                        },
                     };
                     &bytes[end + 1..]
-                }
-                Request::Chunk(left) => {
-                    let (rest, ended) = skip(left, bytes);
-                    if ended {
-                        self.request = Request::CHUNK;
-                    }
-                    rest
                 }
                 Request::Trailers(matched) => {
                     let end = bytes.iter().position(|byte| {
@@ -322,11 +327,4 @@ impl Head {
         }
         Ok(false)
     }
-}
-
-/// Skips up to `left` bytes. Returns the bytes after them, and whether `left` is 0.
-fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
-    let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-    *left -= taken as u64;
-    (&bytes[taken..], *left == 0)
 }

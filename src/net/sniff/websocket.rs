@@ -63,26 +63,12 @@ impl WebSocket {
 /// each, and the Close frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct FrameEnds {
-    next: Next,
-    /// Says whether the last frame that has begun is a Close.
-    is_close: bool,
-}
-
-/// Locates the next byte within a frame.
-#[derive(Clone, Copy, Debug, Default)]
-enum Next {
-    /// Begins a frame.
-    #[default]
-    First,
-    Second,
-    /// Holds the extended length, as far as it has come.
-    Length {
-        missing: u8,
-        length: u64,
-        is_masked: bool,
-    },
-    /// Counts the bytes that are to come: of the mask and the payload.
-    Rest(u64),
+    /// Holds the header of the frame, without the mask. The first byte stays after the frame.
+    header: [u8; 10],
+    /// Counts the bytes of the header that have come. Zero between frames.
+    filled: usize,
+    /// Counts the bytes that are to come after the header: of the mask and the payload.
+    left: u64,
 }
 
 /// Names the opcode of a Close frame.
@@ -105,68 +91,57 @@ impl FrameEnds {
         }
         let mut at = 0;
         while at < bytes.len() {
-            let byte = bytes[at];
-            self.next = match self.next {
-                Next::First => {
-                    self.is_close = byte & 0x0f == CLOSE;
-                    Next::Second
-                }
-                Next::Second => {
-                    let is_masked = byte & 0x80 != 0;
-                    match byte & 0x7f {
-                        126 => Next::length(2, 0, is_masked),
-                        127 => Next::length(8, 0, is_masked),
-                        length => Next::length(0, length.into(), is_masked),
-                    }
-                }
-                Next::Length {
-                    missing,
-                    length,
-                    is_masked,
-                } => Next::length(missing - 1, length << 8 | u64::from(byte), is_masked),
-                Next::Rest(left) => {
-                    let here = bytes.len() - at;
-                    let skipped = usize::try_from(left).map_or(here, |left| left.min(here));
-                    // The last byte is counted below.
-                    at += skipped - 1;
-                    Next::Rest(left - skipped as u64)
-                }
-            };
-            at += 1;
-            if let Next::Rest(0) = self.next {
-                self.next = Next::First;
+            if self.filled < self.header_length() {
+                self.header[self.filled] = bytes[at];
+                self.filled += 1;
+                at += 1;
+                self.left = self.length_behind_header();
+            } else {
+                let here = bytes.len() - at;
+                let skipped = usize::try_from(self.left).map_or(here, |left| left.min(here));
+                at += skipped;
+                self.left -= skipped as u64;
+            }
+            if self.filled == self.header_length() && self.left == 0 {
+                self.filled = 0;
                 break;
             }
         }
         at
     }
 
+    fn header_length(&self) -> usize {
+        match self.header[1] & 0x7f {
+            126 if self.filled >= 2 => 4,
+            127 if self.filled >= 2 => 10,
+            _ => 2,
+        }
+    }
+
+    fn length_behind_header(&self) -> u64 {
+        let [_, second, length @ ..] = self.header;
+        let payload = match second & 0x7f {
+            126 => u16::from_be_bytes([length[0], length[1]]).into(),
+            127 => u64::from_be_bytes(length),
+            length => length.into(),
+        };
+        let mask = if second & 0x80 != 0 { 4 } else { 0 };
+        payload.saturating_add(mask)
+    }
+
     /// Returns whether the next byte begins a frame.
     pub(in crate::net) fn is_between_frames(&self) -> bool {
-        matches!(self.next, Next::First)
+        self.filled == 0
     }
 
     /// Returns whether a Close frame has begun.
     pub(in crate::net) fn closes(&self) -> bool {
-        self.is_close
+        self.header[0] & 0x0f == CLOSE
     }
 
     /// Returns whether a Close frame has ended. No frame follows it.
     pub(in crate::net) fn has_closed(&self) -> bool {
-        self.is_close && self.is_between_frames()
-    }
-}
-
-impl Next {
-    fn length(missing: u8, length: u64, is_masked: bool) -> Self {
-        match missing {
-            0 => Self::Rest(length.saturating_add(if is_masked { 4 } else { 0 })),
-            _ => Self::Length {
-                missing,
-                length,
-                is_masked,
-            },
-        }
+        self.closes() && self.is_between_frames()
     }
 }
 
