@@ -8,8 +8,6 @@
 //! that reconnect at once hit it in about one of ten shutdowns. If no other process has the socket,
 //! [`refuse_new`](Backlog::refuse_new) prevents this too.
 
-#[cfg(feature = "axum")]
-use std::any::TypeId;
 use std::{any::Any, io, net, task::Poll};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -27,15 +25,14 @@ pub(super) enum Backlog {
 }
 
 impl Backlog {
-    /// Returns whether the queue of a listener of this type can be read.
+    /// Returns whether the queue of this listener can be read.
     #[cfg(feature = "axum")]
-    pub(super) fn is_of<L: Any>() -> bool {
-        let listener = TypeId::of::<L>();
+    pub(super) fn is_of(listener: &dyn Any) -> bool {
         #[cfg(unix)]
-        if listener == TypeId::of::<UnixListener>() {
+        if listener.is::<UnixListener>() {
             return true;
         }
-        listener == TypeId::of::<TcpListener>()
+        listener.is::<TcpListener>()
     }
 
     /// Refuses new connections while those in the queue are accepted, and returns the port of the

@@ -133,10 +133,7 @@ impl ListenerState {
                         Listening::Backlog(queue)
                     }
                     Err(Some(listener)) => Listening::Inner(listener),
-                    Err(None) => {
-                        self.close();
-                        Listening::Closed
-                    }
+                    Err(None) => Listening::Closed,
                 }
             }
             stopped => stopped,

@@ -356,7 +356,7 @@ impl<L: 'static> DrainListener<L> {
             Listening::Backlog(queue) => self
                 .state
                 .poll_accept(cx, |_| poll_logged(|| queue.poll_take())),
-            Listening::Closed => return Poll::Ready(None),
+            Listening::Closed => Poll::Ready(None),
         };
         next.map(|next| self.admit(next))
     }
@@ -420,12 +420,13 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         self.state.shared.record(Fact::AxumAccepts);
         if let Listening::Inner(listener) = &mut self.listening {
+            let has_queue = Backlog::is_of(listener);
             let accepted = {
                 let mut accept = pin!(listener.accept());
                 let state = &mut self.state;
                 poll_fn(|cx| match state.poll_open(cx) {
                     // The queue is taken below.
-                    false if Backlog::is_of::<L>() => Poll::Ready(None),
+                    false if has_queue => Poll::Ready(None),
                     // The same future goes on after LameDuck, as it may be in the middle of a
                     // handshake.
                     _ => state.poll_accept(cx, |cx| accept.as_mut().poll(cx).map(Some)),

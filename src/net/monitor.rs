@@ -48,7 +48,6 @@ pub(super) struct Monitor {
     read_pending: bool,
     /// Records what was published last: the activity, and whether a request is on its way.
     published: (ConnectionState, bool),
-    multiplexed: bool,
     /// Says whether nothing more is read: the peer has closed its half, or a limit has passed.
     pub(super) ended: bool,
     /// Limits the lingering, while the connection lingers. Boxed, as most connections are open and
@@ -88,7 +87,6 @@ impl Monitor {
             head_since: None,
             read_pending: false,
             published: (ConnectionState::Silent, false),
-            multiplexed: false,
             ended: false,
             linger: None,
             close_websockets: None,
@@ -181,8 +179,7 @@ impl Monitor {
 
     fn publish(&mut self, activity: ConnectionState, has_request: bool) {
         let connection = self.registered.connection();
-        if self.sniffer.is_multiplexed() && !self.multiplexed {
-            self.multiplexed = true;
+        if self.sniffer.is_multiplexed() {
             connection.mark_multiplexed();
         }
         connection.publish(activity, has_request);

@@ -55,11 +55,8 @@ impl Sniffer {
                 *self = Self::Http2(Http2::default());
                 bytes = &bytes[common..];
             } else if before.first().or(bytes.first()).is_some_and(starts_request) {
-                let mut http1 = Http1::default();
-                *self = match http1.read(before) {
-                    Ok(()) => Self::Http1(http1),
-                    Err(NotHttp) => Self::Opaque,
-                };
+                *self = Self::Http1(Http1::default());
+                self.read(before);
             } else {
                 *self = Self::Opaque;
             }
