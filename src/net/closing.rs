@@ -12,7 +12,7 @@
 //! 6. [End](ListenerState::poll_ended): servers get their shutdown signal, and streams end.
 
 use super::{
-    backlog::{Backlog, has_half_done_handshake},
+    backlog::{Listening, has_half_done_handshake, refuse_new},
     socket::SocketOptions,
 };
 use crate::{
@@ -47,14 +47,6 @@ const RETRY: Duration = Duration::from_millis(5);
 /// `Server.Serve`.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const LAST_DELAY: Duration = Duration::from_secs(1);
-
-/// Holds what connections are accepted from.
-#[derive(Debug)]
-pub(super) enum Listening<L> {
-    Inner(L),
-    Backlog(Backlog),
-    Closed,
-}
 
 /// Tracks how far a listener of any type is on its way to be closed, and delays its accepts.
 pub(super) struct ListenerState {
@@ -122,22 +114,15 @@ impl ListenerState {
         listening: &mut Listening<L>,
         exclusive: &mut Option<fn(&L) -> Option<&TcpListener>>,
     ) {
-        *listening = match mem::replace(listening, Listening::Closed) {
-            Listening::Inner(listener) => {
-                // Once: a listener without a readable queue gets here again.
-                let tcp = exclusive.take().and_then(|tcp| tcp(&listener));
-                let port = tcp.and_then(Backlog::refuse_new);
-                match Backlog::of(listener) {
-                    Ok(queue) => {
-                        self.stage = ListenerStage::Backlog(port);
-                        Listening::Backlog(queue)
-                    }
-                    Err(Some(listener)) => Listening::Inner(listener),
-                    Err(None) => Listening::Closed,
-                }
+        if let Listening::Inner(listener) = listening {
+            // Once: a listener without a readable queue gets here again.
+            let tcp = exclusive.take().and_then(|tcp| tcp(listener));
+            let port = tcp.and_then(refuse_new);
+            *listening = mem::replace(listening, Listening::Closed).into_queue();
+            if !matches!(listening, Listening::Inner(_)) {
+                self.stage = ListenerStage::Backlog(port);
             }
-            stopped => stopped,
-        };
+        }
     }
 
     /// Accepts the next connection; `accept` returns `None` if it has failed. Returns `None` when

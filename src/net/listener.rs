@@ -1,9 +1,10 @@
 #[cfg(feature = "axum")]
-use super::backlog::Backlog;
+use super::backlog::has_readable_queue;
 #[cfg(feature = "server")]
 use super::socket::SocketOptions;
 use super::{
-    closing::{ListenerState, Listening, poll_logged},
+    backlog::Listening,
+    closing::{ListenerState, poll_logged},
     closing_handshake::CloseWebSockets,
     drain_io::DrainIo,
 };
@@ -109,7 +110,7 @@ impl<L> DrainListener<L> {
     pub fn get_ref(&self) -> Option<&L> {
         match &self.listening {
             Listening::Inner(listener) => Some(listener),
-            Listening::Backlog(_) | Listening::Closed => None,
+            _ => None,
         }
     }
 
@@ -353,10 +354,10 @@ impl<L: 'static> DrainListener<L> {
             Listening::Inner(listener) => self
                 .state
                 .poll_accept(cx, |cx| poll_logged(|| accept(listener, cx))),
-            Listening::Backlog(queue) => self
+            Listening::Closed => Poll::Ready(None),
+            queue => self
                 .state
                 .poll_accept(cx, |_| poll_logged(|| queue.poll_take())),
-            Listening::Closed => Poll::Ready(None),
         };
         next.map(|next| self.admit(next))
     }
@@ -420,7 +421,7 @@ impl<L: axum::serve::Listener> axum::serve::Listener for DrainListener<L> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         self.state.shared.record(Fact::AxumAccepts);
         if let Listening::Inner(listener) = &mut self.listening {
-            let has_queue = Backlog::is_of(listener);
+            let has_queue = has_readable_queue(listener);
             let accepted = {
                 let mut accept = pin!(listener.accept());
                 let state = &mut self.state;
