@@ -221,9 +221,9 @@ impl<R, E, A> GracefulLayer<R, E, A> {
     /// whether its response has begun.
     ///
     /// Without this, a report has only the number of requests. With it, a request costs an
-    /// entry in a list, added and removed under the lock of one of 16 shards;
-    /// `benches/overhead/run` shows both. The process keeps up to 256 bytes for each request that
-    /// was listed at the busiest moment.
+    /// entry in a list. It is added, marked when its response begins, and removed, each
+    /// under the lock of one of 16 shards; `benches/overhead/run` shows both. The process keeps up
+    /// to 400 bytes for each request that was listed at the busiest moment.
     ///
     /// The peer is known where tonic's server puts it into the request (feature `tonic`), or axum's
     /// `ConnectInfo<SocketAddr>` (feature `axum`: `into_make_service_with_connect_info`, over

@@ -125,7 +125,7 @@ impl Connection {
         }
     }
 
-    /// Records that requests may arrive until the connection is closed.
+    /// Records that requests may arrive until the connection is closed. Called once.
     pub(crate) fn mark_multiplexed(&self) {
         self.list().mark_multiplexed(&self.entry);
     }

@@ -208,13 +208,10 @@ impl ConnectionList {
         });
     }
 
-    /// Records that requests may arrive until the connection is closed. Only one task at a time may
-    /// call it.
+    /// Records that requests may arrive until the connection is closed. Called once for each.
     pub(super) fn mark_multiplexed(&self, connection: &ConnectionEntry) {
-        if connection.word.load(Ordering::Relaxed) & MULTIPLEXED == 0 {
-            self.multiplexed.fetch_add(1, Ordering::AcqRel);
-            connection.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
-        }
+        self.multiplexed.fetch_add(1, Ordering::AcqRel);
+        connection.word.fetch_or(MULTIPLEXED, Ordering::AcqRel);
     }
 
     /// Marks a connection as unchecked. Returns whether the mark was set already and, by now, no

@@ -408,7 +408,9 @@ impl Shared {
             // Before the deadline is enforced: only a closed part stays empty.
             self.close();
             if self.stage() < Stage::Done && self.look(|schedule| schedule.is_due(now)) {
-                let figures = self.figures(self.blockers(now));
+                let mut figures = self.figures(Vec::new());
+                // After what is left was counted: no report has a blocker that it counts as completed.
+                figures.blockers = self.blockers(now);
                 let waiting = self.counter.data().waiting.len();
                 self.update(|schedule| schedule.enforce_deadline(now, waiting, figures));
             }

@@ -179,9 +179,6 @@ impl Monitor {
 
     fn publish(&mut self, activity: ConnectionState, has_request: bool) {
         let connection = self.registered.connection();
-        if self.sniffer.is_multiplexed() {
-            connection.mark_multiplexed();
-        }
         connection.publish(activity, has_request);
         self.published = (activity, has_request);
     }
@@ -193,7 +190,11 @@ impl Monitor {
         self.ended = ended;
         self.read_pending = false;
         let awaited_response = self.sniffer.awaits_response();
+        let was_multiplexed = self.sniffer.is_multiplexed();
         self.sniffer.read(bytes);
+        if self.sniffer.is_multiplexed() && !was_multiplexed {
+            self.registered.connection().mark_multiplexed();
+        }
         self.delivering |= !awaited_response && self.sniffer.awaits_response();
         if let Some(handshake) = &mut self.closing_handshake {
             handshake.websocket.client.follow(bytes);

@@ -54,8 +54,8 @@ where
 {
     let start = Box::pin(start(
         Driver::new(registered.handle(), shared),
-        registered,
         io,
+        registered,
         peer,
         handshake,
         service,
@@ -66,6 +66,8 @@ where
             return;
         };
         let io = TokioIo::new(io);
+        // Until the error is logged: the process may exit once no connection is counted.
+        let registered = calls.registered.clone();
         let settings = &driver.shared.settings;
         let end = match protocol {
             Protocol::Http1 => {
@@ -83,7 +85,7 @@ where
             }
         };
         if let Some(Err(error)) = end {
-            log::connection_error(driver.connection.peer(), &error);
+            log::connection_error(registered.connection().peer(), &error);
         }
     }
 }
@@ -91,8 +93,8 @@ where
 /// Makes the handshake of a connection, and finds out its protocol. Returns `None` if it has ended.
 async fn start<T, H, R, U, S>(
     mut driver: Driver,
-    registered: ConnectionGuard,
     io: T,
+    registered: ConnectionGuard,
     peer: Peer,
     handshake: H,
     service: S,
@@ -339,16 +341,7 @@ impl Driver {
     /// connections, of heads, and of HTTP/2 that has no streams and closes.
     fn next_action(&mut self, stage: Stage, closes: bool) -> Action {
         let connection = &self.connection;
-        let calls = connection.calls();
         let limits = &self.shared.settings.limits;
-        let half_close = self.shared.settings.half_close;
-        let moves_at = self.moves_at.flatten().filter(|_| !closes);
-        let has_limit = limits.idle.is_some() || self.retires_at.is_some() || moves_at.is_some();
-        // The frequent case.
-        if !(closes || has_limit || half_close) {
-            since(&mut self.idle, calls);
-            return Action::Wait(None);
-        }
         if let Some(at) = self.retires_at {
             if limits.is_overdue(at, Instant::now()) {
                 return Action::Close;
@@ -359,9 +352,11 @@ impl Driver {
             at => at,
         };
         let activity = connection.activity();
+        let calls = connection.calls();
         let http2 = connection.speaks_http2();
-        let checks_reset = half_close && calls.is_active();
+        let checks_reset = self.shared.settings.half_close && calls.is_active();
         let reset = checks_reset.then(|| Instant::now() + RESET_CHECK);
+        let moves_at = self.moves_at.flatten().filter(|_| !closes);
         let wait = |until: Option<Instant>| {
             Action::Wait([until, age, moves_at, reset].into_iter().flatten().min())
         };

@@ -9,7 +9,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 #[cfg(unix)]
 use tokio::sync::watch::Receiver;
@@ -87,7 +87,8 @@ use tokio::sync::watch::Receiver;
 ///
 /// # Cancel safety
 ///
-/// Polled by reference in a `select!`, the future loses no signal. The handlers stay when it is
+/// Polled by reference in a `select!`, the future loses no signal. It completes once, and is pending
+/// if it is polled after that: await its output for the second signal. The handlers stay when it is
 /// dropped: then SIGTERM does nothing, and on Unix the third signal ends the process.
 ///
 /// # Panics
@@ -97,13 +98,13 @@ pub fn terminate() -> Terminate {
     let signals = Signals::listen().expect("the system takes a handler for termination signals");
     let reports_shell = check_process_one();
     Terminate {
-        first: Box::pin(async move {
+        first: Some(Box::pin(async move {
             // Not before: a program that calls `terminate` first has no log at that time.
             if reports_shell {
                 shell_is_first();
             }
             first(signals).await
-        }),
+        })),
     }
 }
 
@@ -122,14 +123,20 @@ async fn first(mut signals: Signals) -> SecondSignal {
 /// Waits for the first signal; made by [`terminate`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Terminate {
-    first: Pin<Box<dyn Future<Output = SecondSignal> + Send + Sync>>,
+    /// `None` once it has completed.
+    first: Option<Pin<Box<dyn Future<Output = SecondSignal> + Send + Sync>>>,
 }
 
 impl Future for Terminate {
     type Output = SecondSignal;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SecondSignal> {
-        self.first.as_mut().poll(cx)
+        let Some(first) = &mut self.first else {
+            return Poll::Pending;
+        };
+        let second = ready!(first.as_mut().poll(cx));
+        self.first = None;
+        Poll::Ready(second)
     }
 }
 

@@ -228,7 +228,7 @@ impl Http1 {
                     if is_last && self.connect && class == b'2' {
                         return Some(None);
                     }
-                    // The frequent case. A server writes a head at once, so these bytes have its end,
+                    // The frequent case. hyper writes a head at once, so these bytes have its end,
                     // which need not be found.
                     if is_last && all {
                         self.response = Response::default();
