@@ -77,10 +77,9 @@ impl<O: Owner> Token<O> {
     #[cold]
     pub(crate) fn details(&self, look: impl FnOnce(&O::Details)) {
         // Other tokens take no lock that their shard shares.
-        if self.shard.home.is_some() {
-            if let Some(details) = &*self.shard.details() {
-                look(details);
-            }
+        let details = self.shard.home.map(|_| self.shard.details());
+        if let Some(Some(details)) = details.as_deref() {
+            look(details);
         }
     }
 
