@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -100,6 +100,32 @@ async fn i68_without_a_drain_a_connection_that_has_long_been_idle_closes_at_once
     keep_alive.disable();
     assert_eq!(idle.rest().await, "");
     assert!(disabled.elapsed() < settle, "{:?}", disabled.elapsed());
+    server.drain.begin();
+    server.drained().await;
+}
+
+/// The settling counts from the end of the response, and not from that of its call.
+#[tokio::test]
+async fn i68_a_connection_is_not_idle_while_its_response_is_stalled() {
+    const LARGE: usize = 16 << 20;
+    let settle = Duration::from_millis(500);
+    let keep_alive = KeepAlive::new();
+    let drain = Drain::builder().settle(settle).build();
+    let server = Server::serve(drain, |tcp, app| {
+        let app = app.route("/large", routing::get(async || vec![0; LARGE]));
+        tower_graceful::serve(tcp, app).keep_alive(&keep_alive)
+    });
+    let mut client = Client::connect(server.address).await;
+    client.get("/large").await;
+    client.head().await;
+    while server.drain.left().connections_in(ConnectionState::Stalled) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(settle).await;
+    keep_alive.disable();
+    let mut rest = vec![0; LARGE];
+    client.stream.read_exact(&mut rest).await.expect("open");
+    assert_eq!(closes(&client.hello().await), 1);
     server.drain.begin();
     server.drained().await;
 }
