@@ -200,3 +200,18 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    #[test]
+    fn it_completes_once_and_may_be_polled_after_that() {
+        let first = async { SecondSignal::new(std::future::pending::<()>()) };
+        let first: Pin<Box<dyn Future<Output = _> + Send + Sync>> = Box::pin(first);
+        let mut terminate = task::spawn(Terminate { first: Some(first) });
+        let _second = assert_ready!(terminate.poll());
+        assert_pending!(terminate.poll());
+    }
+}
